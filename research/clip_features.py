@@ -1,0 +1,93 @@
+"""The frozen CLIP image tower as a source of patch tokens (Sec. 3.2, "P_i").
+
+Taps are the raw outputs of the chosen transformer blocks, class token dropped, without `ln_post`
+and without `proj` (paper: unspecified; here as its peers do). An image of another size than the
+tower was trained on uses an interpolated position embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
+
+
+def normalise(image: Tensor) -> Tensor:
+    """uint8 RGB [B,S,S,3] -> float32 [B,3,S,S] with CLIP's mean and standard deviation."""
+    mean = torch.tensor(OPENAI_DATASET_MEAN, device=image.device) * 255
+    std = torch.tensor(OPENAI_DATASET_STD, device=image.device) * 255
+    return ((image.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def resize_position_embedding(embedding: Tensor, grid: int) -> Tensor:
+    """[1 + g*g, C] -> [1 + grid*grid, C]: the class row kept, the square part bicubic."""
+    old = round((embedding.shape[0] - 1) ** 0.5)
+    if old == grid:
+        return embedding
+    square = embedding[1:].T.reshape(1, -1, old, old)
+    resized = F.interpolate(
+        square, size=(grid, grid), mode="bicubic", antialias=grid < old, align_corners=False
+    )
+    return torch.cat([embedding[:1], resized.flatten(2)[0].T])
+
+
+class ClipFeatures(nn.Module):
+    """open_clip's `VisionTransformer`, tapped after the blocks `taps` (counted from 1).
+
+    `image_size` must be a multiple of the patch size; the grid is `image_size // patch_size`.
+    """
+
+    def __init__(self, visual: Any, taps: Sequence[int], image_size: int) -> None:
+        super().__init__()
+        patch = int(visual.patch_size[0])
+        blocks = len(visual.transformer.resblocks)
+        if image_size % patch:
+            raise ValueError(f"image_size={image_size} is not a multiple of the patch size {patch}.")
+        if not taps or list(taps) != sorted(set(taps)) or not 1 <= min(taps) <= max(taps) <= blocks:
+            raise ValueError(f"features_list={list(taps)} must rise within 1..{blocks}.")
+        self.visual = visual
+        self.taps = tuple(taps)
+        self.image_size = image_size
+        self.grid = image_size // patch
+        self.width = int(visual.conv1.out_channels)
+        position = resize_position_embedding(visual.positional_embedding.detach(), self.grid)
+        self.register_buffer("position", position.clone(), persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised RGB [B,3,S,S] -> one [B,H,W,C] a tap."""
+        return run_tower(self.visual, image, self.position, self.taps)
+
+    def patch_text_similarity(self, taps: Sequence[Tensor], text: Tensor) -> list[Tensor]:
+        """The baseline without UMCI (table 2): logits [B,2,H,W] a tap from cosine similarity.
+
+        Each tap goes through the tower's own `ln_post` and `proj`; text is L [B,C_t,2].
+        """
+        logits = []
+        for tokens in taps:
+            projected = F.normalize(self.visual.ln_post(tokens) @ self.visual.proj, dim=-1)
+            similarity = torch.einsum("bhwc,bck->bkhw", projected, F.normalize(text, dim=1))
+            logits.append(similarity / 0.07)  # CLIP's initial temperature, as WinCLIP uses
+        return logits
+
+
+def run_tower(visual: Any, image: Tensor, position: Tensor, taps: Sequence[int]) -> list[Tensor]:
+    """The tower up to its last tap, with the given position embedding [1 + h*w, C].
+
+    Apart from `ClipFeatures` so that pre-training can run windows of the grid with their part of
+    the embedding.
+    """
+    x = visual.conv1(image)  # B,C,h,w
+    grid_h, grid_w = x.shape[2:]
+    x = x.flatten(2).transpose(1, 2)  # B,hw,C
+    class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+    x = visual.ln_pre(torch.cat([class_token, x], dim=1) + position.to(x.dtype))
+    out = []
+    for number, block in enumerate(visual.transformer.resblocks[: taps[-1]], start=1):
+        x = block(x)
+        if number in taps:
+            out.append(x[:, 1:].unflatten(1, (grid_h, grid_w)))
+    return out

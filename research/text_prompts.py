@@ -1,0 +1,80 @@
+"""WinCLIP's compositional prompt ensemble (appendix A): the text features L of a category."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NORMAL_STATES = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
+ABNORMAL_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
+TEMPLATES = tuple(
+    template.format(article=article)
+    for template in (
+        "a cropped photo of {article} {{}}.",
+        "a close-up photo of {article} {{}}.",
+        "a bright photo of {article} {{}}.",
+        "a dark photo of {article} {{}}.",
+        "a jpeg corrupted photo of {article} {{}}.",
+        "a blurry photo of {article} {{}}.",
+        "a photo of {article} {{}}.",
+        "a photo of {article} small {{}}.",
+        "a photo of {article} large {{}}.",
+        "a photo of {article} {{}} for visual inspection.",
+        "a photo of {article} {{}} for anomaly detection.",
+    )
+    for article in ("a", "the")
+)
+
+# The generic word comes first: it is what an unknown product is called (appendix A).
+DEFAULT_CATEGORIES = (
+    "object",
+    # MVTec AD
+    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal nut", "pill",
+    "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
+    # VisA
+    "candle", "capsules", "cashew", "chewing gum", "fryum", "macaroni", "printed circuit board",
+    "pipe fryum",
+    # MTD, KSDD2 and other surfaces
+    "magnetic tile", "metal surface", "steel", "steel surface", "asphalt", "concrete", "fabric",
+    "cookie", "plastic part", "metal part", "surface",
+)  # fmt: skip
+
+
+def state_sentences(category: str) -> tuple[list[str], list[str]]:
+    """All sentences for a normal and for an abnormal `category` (22 templates a state)."""
+    normal = [t.format(s.format(category)) for s in NORMAL_STATES for t in TEMPLATES]
+    abnormal = [t.format(s.format(category)) for s in ABNORMAL_STATES for t in TEMPLATES]
+    return normal, abnormal
+
+
+@torch.no_grad()
+def text_features(clip: Any, tokenizer: Callable[[list[str]], Tensor], category: str) -> Tensor:
+    """L in R^{C_t x 2} of one category, column 0 normal, column 1 abnormal.
+
+    Each sentence's embedding is normalised, the mean over a state is normalised again.
+    """
+    device = clip.logit_scale.device
+    columns = []
+    for sentences in state_sentences(category):
+        embeddings = F.normalize(clip.encode_text(tokenizer(sentences).to(device)).float(), dim=-1)
+        columns.append(F.normalize(embeddings.mean(dim=0), dim=0))
+    return torch.stack(columns, dim=1)
+
+
+def text_feature_table(
+    clip: Any, tokenizer: Callable[[list[str]], Tensor], categories: Sequence[str]
+) -> Tensor:
+    """[K, C_t, 2]: `text_features` of every category."""
+    return torch.stack([text_features(clip, tokenizer, category) for category in categories])

@@ -1,0 +1,63 @@
+"""Every error the engine raises on purpose.
+
+A message says in one sentence what was wrong and what to do about it. Catch `ClipSAMError`
+around a whole inspection, or a branch of the tree to tell causes apart::
+
+    ClipSAMError
+    ├── ImageError          an image that cannot be read, or is not HxWx3 uint8
+    ├── CategoryError       a category the bundle has no text features for
+    ├── BundleError         a bundle that is missing, damaged, altered or of another schema
+    ├── SessionError        an engine that cannot be opened or run
+    │   ├── MissingBackendError   its library is not installed
+    │   └── ProviderError         the device asked for is not the device that would run
+    ├── WeightsError        a checkpoint that is missing, truncated or of another model
+    ├── ExportError         a graph that could not be exported or does not agree with PyTorch
+    ├── DatasetError        a data set folder that does not have the layout expected
+    └── OutputError         a result that could not be written
+"""
+
+from __future__ import annotations
+
+
+class ClipSAMError(Exception):
+    """Base class of every error raised on purpose by `clipsam`."""
+
+
+class ImageError(ClipSAMError):
+    """The image cannot be read, or an array is not HxWx3 uint8 RGB."""
+
+
+class CategoryError(ClipSAMError):
+    """The bundle has no text features for this category."""
+
+
+class BundleError(ClipSAMError):
+    """The bundle is missing, damaged, altered, or of a schema this version cannot read."""
+
+
+class SessionError(ClipSAMError):
+    """An engine could not be opened, was fed wrong tensors, or failed while running."""
+
+
+class MissingBackendError(SessionError):
+    """The library that runs this engine is not installed."""
+
+
+class ProviderError(SessionError):
+    """The engine would run on another device than the one asked for."""
+
+
+class WeightsError(ClipSAMError):
+    """A checkpoint is missing, truncated, or belongs to another model."""
+
+
+class ExportError(ClipSAMError):
+    """A graph could not be exported, or does not agree with PyTorch."""
+
+
+class DatasetError(ClipSAMError):
+    """A data set folder does not have the expected layout."""
+
+
+class OutputError(ClipSAMError):
+    """A result could not be written."""

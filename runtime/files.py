@@ -1,0 +1,54 @@
+"""Files written whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from clipsam.runtime.errors import OutputError
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to a temporary name beside `path`, then rename; raises OutputError."""
+    write_with(path, lambda temporary: temporary.write_bytes(data) and None)
+
+
+def write_with(path: Path, writer: Callable[[Path], None]) -> None:
+    """Let `writer` fill a temporary file beside `path`, then rename it; raises OutputError."""
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        writer(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path} could not be written ({reason}); free some space or choose another --output."
+        ) from error
+
+
+def _umask() -> int:
+    # The process's mask can only be read by setting it; mkstemp ignores it and makes 0600 files.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
