@@ -44,7 +44,7 @@ class LoopConfig:
     learning_rate: float
     save_path: Path
     weight_decay: float = 0.05
-    warmup: int = 200
+    warmup: int = 150
     workers: int = 1
     validate_every: int = 500
     final_fraction: float = 0.02  # of the learning rate, at the end of the cosine

@@ -27,8 +27,8 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
     """Windows of half the grid first, then whole pictures."""
     task = pretrain_clip.ClipTask(preset, device)
     for name, steps, batch, windows, rate, seed in (
-        ("windows", args.steps, 32, 2, args.learning_rate, args.seed),
-        ("whole", args.steps_full, 16, 0, args.learning_rate / 3, args.seed + 2**33),
+        ("windows", args.steps, 16, 2, args.learning_rate, args.seed),
+        ("whole", args.steps_full, 8, 0, args.learning_rate / 3, args.seed + 2**33),
     ):
         config = LoopConfig(
             steps, batch, rate, args.save_path / f"clip-{name}", workers=args.workers,

@@ -31,12 +31,17 @@ def uniform(rng: Rng, low: float, high: float) -> float:
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
     """A Python float whose logarithm is uniform: every order of magnitude is equally likely."""
-    return low * (high / low) ** float(rng.random())
+    return float(low * (high / low) ** float(rng.random()))
 
 
 def integer(rng: Rng, low: int, high: int) -> int:
     """A Python int, uniform in [low, high]."""
     return int(rng.integers(low, high + 1))
+
+
+def choose(rng: Rng, names: tuple[str, ...]) -> str:
+    """One of the names."""
+    return names[integer(rng, 0, len(names) - 1)]
 
 
 def blur(field: F32, sigma: float) -> F32:
@@ -98,7 +103,8 @@ def turned(make: Callable[[int], F32], size: int, angle: float) -> F32:
         return np.ascontiguousarray(make(size).T)
     big = int(1.42 * size) + 2
     centre = (big - 1) / 2
-    matrix = cv2.getRotationMatrix2D((centre, centre), -np.degrees(angle), 1.0)
+    matrix = np.asarray(
+        cv2.getRotationMatrix2D((centre, centre), -float(np.degrees(angle)), 1.0), np.float64)
     matrix[:, 2] -= (big - size) / 2
     return f32(cv2.warpAffine(make(big), matrix, (size, size), flags=cv2.INTER_LINEAR))
 
@@ -170,7 +176,7 @@ def _ridges(rng: Rng, size: int, angle: float) -> F32:
     total = np.zeros((size, size), np.float32)
     cells, weight = log_uniform(rng, 8, 40), 1.0
     for _ in range(3):
-        total -= np.float32(weight) * np.abs(noise(rng, size, cells))
+        total -= np.float32(weight) * f32(np.abs(noise(rng, size, cells)))
         cells, weight = cells * 2, weight * 0.6
     return total
 
@@ -181,7 +187,7 @@ def _wood(rng: Rng, size: int, angle: float) -> F32:
     rings = np.sin((u + warp + v * v * np.float32(uniform(rng, -1, 1))) * log_uniform(rng, 30, 200))
     aspect = uniform(rng, 10, 30)
     fibres = turned(lambda n: noise(rng, n, n * 0.6 / aspect, n * 0.6), size, angle)
-    return f32(rings) + fibres * np.float32(uniform(rng, 0.4, 1.5)) + warp * np.float32(6)
+    return f32(rings + fibres * np.float32(uniform(rng, 0.4, 1.5)) + warp * np.float32(6))
 
 
 def _wave(rng: Rng, phase: F32) -> F32:
@@ -230,7 +236,7 @@ def _bricks(rng: Rng, size: int, angle: float) -> F32:
     shift = np.float32(0.5 if rng.random() < 0.5 else 0)
     across = u * np.float32(rows / aspect) + 50 + row * shift
     gap = np.float32(uniform(rng, 0.02, 0.08))
-    joint = np.minimum(np.abs(across % 1 - 0.5) * np.float32(aspect) - (aspect - 1) / 2,
+    joint = np.maximum(np.abs(across % 1 - 0.5) * np.float32(aspect) - (aspect - 1) / 2,
                        np.abs(v * np.float32(rows) % 1 - 0.5))
     lines = np.clip((joint - (0.5 - gap)) / gap * 2, 0, 1)
     return f32(-lines) + fractal(rng, size, 6, 5, 0.8) * np.float32(uniform(rng, 0.05, 0.3))
@@ -267,7 +273,6 @@ def texture(rng: Rng, size: int, family: str, angle: float) -> F32:
         other = list(FAMILIES)[integer(rng, 0, len(FAMILIES) - 1)]
         extra = FAMILIES[other](rng, size, angle)
         field = field / (field.std() + np.float32(1e-6))
-        field = field + extra * np.float32(uniform(rng, 0.2, 0.7)) / (extra.std() + 1e-6)
+        field = field + extra * np.float32(uniform(rng, 0.2, 0.7) / (float(extra.std()) + 1e-6))
     mean, deviation = cv2.meanStdDev(field)
-    scale = 1.0 / (float(deviation[0, 0]) + 1e-6)
-    return f32(cv2.multiply(cv2.subtract(field, float(mean[0, 0])), scale))
+    return (field - np.float32(mean[0, 0])) * np.float32(1 / (float(deviation[0, 0]) + 1e-6))

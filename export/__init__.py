@@ -1,0 +1,1 @@
+"""From PyTorch weights to a bundle: graphs, parity, engines."""

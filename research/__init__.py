@@ -1,0 +1,1 @@
+"""Train, evaluate and hold the method against a plain PyTorch reference."""

@@ -1,0 +1,183 @@
+"""ClipSAM, the whole method: CLIP and UMCI find the defect roughly, SAM redraws its edge.
+
+    with ClipSAM.open("bundles/tiny") as model:
+        result = model.inspect(read_image("part.png"), category="metal nut")
+        print(result.verdict, result.score, result.regions)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.decision import decide
+from clipsam.runtime.errors import BundleError
+from clipsam.runtime.fusion import check_norm, fixed_scale, fuse, image_scale
+from clipsam.runtime.preprocess import Image, check_image
+from clipsam.runtime.prompts import find_prompts
+from clipsam.runtime.result import ANOMALOUS, GOOD, Result
+from clipsam.runtime.rough_map import rough_map
+from clipsam.runtime.segment import Segmenter
+from clipsam.runtime.session import Session, open_session
+
+
+class ClipSAM:
+    """An opened bundle that inspects images. Thread-safe; get one with `ClipSAM.open`."""
+
+    def __init__(self, bundle: Bundle, sessions: dict[str, Session]) -> None:
+        self.bundle = bundle
+        self._sessions = sessions
+        self._clip_umci = sessions["clip_umci"]
+        self._sam = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
+        self._masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
+        self._refine_ms = 0.0  # what SAM cost last time, for the deadline
+
+    @classmethod
+    def open(
+        cls, bundle: Bundle | Path | str, provider: str = "cpu", threads: int | None = None
+    ) -> ClipSAM:
+        """Open the bundle (a folder) with every graph on `provider`: "cpu" or "cuda".
+
+        `threads` bounds the CPU threads of a graph (None: all cores). Raises BundleError or
+        SessionError.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        with ExitStack() as stack:
+            sessions = {}
+            for name in GRAPHS:
+                session = open_session(opened.graph_path(name), provider, threads)
+                sessions[name] = stack.enter_context(session)
+                _check_contract(opened, name, session)
+            stack.pop_all()
+        return cls(opened, sessions)
+
+    def inspect(
+        self,
+        image: Image,
+        category: str = "object",
+        *,
+        norm: str | None = None,
+        deadline_ms: float | None = None,
+    ) -> Result:
+        """Inspect one image, HxWx3 uint8 RGB.
+
+        `category` is a word the bundle knows; `norm` overrides the scale of the returned map
+        ("fixed" or "image"). With `deadline_ms`, a part for which SAM would take too long (by what
+        it took last time, or in `warm_up`) gets its rough result and `refined=False`.
+        Raises ImageError, CategoryError, SessionError.
+        """
+        image, text = check_image(image), self.bundle.text(category)
+        options = self.bundle.manifest
+        norm = norm or options.fusion.norm
+        check_norm(norm)
+        clock = _Clock()
+
+        with clock("rough"):
+            rough = rough_map(self._clip_umci, image, text)  # O_f, Eq. 1 to 6
+        with clock("prompts"):
+            prompts = find_prompts(rough, options.prompts)  # Eq. 7
+        masks = None
+        # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
+        late = deadline_ms is not None and clock.total + self._refine_ms > deadline_ms
+        if len(prompts) and not late:
+            with clock("encode"):
+                embedding = self._sam.encode(image)
+            with clock("decode"):
+                masks = self._sam.decode(embedding, prompts)  # Eq. 8
+        with clock("fuse"):
+            total = fuse(rough, masks)  # Eq. 9
+            final = fixed_scale(total, self._masks_per_box)
+        if masks is not None:
+            self._refine_ms = clock.sum("encode", "decode", "fuse")
+
+        threshold = options.decision.threshold
+        if masks is None:  # the rough threshold of Eq. 7 on the same scale
+            threshold = options.prompts.threshold / (1 + self._masks_per_box)
+        mask, regions = decide(final, threshold, options.decision.min_area)
+        return Result(
+            verdict=ANOMALOUS if regions else GOOD,
+            score=float(final.max()),
+            threshold=threshold,
+            regions=regions,
+            category=category,
+            height=image.shape[0],
+            width=image.shape[1],
+            prompts=len(prompts),
+            dropped=prompts.dropped,
+            refined=masks is not None or not len(prompts),
+            norm=norm,
+            bundle=self.bundle.id,
+            timings=clock.stages(),
+            score_map=final if norm == "fixed" else image_scale(total),
+            mask=mask,
+        )
+
+    def warm_up(self) -> None:
+        """Run every graph once, so that the first part is not the slow one and SAM's time is
+        known to a deadline."""
+        side = self.bundle.manifest.sam_image_size
+        blank = np.zeros((side, side, 3), np.uint8)
+        clock = _Clock()
+        rough = rough_map(self._clip_umci, blank, self.bundle.text("object"))
+        with clock("refine"):
+            everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
+            fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
+        self._refine_ms = clock.total
+
+    def close(self) -> None:
+        """Free every engine."""
+        for session in self._sessions.values():
+            session.close()
+
+    def __enter__(self) -> ClipSAM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Clock:
+    """Wall time of named stages in milliseconds."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._stages[name] = (time.perf_counter() - start) * 1e3
+
+    @property
+    def total(self) -> float:
+        return (time.perf_counter() - self._start) * 1e3
+
+    def sum(self, *names: str) -> float:
+        return sum(self._stages[name] for name in names)
+
+    def stages(self) -> dict[str, float]:
+        return {**self._stages, "total": self.total}
+
+
+def _check_contract(bundle: Bundle, name: str, session: Session) -> None:
+    """Refuse a graph whose tensors are not those that the manifest declares."""
+    entry = bundle.manifest.graphs[name]
+    for declared, found in ((entry.inputs, session.inputs), (entry.outputs, session.outputs)):
+        for spec in declared:
+            if spec.name not in found or found[spec.name].dtype != spec.dtype:
+                raise BundleError(
+                    f"The graph {entry.file} does not have the tensor {spec} that its manifest "
+                    "declares: build the bundle again."
+                )

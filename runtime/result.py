@@ -1,0 +1,89 @@
+"""What an inspection returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+GOOD, ANOMALOUS = "good", "anomalous"
+
+
+@dataclass(frozen=True)
+class Region:
+    """One anomalous region, in pixels of the image."""
+
+    box: tuple[int, int, int, int]  # x, y, width, height
+    area: int  # pixels
+    centroid: tuple[float, float]  # (x, y)
+    contour: tuple[tuple[int, int], ...]  # (x, y) of its outline, clockwise or not, closed
+    score: float  # highest value of the final map within it
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdict on one image and everything it rests on.
+
+    `score_map` float32 [H,W] in [0,1] and `mask` bool [H,W] are arrays in image coordinates; they
+    are not part of the JSON. Everything else is.
+    """
+
+    verdict: str  # "good" or "anomalous": anomalous if there is a region
+    score: float  # image score: highest value of the final map on the fixed scale
+    threshold: float  # what a pixel had to exceed, on the fixed scale
+    regions: tuple[Region, ...]  # largest evidence first
+    category: str
+    height: int
+    width: int
+    prompts: int  # q, boxes given to SAM
+    dropped: int  # components beyond the most boxes SAM is given
+    refined: bool  # whether the answer is Eq. 9 in full; False: the deadline left no time for SAM
+    norm: str  # the scale of score_map: "fixed" or "image"
+    bundle: str  # id of the bundle
+    timings: Mapping[str, float]  # milliseconds: rough, prompts, encode, decode, fuse, total
+    score_map: NDArray[np.float32] = field(repr=False, compare=False)
+    mask: NDArray[np.bool_] = field(repr=False, compare=False)
+
+    @property
+    def anomalous(self) -> bool:
+        """Whether the verdict is "anomalous"."""
+        return self.verdict == ANOMALOUS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the arrays, in JSON's types."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        del values["score_map"], values["mask"]
+        values["regions"] = [
+            {f.name: getattr(region, f.name) for f in fields(region)} for region in self.regions
+        ]
+        values["timings"] = {name: round(ms, 3) for name, ms in self.timings.items()}
+        return values
+
+    def to_json(self) -> str:
+        """One line of JSON; `from_json` with the two arrays brings the result back."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(
+        cls, text: str, score_map: NDArray[np.float32], mask: NDArray[np.bool_]
+    ) -> Result:
+        """Inverse of `to_json`. Raises ValueError when fields are missing or unknown."""
+        values = json.loads(text)
+        try:
+            values["regions"] = tuple(
+                Region(
+                    box=tuple(r["box"]),
+                    area=r["area"],
+                    centroid=tuple(r["centroid"]),
+                    contour=tuple((x, y) for x, y in r["contour"]),
+                    score=r["score"],
+                )
+                for r in values["regions"]
+            )
+            return cls(**values, score_map=score_map, mask=mask)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a result of this version ({error})") from error

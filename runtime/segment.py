@@ -1,0 +1,83 @@
+"""Stage two: SAM redraws the defect's edge (Sec. 3.3, Eq. 8).
+
+The expensive `encode` is apart from the cheap `decode`, and all prompts of an image go through the
+decoder in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.preprocess import Geometry, Image, sam_input
+from clipsam.runtime.prompts import Prompts
+from clipsam.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """SAM's view of one image: float32 [1,C,h,w], and where the image lies in it."""
+
+    values: NDArray[np.float32]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What the decoder said: q prompts x 3 masks, as logits in SAM's low-resolution frame."""
+
+    logits: NDArray[np.float32]  # [q,3,D/4,D/4]
+    scores: NDArray[np.float32]  # [q,3] predicted IoU
+    geometry: Geometry
+
+    def binary(self) -> Iterator[tuple[NDArray[np.bool_], float]]:
+        """Every mask at image size, bool [H,W], with its score; prompts in order, then masks.
+
+        SAM's two-step bilinear resize (to its input's size, cropped to the image, to the image's
+        size), then logit > 0. One at a time: 48 masks of a large image do not fit in memory.
+        """
+        for logits, score in zip(
+            self.logits.reshape(-1, *self.logits.shape[2:]), self.scores.ravel(), strict=True
+        ):
+            yield self._upscale(logits) > 0, float(score)
+
+    def _upscale(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        size = self.geometry.sam_size
+        height, width = self.geometry.sam_shape
+        square = cv2.resize(logits, (size, size), interpolation=cv2.INTER_LINEAR)
+        image = cv2.resize(
+            np.ascontiguousarray(square[:height, :width]),
+            (self.geometry.width, self.geometry.height),
+            interpolation=cv2.INTER_LINEAR,
+        )
+        return np.asarray(image, np.float32)
+
+
+class Segmenter:
+    """SAM's image encoder and mask decoder as two sessions."""
+
+    def __init__(self, encoder: Session, decoder: Session) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.image_size = int(encoder.inputs["image"].shape[1])
+
+    def encode(self, image: Image) -> Embedding:
+        """HxWx3 uint8 RGB -> its embedding; the expensive part, once an image."""
+        geometry = Geometry(image.shape[0], image.shape[1], self.image_size)
+        padded, valid_size = sam_input(image, geometry)
+        outputs = self.encoder.run({"image": padded, "valid_size": valid_size})
+        return Embedding(outputs["embedding"], geometry)
+
+    def decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
+        """Three masks and scores for every prompt, in one decoder call (Eq. 8)."""
+        outputs = self.decoder.run(
+            {
+                "embedding": embedding.values,
+                "point_coords": embedding.geometry.to_sam(prompts.coordinates()),
+                "point_labels": prompts.labels(),
+            }
+        )
+        return Masks(outputs["logits"], outputs["scores"], embedding.geometry)

@@ -1,0 +1,121 @@
+"""One interface to every engine: named arrays in, named arrays out.
+
+A backend is one file with one class that fills `inputs`, `outputs` and `provider` and implements
+`_run`. `open_session` imports it when it is asked for, never before.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.errors import SessionError
+
+Array = NDArray[Any]
+
+# What may be asked for, and the backend (a module and class of this package) that answers.
+PROVIDERS = {
+    "cpu": ("clipsam.runtime.session_ort", "OrtSession"),
+    "cuda": ("clipsam.runtime.session_ort", "OrtSession"),
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, NumPy dtype name and shape of a tensor; a string in the shape names a free axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{','.join(map(str, self.shape))}]"
+
+    def problem(self, array: object, axes: dict[str, int]) -> str | None:
+        """What keeps `array` from being this tensor, or None; learns the sizes of free axes."""
+        if not isinstance(array, np.ndarray):
+            return f"{self} was fed a {type(array).__name__}, not a NumPy array"
+        found = f"{array.dtype}[{','.join(map(str, array.shape))}]"
+        if array.dtype.name != self.dtype or array.ndim != len(self.shape):
+            return f"{self} was fed {found}"
+        for size, wanted in zip(array.shape, self.shape, strict=True):
+            if isinstance(wanted, str):
+                wanted = axes.setdefault(wanted, size)
+            if size != wanted or size == 0:
+                return f"{self} was fed {found}"
+        return None
+
+
+class Session(ABC):
+    """An opened engine. Thread-safe; usable as a context manager.
+
+    Attributes:
+      inputs, outputs: the engine's tensors by name.
+      provider: what really runs it, e.g. "cpu" or "cuda".
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    provider: str
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the engine once.
+
+        `feeds` maps every input's name to an array of exactly its dtype and shape. The arrays
+        returned belong to the caller. Raises SessionError, naming the tensor, when names, dtypes
+        or shapes do not fit, or when the engine fails.
+        """
+        if set(feeds) != set(self.inputs):
+            raise SessionError(
+                f"The engine takes {sorted(self.inputs)} and was fed {sorted(feeds)}: feed exactly "
+                "its inputs."
+            )
+        axes: dict[str, int] = {}
+        for name, spec in self.inputs.items():
+            if problem := spec.problem(feeds[name], axes):
+                raise SessionError(f"Wrong input: {problem}.")
+        return self._run(feeds)
+
+    @abstractmethod
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run with feeds that were checked."""
+
+    def close(self) -> None:  # noqa: B027 - a backend that holds nothing need not override it
+        """Free what the engine holds; a closed session cannot run."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_session(path: Path, provider: str = "cpu", threads: int | None = None) -> Session:
+    """Open the engine at `path` (an ONNX graph) on `provider`, one of `PROVIDERS`.
+
+    `threads` bounds the CPU threads of one run (None: the backend's default, all cores).
+    Raises MissingBackendError (naming the extra to install), ProviderError (the provider is
+    unknown, or another device would run; there is no silent fallback) or SessionError.
+    """
+    if provider not in PROVIDERS:
+        from clipsam.runtime.errors import ProviderError
+
+        raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")
+    import importlib
+
+    module, name = PROVIDERS[provider]
+    backend = getattr(importlib.import_module(module), name)
+    session: Session = backend(path, provider, threads)
+    return session
