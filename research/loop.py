@@ -149,7 +149,8 @@ def _batches(
         num_workers=config.workers,
         collate_fn=collate,
         worker_init_fn=_single_thread,
-        persistent_workers=False,
+        # Forked workers inherit OpenCV's locked thread pool and hang in its first call.
+        multiprocessing_context="spawn" if config.workers else None,
         prefetch_factor=8 if config.workers else None,
     )
     return iter(loader)

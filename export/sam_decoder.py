@@ -1,0 +1,89 @@
+"""Graph `sam_decoder`: all prompts of an image in one call (Sec. 3.3, Eq. 8)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+
+class SamDecoderGraph(nn.Module):
+    """SAM's prompt encoder and mask decoder, written for engines; same numbers as the stock ones.
+
+    Differences in form only. Labels select their embedding by multiplication with a mask, because
+    indexed assignment exports badly. The image's tokens keep batch size 1 and broadcast against
+    the prompts, so they are neither copied (the stock `repeat_interleave` stops TensorRT) nor, in
+    the first layer, projected once per prompt. Of the four masks only 1..3 are computed, the three
+    that SAM means for ambiguous prompts; mask 0 is for when one is wanted.
+
+    A box is always among the points (labels 2 and 3), so there is no padding point.
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        prompt, decoder = sam.prompt_encoder, sam.mask_decoder
+        self.image_size = int(prompt.input_image_size[0])
+        self.transformer = decoder.transformer
+        self.upscaling = decoder.output_upscaling
+        self.hypernetworks = nn.ModuleList(list(decoder.output_hypernetworks_mlps)[1:])
+        self.score_head = decoder.iou_prediction_head
+        # Row k: embedding of label k - 1 (not a point, background, foreground, two corners).
+        labels = [prompt.not_a_point_embed, *prompt.point_embeddings]
+        constants = {
+            "label_embeddings": torch.cat([embedding.weight for embedding in labels]),  # 5,C
+            "output_tokens": torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]),
+            "no_mask": prompt.no_mask_embed.weight.reshape(1, -1, 1, 1),
+            "grid_position": prompt.get_dense_pe(),  # 1,C,h,w
+            "frequencies": prompt.pe_layer.positional_encoding_gaussian_matrix,  # 2,C/2
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value.detach().clone(), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(
+        self, embedding: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Three masks and scores for every prompt.
+
+        Args:
+          embedding: float32 [1,C,h,w], what `sam_encoder` returned.
+          point_coords: float32 [Q,P,2], (x, y) in pixels of SAM's D x D frame; pixel centres are
+            whole numbers.
+          point_labels: float32 [Q,P]: 1 foreground, 0 background, 2 and 3 the box's top left and
+            bottom right corner, -1 nothing. -1 still takes part in attention, as in SAM: give
+            all prompts the same number of real points instead.
+
+        Returns:
+          logits float32 [Q,3,4h,4w] in SAM's frame at a quarter of its size, positive inside;
+          scores float32 [Q,3], the IoU that SAM predicts for each mask.
+        """
+        prompts = point_coords.shape[0]
+        sparse = self._embed(point_coords, point_labels)  # Q,P,C
+        output = self.output_tokens.unsqueeze(0).expand(prompts, -1, -1)
+        tokens = torch.cat([output, sparse], dim=1)  # Q,5+P,C: score, four masks, prompt
+        hidden, image = self.transformer(embedding + self.no_mask, self.grid_position, tokens)
+
+        channels, height, width = embedding.shape[1:]
+        image = image.transpose(1, 2).reshape(prompts, channels, height, width)
+        upscaled = self.upscaling(image)  # Q,C/8,4h,4w
+        hyper = torch.stack(
+            [mlp(hidden[:, 2 + i]) for i, mlp in enumerate(self.hypernetworks)], dim=1
+        )  # Q,3,C/8
+        logits = (hyper @ upscaled.flatten(2)).unflatten(2, (4 * height, 4 * width))
+        return logits, self.score_head(hidden[:, 0])[:, 1:]
+
+    def _embed(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """[Q,P,2], [Q,P] -> [Q,P,C]: position and kind of every point."""
+        unit = 2 * ((coords + 0.5) / self.image_size) - 1
+        # Written out instead of a product with a 2 x C/2 matrix: a GPU would run that in TF32,
+        # whose three digits are too few for a phase of several turns.
+        phase = unit[..., :1] * self.frequencies[0] + unit[..., 1:] * self.frequencies[1]
+        phase = 2 * math.pi * phase
+        position = torch.cat([torch.sin(phase), torch.cos(phase)], dim=-1)
+        labels = labels.unsqueeze(-1)  # Q,P,1
+        embedded = position * (labels != -1).float()
+        for row in range(self.label_embeddings.shape[0]):
+            embedded = embedded + self.label_embeddings[row] * (labels == row - 1).float()
+        return embedded

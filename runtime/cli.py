@@ -1,0 +1,178 @@
+"""The `clipsam` command.
+
+Exit codes: 0 everything asked for was done (whatever the verdicts); 1 it could not be done, or
+some images could not be inspected (each is named on stderr and in results.jsonl); 2 wrong usage;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.errors import ClipSAMError, MissingBackendError
+from clipsam.runtime.fusion import NORMS
+from clipsam.runtime.inspect_files import Counts, find_jobs, inspect_files
+from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.session import PROVIDERS
+
+EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _parser()
+    args, args.rest = parser.parse_known_args(argv)
+    if args.rest and args.command != "evaluate":
+        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
+    try:
+        code: int = args.run(args)
+        return code
+    except ClipSAMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam",
+        description="Zero-shot anomaly segmentation: find defects without defect samples.",
+        epilog=EPILOG,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="inspect images",
+        description="Inspect images; for every image, under its relative path: NAME.overlay.png, "
+        "NAME.mask.png (0/255), NAME.score.tiff (float32), and a line in results.jsonl.",
+        epilog=EPILOG,
+    )
+    inspect.add_argument("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
+    inspect.add_argument("images", type=Path, nargs="+", help="image files or folders")
+    inspect.add_argument("--category", default="object", help='what the part is, e.g. "metal nut"')
+    inspect.add_argument("--output", type=Path, required=True, help="folder for the results")
+    inspect.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu")
+    inspect.add_argument("--threads", type=_positive(int), help="CPU threads (default: all cores)")
+    inspect.add_argument(
+        "--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)"
+    )
+    inspect.add_argument(
+        "--deadline-ms",
+        type=_positive(float),
+        help="answer with the rough map when SAM would take longer than this in all",
+    )
+    inspect.add_argument(
+        "--resume", action="store_true", help="skip images that results.jsonl already has"
+    )
+    inspect.set_defaults(run=_inspect)
+
+    info = commands.add_parser("info", help="print what a bundle is")
+    info.add_argument("bundle", type=Path)
+    info.set_defaults(run=_info)
+
+    # Its arguments are the research package's own; `main` hands them on unread.
+    evaluate = commands.add_parser(
+        "evaluate", add_help=False, help="measure a bundle on a data set (needs clipsam[research])"
+    )
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    jobs = find_jobs(args.images)
+    with ClipSAM.open(args.bundle, args.provider, args.threads) as model:
+        if args.deadline_ms is not None:
+            model.warm_up()
+        counts = inspect_files(
+            model,
+            jobs,
+            args.output,
+            category=args.category,
+            norm=args.norm,
+            deadline_ms=args.deadline_ms,
+            resume=args.resume,
+            progress=_progress(),
+        )
+    print(
+        f"{counts.good} good, {counts.anomalous} anomalous"
+        + (f", {counts.failed} could not be inspected" if counts.failed else "")
+        + (f", {counts.skipped} done before" if counts.skipped else "")
+        + f"; results in {args.output}"
+    )
+    return 1 if counts.failed else 0
+
+
+def _progress() -> Callable[[int, int, Counts], None]:
+    """A line on stderr that counts and estimates; quiet when nobody watches or all is one image.
+
+    The box has no tqdm: the runtime depends on NumPy and OpenCV alone.
+    """
+    start = time.monotonic()
+
+    def show(done: int, total: int, counts: Counts) -> None:
+        if total < 2 or not sys.stderr.isatty():
+            return
+        left = (time.monotonic() - start) / done * (total - done)
+        line = f"\r{done}/{total}  {counts.anomalous} anomalous  {left:.0f} s left "
+        print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _info(args: argparse.Namespace) -> int:
+    bundle = Bundle.open(args.bundle)
+    manifest = bundle.manifest
+    size = sum((bundle.folder / name).stat().st_size for name in manifest.files)
+    print(f"{manifest.name}  (bundle {bundle.id}, schema {manifest.schema}, {size / 1e6:.1f} MB)")
+    print(f"CLIP sees {manifest.clip_image_size} px, SAM {manifest.sam_image_size} px")
+    for name, graph in manifest.graphs.items():
+        inputs, outputs = (", ".join(map(str, side)) for side in (graph.inputs, graph.outputs))
+        print(f"  {name:12} {inputs}  ->  {outputs}")
+    for title, options in (("prompts", manifest.prompts), ("decision", manifest.decision)):
+        print(f"{title}: {', '.join(f'{k} {v}' for k, v in vars(options).items())}")
+    print(f"normalisation: {manifest.fusion.norm}")
+    for title, facts in (("provenance", manifest.provenance), ("parity", manifest.parity)):
+        print(f"{title}:")
+        for key, value in facts.items():
+            if not isinstance(value, (dict, list)):
+                print(f"  {key}: {value}")
+            elif isinstance(value, dict) and all(
+                not isinstance(v, (dict, list)) for v in value.values()
+            ):
+                print(f"  {key}: " + ", ".join(f"{k} {v}" for k, v in value.items()))
+    print(f"{len(manifest.categories)} categories: {', '.join(manifest.categories)}")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    try:
+        from clipsam.research.evaluate import main as evaluate
+    except ImportError as error:
+        raise MissingBackendError(
+            f"`clipsam evaluate` needs {error.name}: pip install 'clipsam[research]'."
+        ) from error
+    code: int = evaluate(args.rest)
+    return code
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
