@@ -21,6 +21,12 @@ class SamDecoderGraph(nn.Module):
     A box is always among the points (labels 2 and 3), so there is no padding point.
     """
 
+    label_embeddings: Tensor
+    output_tokens: Tensor
+    no_mask: Tensor
+    grid_position: Tensor
+    frequencies: Tensor
+
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         prompt, decoder = sam.prompt_encoder, sam.mask_decoder

@@ -15,6 +15,10 @@ class SamEncoderGraph(nn.Module):
     image is set to zero after normalisation, which is the same.
     """
 
+    mean: Tensor
+    std: Tensor
+    position: Tensor
+
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.encoder = sam.image_encoder

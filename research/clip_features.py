@@ -53,7 +53,7 @@ class ClipFeatures(nn.Module):
         self.taps = tuple(taps)
         self.image_size = image_size
         self.grid = image_size // patch
-        self.width = int(visual.conv1.out_channels)
+        self.width = int(visual.class_embedding.shape[0])
         position = resize_position_embedding(visual.positional_embedding.detach(), self.grid)
         self.register_buffer("position", position.clone(), persistent=False)
 

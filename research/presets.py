@@ -123,9 +123,31 @@ def build_clip(clip_name: str) -> CLIP:
                 context_length=CONTEXT_LENGTH, vocab_size=VOCABULARY, width=64, heads=2, layers=2
             ),
         )
+        model.visual.conv1 = conv_stem(192)
     else:
         model = open_clip.create_model(clip_name, pretrained=None)
     return model.eval()
+
+
+def conv_stem(width: int) -> nn.Sequential:
+    """A convolutional patch embedding, 8 x 8 pixels a token: [B,3,S,S] -> [B,width,S/8,S/8].
+
+    Where CLIP cuts patches and projects them linearly, `tiny` convolves its way down. With a few
+    ten thousand procedural pictures a linear embedding had learnt nothing after 4,800 windows
+    (pixel AUROC 0.50 on held-out pictures) where this one had begun to see (0.58).
+    """
+    layers: list[nn.Module] = []
+    channels = 3
+    for out, stride in (
+        (32, 2), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1),
+    ):  # fmt: skip
+        layers += [
+            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        ]
+        channels = out
+    return nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
 
 
 def get_tokenizer() -> Callable[[list[str]], Tensor]:

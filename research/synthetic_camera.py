@@ -126,4 +126,4 @@ def photograph(rng: Rng, shot: Shot, image: F32) -> U8:
         if done:
             photo = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), np.uint8)
             photo = photo.reshape(size, size, channels)
-    return np.ascontiguousarray(np.broadcast_to(photo, (size, size, 3)))
+    return np.array(np.broadcast_to(photo, (size, size, 3)))

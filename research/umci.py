@@ -128,7 +128,8 @@ def pooling_matrix(length: int, size: int) -> Tensor:
     ceil-mode pooling operator, which engines implement differently.
     """
     windows = torch.arange(length) // size  # window of each position
-    member = (windows[None, :] == torch.arange(int(windows[-1]) + 1)[:, None]).float()
+    # The count from the shape, not from the tensor: the exporter needs it while tracing.
+    member = (windows[None, :] == torch.arange((length - 1) // size + 1)[:, None]).float()
     return member / member.sum(dim=1, keepdim=True)
 
 

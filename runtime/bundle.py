@@ -93,7 +93,7 @@ class Manifest:
         """Inverse of `to_json`; raises BundleError on anything it does not know."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} is not JSON ({error}): {REBUILD}.") from error
         schema = values.get("schema") if isinstance(values, dict) else None
         if schema != SCHEMA:
@@ -111,9 +111,12 @@ class Manifest:
                 ("decision", DecisionOptions),
             ):
                 values[name] = kind(**values[name])
+            _check_types(values)
             manifest = cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"{MANIFEST} is damaged ({error}): {REBUILD}.") from error
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+            raise BundleError(
+                f"{MANIFEST} is damaged ({type(error).__name__}: {error}): {REBUILD}."
+            ) from error
         for name, (inputs, outputs) in GRAPHS.items():
             entry = manifest.graphs.get(name)
             if entry is None or (
@@ -196,9 +199,11 @@ def _read_text(path: Path, categories: tuple[str, ...]) -> dict[str, NDArray[np.
     try:
         with np.load(path, allow_pickle=False) as file:
             names, features = file["categories"].tolist(), file["features"]
-        if tuple(names) != categories or features.shape[0] != len(names) or features.ndim != 3:
+        if tuple(names) != categories or features.shape[:1] != (len(names),):
             raise ValueError("its categories are not the manifest's")
-    except (OSError, ValueError, KeyError) as error:
+        if features.dtype != np.float32 or features.ndim != 3 or features.shape[2] != 2:
+            raise ValueError(f"its features are {features.dtype}{list(features.shape)}")
+    except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
         raise BundleError(f"{path.name} cannot be read ({error}): {REBUILD}.") from error
     return {name: features[i] for i, name in enumerate(names)}
 
@@ -213,6 +218,24 @@ def _graph(values: dict[str, Any]) -> GraphEntry:
             for side in ("inputs", "outputs")
         ),
     )
+
+
+def _check_types(values: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError where JSON of the right form holds values of a wrong type."""
+    texts = {"name": values["name"], **values["files"]}
+    texts.update({f"graph {name}": graph.file for name, graph in values["graphs"].items()})
+    texts.update({f"category {i}": name for i, name in enumerate(values["categories"])})
+    for name, text in texts.items():
+        if not isinstance(text, str) or "\0" in text + name:
+            raise TypeError(f"{name} is {text!r}, not a word")
+    for name in ("provenance", "parity"):
+        if not isinstance(values.get(name, {}), dict):
+            raise TypeError(f"{name} is not a mapping")
+    for graph in ("clip_umci", "sam_encoder"):
+        if graph in values["graphs"]:
+            shape = values["graphs"][graph].input("image").shape
+            if len(shape) != 4 or not isinstance(shape[1], int):
+                raise ValueError(f"the image of {graph} has no fixed size")
 
 
 def _verify(folder: Path, name: str, digest: str) -> None:

@@ -26,9 +26,10 @@ EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = _parser()
-    args, args.rest = parser.parse_known_args(argv)
-    if args.rest and args.command != "evaluate":
-        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "evaluate":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
     try:
         code: int = args.run(args)
         return code
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    jobs = find_jobs(args.images)
+    jobs = find_jobs(args.images, args.output)
     with ClipSAM.open(args.bundle, args.provider, args.threads) as model:
         if args.deadline_ms is not None:
             model.warm_up()
@@ -166,7 +167,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
-        if value <= 0:
+        if not value > 0:  # nan, too
             raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
         return value
 

@@ -44,9 +44,7 @@ def find_components(
         mask = labels[rows, columns] == label
         evidence = float(weights[rows, columns][mask].sum(dtype=np.float64))
         centroid = (float(centroids[label, 0]), float(centroids[label, 1]))
-        found.append(
-            Component(x, y, x + width - 1, y + height - 1, area, centroid, evidence, mask)
-        )
+        found.append(Component(x, y, x + width - 1, y + height - 1, area, centroid, evidence, mask))
     return sorted(found, key=lambda c: (-c.evidence, c.y_min, c.x_min, c.y_max, c.x_max))
 
 

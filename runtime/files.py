@@ -23,7 +23,11 @@ def sha256(path: Path) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to a temporary name beside `path`, then rename; raises OutputError."""
-    write_with(path, lambda temporary: temporary.write_bytes(data) and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_with(path, write)
 
 
 def write_with(path: Path, writer: Callable[[Path], None]) -> None:
@@ -38,13 +42,14 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise OutputError(
             f"{path} could not be written ({reason}); free some space or choose another --output."
         ) from error
+    finally:  # renamed when all went well; an interruption must not leave it either
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -33,7 +33,7 @@ def fuse(rough: NDArray[np.float32], masks: Masks | None) -> NDArray[np.float32]
 
     Without masks (no box, or no time for SAM) this is O_f: Eq. 9 for q = 0.
     """
-    total = rough.copy()
+    total = np.array(rough, np.float32)
     if masks is not None:
         for mask, score in masks.binary():
             np.add(total, np.float32(score), out=total, where=mask)
@@ -42,10 +42,10 @@ def fuse(rough: NDArray[np.float32], masks: Masks | None) -> NDArray[np.float32]
 
 def fixed_scale(total: NDArray[np.float32], masks_per_box: int) -> NDArray[np.float32]:
     """clip(total / (1 + masks per box), 0, 1): one scale for every image (/ 4 in the paper)."""
-    return np.clip(total / np.float32(1 + masks_per_box), 0, 1)
+    return np.asarray(np.clip(total / np.float32(1 + masks_per_box), 0, 1), np.float32)
 
 
 def image_scale(total: NDArray[np.float32]) -> NDArray[np.float32]:
     """Min-max within the image: for comparison with published pictures; good parts glow."""
     low, high = float(total.min()), float(total.max())
-    return (total - np.float32(low)) / np.float32(max(high - low, 1e-12))
+    return np.asarray((total - np.float32(low)) / np.float32(max(high - low, 1e-12)), np.float32)

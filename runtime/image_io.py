@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from clipsam.runtime.errors import ImageError, OutputError
 from clipsam.runtime.files import write_bytes
-from clipsam.runtime.image_header import read_header
+from clipsam.runtime.image_header import Header, read_header
 from clipsam.runtime.preprocess import Image, check_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -28,92 +27,94 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image:
     path = Path(path)
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path} cannot be read ({reason}): check the path.") from error
     if not data:
-        raise ImageError(f"{path} is empty (0 bytes): it was not written to the end; take it again.")
+        raise ImageError(f"{path} is empty (0 bytes): it was never written; take it again.")
     header = read_header(data)
-    if header is not None:
-        _refuse(path, header.width * header.height, max_pixels, f"{header.width}x{header.height}")
-        if header.bits > 8:
-            raise ImageError(
-                f"{path} has {header.bits} bits a channel: convert it to 8 bits with the scaling "
-                "that suits your camera."
-            )
-        if header.cmyk:
-            raise ImageError(f"{path} is CMYK: convert it to RGB.")
-        if header.frames > 1:
-            raise ImageError(f"{path} is animated ({header.frames} frames): save one frame.")
-        if not header.complete:
-            raise ImageError(f"{path} is truncated: its end is missing; copy it again.")
-    flags = cv2.IMREAD_COLOR if header and not header.alpha else cv2.IMREAD_UNCHANGED
-    return check_image(_to_rgb(path, _decode(path, data, flags), max_pixels))
-
-
-def _refuse(path: Path, pixels: int, max_pixels: int, size: str) -> None:
-    if pixels > max_pixels:
+    if header is None:  # nothing is decoded whose size was not read before
         raise ImageError(
-            f"{path} claims {size} pixels, over the limit of {max_pixels:,}: cut it into tiles, or "
-            "raise max_pixels if it is real."
+            f"{path} is damaged or not an image: give a PNG, JPEG, BMP, TIFF or WebP file that "
+            "opens in a viewer."
         )
-
-
-def _decode(path: Path, data: bytes, flags: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    buffer = np.frombuffer(data, np.uint8)
-    with _opencv_quiet():
-        try:
-            frames = cv2.imcount(os.fspath(path)) if flags == cv2.IMREAD_UNCHANGED else 1
-            image = cv2.imdecode(buffer, flags)
-        except cv2.error as error:
-            raise ImageError(f"{path} cannot be decoded ({error.err}): save it again.") from error
-    if image is None:
-        raise ImageError(
-            f"{path} is damaged or not an image: give one of {', '.join(SUFFIXES)} that opens in a "
-            "viewer."
-        )
-    if frames > 1:
-        raise ImageError(f"{path} holds {frames} frames or pages: save one of them.")
-    return image  # type: ignore[return-value]
-
-
-def _to_rgb(
-    path: Path, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], max_pixels: int
-) -> Image:
-    height, width = image.shape[:2]
-    _refuse(path, height * width, max_pixels, f"{width}x{height}")
-    if image.dtype != np.uint8:
-        raise ImageError(
-            f"{path} holds {image.dtype} values: convert it to 8 bits a channel with the scaling "
-            "that suits your camera."
-        )
-    if image.ndim == 3 and image.shape[2] == 4:
-        if image[..., 3].min() < 255:
+    _refuse(path, header, max_pixels)
+    if header.alpha:
+        pixels = _decode(path, data, cv2.IMREAD_UNCHANGED)
+        if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels[..., 3].min() < 255:
             raise ImageError(
                 f"{path} has transparent pixels: put it on the background it is to be judged on."
             )
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2RGB), np.uint8)
-    conversion = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
-    return np.asarray(cv2.cvtColor(image, conversion), np.uint8)
+    # Opaque alpha is dropped by decoding again: OpenCV applies EXIF's orientation only here.
+    image = _decode(path, data, cv2.IMREAD_COLOR)
+    return check_image(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), str(path))
 
 
-@contextlib.contextmanager
-def _opencv_quiet() -> Iterator[None]:
-    """OpenCV prints its own warnings about files that get our sentence anyway."""
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)
-    try:
-        yield
-    finally:
-        cv2.setLogLevel(level)
+def _refuse(path: Path, header: Header, max_pixels: int) -> None:
+    """Raise ImageError for what would be decoded wrongly, or not fit in memory."""
+    if header.width * header.height > max_pixels:
+        raise ImageError(
+            f"{path} claims {header.width}x{header.height} pixels, over the limit of "
+            f"{max_pixels:,}: cut it into tiles, or raise max_pixels if it is real."
+        )
+    if header.bits > 8:
+        raise ImageError(
+            f"{path} has {header.bits} bits a channel: convert it to 8 bits with the scaling that "
+            "suits your camera."
+        )
+    if header.cmyk:
+        raise ImageError(f"{path} is CMYK: convert it to RGB.")
+    if header.frames > 1:
+        raise ImageError(f"{path} holds {header.frames} frames or pages: save one of them.")
+    if header.problem:
+        raise ImageError(f"{path} {header.problem}.")
 
 
-def write_png(path: Path, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
+    """HxWx3 BGR (or what `flags` asks for)."""
+    with _quiet:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:
+            raise ImageError(f"{path} cannot be decoded ({error.err}): save it again.") from error
+    if image is None:
+        raise ImageError(f"{path} is damaged: copy it again, or save it again from a viewer.")
+    return np.asarray(image, np.uint8)
+
+
+class _OpenCVQuiet:
+    """OpenCV prints its own warnings about files that get our sentence anyway.
+
+    Its log level belongs to the process: the first of several threads keeps what it was, the last
+    one brings it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._level = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_quiet = _OpenCVQuiet()
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write gray [H,W] or RGB [H,W,3] uint8 as PNG, whole or not at all. Raises OutputError."""
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _encode(path, ".png", bgr, [])
 
 
-def write_score_tiff(path: Path, score: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+def write_score_tiff(path: Path, score: NDArray[np.float32]) -> None:
     """Write [H,W] as float32 TIFF, uncompressed: the form MVTec's own evaluation reads."""
     _encode(path, ".tiff", score.astype(np.float32), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
 

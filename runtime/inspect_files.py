@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from clipsam.runtime.errors import ClipSAMError, ImageError, OutputError
+from clipsam.runtime.files import write_bytes
 from clipsam.runtime.image_io import SUFFIXES, read_image, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.render import overlay
 
 RESULTS = "results.jsonl"
+OVERLAY, MASK, SCORE = ENDINGS = (".overlay.png", ".mask.png", ".score.tiff")
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,32 @@ class Counts:
     skipped: int = 0
 
 
-def find_jobs(inputs: Sequence[Path]) -> list[Job]:
+def find_jobs(inputs: Sequence[Path], output: Path | None = None) -> list[Job]:
     """All images of the files and folders given, folders searched through, in a fixed order.
 
-    A file keeps its name, an image in a folder its path relative to that folder. Raises ImageError
+    A file keeps its name, an image in a folder its path relative to that folder. Results of an
+    earlier run into `output` are no images, should it lie in a folder given. Raises ImageError
     when there is nothing, or when two images would write the same files.
     """
     found: list[tuple[Path, PurePath]] = []
     for given in inputs:
         if given.is_dir():
             inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
-            found += [(p, p.relative_to(given)) for p in inside if p.is_file()]
-            if not inside:
-                raise ImageError(f"{given} holds no image ({', '.join(SUFFIXES)}).")
+            if output is not None and output.resolve().is_relative_to(given.resolve()):
+                inside = [p for p in inside if not _is_result(p, output)]
+            images = [(p, p.relative_to(given)) for p in inside if p.is_file()]
+            if not images:
+                raise ImageError(
+                    f"{given} holds no image ({', '.join(SUFFIXES)}): give another folder."
+                )
+            found += images
         else:
             found.append((given, PurePath(given.name)))
     stems = [name.with_suffix("") for _, name in found]
+    uses = Counter(stems)
     # part.png and part.jpg side by side keep their suffixes, so that neither overwrites the other.
     jobs = [
-        Job(source, name, stem if stems.count(stem) == 1 else name)
+        Job(source, name, stem if uses[stem] == 1 else name)
         for (source, name), stem in zip(found, stems, strict=True)
     ]
     taken: dict[PurePath, Path] = {}
@@ -68,6 +78,10 @@ def find_jobs(inputs: Sequence[Path]) -> list[Job]:
             )
         taken[job.stem] = job.source
     return jobs
+
+
+def _is_result(path: Path, output: Path) -> bool:
+    return path.name.endswith(ENDINGS) and path.resolve().is_relative_to(output.resolve())
 
 
 def inspect_files(
@@ -84,18 +98,22 @@ def inspect_files(
     """Inspect every job; write overlay, mask and score map, and a line in `results.jsonl`.
 
     An image that cannot be read costs one line on stderr and in the results, not the run. With
-    `resume`, images whose line is already there (for this bundle and category) are skipped.
+    `resume`, images whose line is already there (for this bundle, category and norm) are skipped.
     Raises OutputError when the folder cannot be written, CategoryError before anything is.
     """
     model.bundle.text(category)  # an unknown category fails here, not at the first image
     path = output / RESULTS
-    done = _finished(path, model.bundle.id, category) if resume else {}
     counts = Counts()
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as lines:
-            for line in done.values():
-                lines.write(json.dumps(line) + "\n")
+        wanted = {
+            "bundle": model.bundle.id,
+            "category": category,
+            "norm": norm or model.bundle.manifest.fusion.norm,
+        }
+        done = _finished(path, wanted) if resume else {}
+        # Whole or not at all: a run that is cut off here must not lose the lines of the last one.
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in done.values()).encode())
+        with path.open("a", encoding="utf-8") as lines:
             for number, job in enumerate(jobs, start=1):
                 if str(job.name) in done:
                     counts.skipped += 1
@@ -131,9 +149,9 @@ def _inspect_one(
         print(f"error: {error}", file=sys.stderr)
         return {"image": str(job.name), "error": str(error)}
     base = output / job.stem
-    write_png(base.with_name(f"{base.name}.overlay.png"), overlay(image, result))
-    write_png(base.with_name(f"{base.name}.mask.png"), result.mask.astype(np.uint8) * 255)
-    write_score_tiff(base.with_name(f"{base.name}.score.tiff"), result.score_map)
+    write_png(base.with_name(base.name + OVERLAY), overlay(image, result))
+    write_png(base.with_name(base.name + MASK), result.mask.astype(np.uint8) * 255)
+    write_score_tiff(base.with_name(base.name + SCORE), result.score_map)
     if result.anomalous:
         counts.anomalous += 1
     else:
@@ -141,22 +159,22 @@ def _inspect_one(
     return {"image": str(job.name), **result.to_dict()}
 
 
-def _finished(path: Path, bundle: str, category: str) -> dict[str, dict[str, Any]]:
+def _finished(path: Path, wanted: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Lines of an earlier run that stand, by image name; a cut-off last line is dropped."""
     return {
         row["image"]: row
         for row in _rows(path)
-        if "error" not in row and row.get("bundle") == bundle and row.get("category") == category
+        if "error" not in row and wanted.items() <= row.items()
     }
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and "image" in row:
+        if isinstance(row, dict) and isinstance(row.get("image"), str):
             yield row

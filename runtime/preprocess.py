@@ -52,11 +52,14 @@ class Geometry:
         """(x, y) in image pixels [...,2] -> float32 (x, y) in SAM's frame."""
         height, width = self.sam_shape
         scale = np.array([width / self.width, height / self.height])
-        return (points.astype(np.float64) * scale).astype(np.float32)
+        return np.asarray(points * scale, np.float32)
 
 
-def check_image(image: object) -> Image:
-    """Return `image` if it is HxWx3 uint8 and large enough, else raise ImageError."""
+def check_image(image: object, name: str = "The image") -> Image:
+    """Return `image` if it is HxWx3 uint8 and large enough, else raise ImageError.
+
+    `name` is what the message calls it: a file's path, where there is one.
+    """
     if not isinstance(image, np.ndarray):
         raise ImageError(
             f"An image must be a NumPy array HxWx3 uint8 RGB, not a {type(image).__name__}: read "
@@ -70,11 +73,11 @@ def check_image(image: object) -> Image:
     height, width = image.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ImageError(
-            f"The image is {width}x{height} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed."
+            f"{name} is {width}x{height} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed."
         )
     if max(height, width) > 64 * min(height, width):
         raise ImageError(
-            f"The image is {width}x{height} pixels, longer than 64 times its width: cut it into "
+            f"{name} is {width}x{height} pixels, one side over 64 times the other: cut it into "
             "pieces."
         )
     return image

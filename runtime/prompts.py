@@ -44,7 +44,7 @@ class Prompts:
         return len(self.boxes)
 
     def coordinates(self) -> NDArray[np.float32]:
-        """[q,m+2,2]: the points, then the box's two corners, as SAM's prompt encoder orders them."""
+        """[q,m+2,2]: the points, then the box's two corners: the order SAM's encoder expects."""
         return np.concatenate([self.points, self.boxes.reshape(-1, 2, 2)], axis=1)
 
     def labels(self) -> NDArray[np.float32]:

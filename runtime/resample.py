@@ -55,8 +55,9 @@ def _resize_rows(image: NDArray[np.uint8], new: int) -> NDArray[np.uint8]:
 def resize_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """uint8 [H,W,3] -> [height,width,3], equal to Pillow's `Image.resize(..., BILINEAR)`."""
     if image.shape[1] != width:  # rows are contiguous, so the horizontal pass runs transposed
-        turned = _resize_rows(cv2.transpose(image).reshape(image.shape[1], -1, 3), width)
-        image = cv2.transpose(turned).reshape(-1, width, 3).astype(np.uint8, copy=False)
+        columns = np.asarray(cv2.transpose(image), np.uint8).reshape(image.shape[1], -1, 3)
+        turned = _resize_rows(columns, width)
+        image = np.asarray(cv2.transpose(turned), np.uint8).reshape(-1, width, 3)
     if image.shape[0] != height:
         image = _resize_rows(image, height)
     return image

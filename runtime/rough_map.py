@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.preprocess import Image, clip_input
-from clipsam.runtime.session import Session
+from clipsam.runtime.session import Session, check_finite
 
 
 def rough_map(session: Session, image: Image, text: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -17,7 +17,8 @@ def rough_map(session: Session, image: Image, text: NDArray[np.float32]) -> NDAr
     brought to image size bilinearly with half-pixel centres.
     """
     size = int(session.inputs["image"].shape[1])
-    rough = session.run({"image": clip_input(image, size), "text": text[None]})["rough"][0]
+    outputs = session.run({"image": clip_input(image, size), "text": text[None]})
+    check_finite(outputs, "rough")
     height, width = image.shape[:2]
-    resized = cv2.resize(rough, (width, height), interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(outputs["rough"][0], (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32)

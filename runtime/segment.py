@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.preprocess import Geometry, Image, sam_input
 from clipsam.runtime.prompts import Prompts
-from clipsam.runtime.session import Session
+from clipsam.runtime.session import Session, check_finite
 
 
 @dataclass(frozen=True)
@@ -80,4 +80,5 @@ class Segmenter:
                 "point_labels": prompts.labels(),
             }
         )
+        check_finite(outputs, "logits", "scores")
         return Masks(outputs["logits"], outputs["scores"], embedding.geometry)

@@ -29,7 +29,10 @@ PROVIDERS = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, NumPy dtype name and shape of a tensor; a string in the shape names a free axis."""
+    """Name, NumPy dtype name and shape of a tensor; a string in the shape names a free axis.
+
+    Free axes of one name have one size; those without a name, "?", are independent.
+    """
 
     name: str
     dtype: str
@@ -43,10 +46,14 @@ class TensorSpec:
         if not isinstance(array, np.ndarray):
             return f"{self} was fed a {type(array).__name__}, not a NumPy array"
         found = f"{array.dtype}[{','.join(map(str, array.shape))}]"
-        if array.dtype.name != self.dtype or array.ndim != len(self.shape):
+        # A big-endian array has the same dtype name, and engines would read its bytes as they are.
+        native = array.dtype.isnative
+        if array.dtype.name != self.dtype or not native or array.ndim != len(self.shape):
             return f"{self} was fed {found}"
         for size, wanted in zip(array.shape, self.shape, strict=True):
-            if isinstance(wanted, str):
+            if wanted == "?":
+                wanted = size
+            elif isinstance(wanted, str):
                 wanted = axes.setdefault(wanted, size)
             if size != wanted or size == 0:
                 return f"{self} was fed {found}"
@@ -100,6 +107,16 @@ class Session(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_finite(outputs: Mapping[str, Array], *names: str) -> None:
+    """Raise SessionError on NaN or infinity, which every comparison would take for a good part."""
+    for name in names:
+        if not np.isfinite(outputs[name]).all():
+            raise SessionError(
+                f"The engine returned values of {name} that are not numbers: it overflowed; use "
+                "an engine of higher precision (fp32)."
+            )
 
 
 def open_session(path: Path, provider: str = "cpu", threads: int | None = None) -> Session:

@@ -1,0 +1,149 @@
+"""Build a bundle: weights in, a folder that `clipsam inspect` can use out.
+
+    python export/build_engines.py                             # the tiny bundle, into bundles/tiny
+    python export/build_engines.py --preset paper \\
+        --sam-weights sam_vit_h_4b8939.pth --umci-weights umci.safetensors \\
+        --categories "gear wheel" "brake disc"                 # the paper's models
+
+Every graph is held against PyTorch, and the whole against the plain reference; a bundle that does
+not agree is not written. Graphs that did not change since the bundle was built last are taken
+over. Exit code: 0 built, 1 an error (one sentence on stderr, nothing changed), 2 wrong usage,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run by path: use this clone, installed or not, whatever else is installed
+    _root = Path(__file__).resolve().parent.parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _root / "export"]
+    _namespace = types.ModuleType("clipsam")
+    _namespace.__path__ = [str(_root)]
+    sys.modules["clipsam"] = _namespace
+
+from clipsam.runtime.errors import ClipSAMError
+
+# Written out so that `--help` needs no torch; a test holds them against the real lists.
+PRESET_NAMES = ("paper", "vit-b", "tiny")
+OPSETS = (20, 23)
+PRECISIONS = ("fp32",)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _build(options)
+    except ClipSAMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was changed.", file=sys.stderr)
+        return 130
+
+
+def _build(options: argparse.Namespace) -> int:
+    try:
+        from clipsam.export.build_bundle import BuildOptions, build
+        from clipsam.export.models import Checkpoints
+        from clipsam.export.parity import format_table
+        from clipsam.research.presets import PRESETS
+    except ModuleNotFoundError as error:
+        print(
+            f"error: building needs {error.name}, which is not installed: "
+            "pip install 'clipsam[export]'.",
+            file=sys.stderr,
+        )
+        return 1
+    output = options.output or Path("bundles") / options.preset
+    report = build(
+        BuildOptions(
+            preset=PRESETS[options.preset],
+            output=output,
+            checkpoints=Checkpoints(
+                options.clip_weights,
+                options.sam_weights,
+                options.umci_weights,
+                options.random_weights,
+            ),
+            categories=_categories(options.categories),
+            precision=options.precision,
+            opset=options.opset,
+            threads=options.threads,
+        )
+    )
+    print("\nEvery graph against PyTorch:")
+    print(format_table([check.to_dict() for check in report.graphs]))
+    print("\nThe bundle against the PyTorch reference:")
+    print(format_table([check.to_dict() for check in report.end_to_end]))
+    if report.unchanged:
+        print(f"\nUnchanged, not exported again: {', '.join(report.unchanged)}.")
+    print(f"\nBuilt {output}. Use it:\n  clipsam inspect {output} IMAGE --output out")
+    return 0
+
+
+def _categories(given: Sequence[str]) -> tuple[str, ...]:
+    """Words and phrases, one an argument or several between commas."""
+    words = [word.strip() for argument in given for word in argument.split(",")]
+    return tuple(word for word in words if word)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build_engines.py",
+        description="Build a bundle from weights, and check it against PyTorch.",
+    )
+    add = parser.add_argument
+    add("--preset", choices=PRESET_NAMES, default="tiny", help="which models (default: tiny)")
+    add(
+        "--clip-weights",
+        type=Path,
+        metavar="FILE",
+        help="OpenAI's CLIP; default: open_clip's cache, or the repository's file for tiny",
+    )
+    add(
+        "--sam-weights",
+        type=Path,
+        metavar="FILE",
+        help="Meta's sam_vit_*.pth; default for tiny only",
+    )
+    add(
+        "--umci-weights",
+        type=Path,
+        metavar="FILE",
+        help="umci.safetensors of research/train.py; default for tiny only",
+    )
+    add(
+        "--categories",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="product words or phrases added to the default list; also several between commas",
+    )
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the graphs (default: fp32)")
+    add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="of ONNX (default: 20)")
+    add("--output", type=Path, metavar="FOLDER", help="default: bundles/PRESET")
+    add(
+        "--random-weights",
+        type=int,
+        metavar="SEED",
+        help="seeded noise for every model without a weights file: for checks only",
+    )
+    add("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

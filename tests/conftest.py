@@ -1,0 +1,53 @@
+"""Fixtures that are dear to make, made once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clipsam.research.presets import PRESETS, Preset, SamConfig
+from clipsam.research.umci import UMCIConfig
+
+
+@pytest.fixture(scope="session")
+def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a `tiny` bundle with random weights (seed 0). Copy it before changing it."""
+    from clipsam.export.build_engines import main
+
+    folder = tmp_path_factory.mktemp("bundles") / "tiny-random"
+    assert main(["--random-weights", "0", "--threads", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_preset() -> Preset:
+    """`tiny` with fewer blocks and a smaller SAM, for tests that export."""
+    return replace(
+        PRESETS["tiny"],
+        name="small",
+        features_list=(1, 2),
+        sam=SamConfig(
+            image_size=256,
+            dim=32,
+            depth=2,
+            heads=2,
+            global_blocks=(1,),
+            window=6,  # does not divide the grid of 16, as SAM's 14 does not divide 64
+            prompt_dim=64,
+            mlp_dim=64,
+        ),
+        umci=UMCIConfig(visual_dim=192, text_dim=128, hidden_dim=16, stages=2),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle of `small_preset` with random weights (seed 1)."""
+    from clipsam.export.build_bundle import BuildOptions, build
+    from clipsam.export.models import Checkpoints
+
+    folder = tmp_path_factory.mktemp("bundles") / "small-random"
+    build(BuildOptions(small_preset, folder, Checkpoints(random_seed=1), threads=1))
+    return folder

@@ -1,0 +1,97 @@
+"""The traceable modules are the official ones: CLIP with UMCI, SAM's encoder, SAM's decoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+
+from clipsam.export.clip_umci import ClipUmciGraph
+from clipsam.export.models import Checkpoints
+from clipsam.export.sam_decoder import SamDecoderGraph
+from clipsam.export.sam_encoder import SamEncoderGraph
+from clipsam.research.clip_features import ClipFeatures, normalise
+from clipsam.research.presets import Preset
+from clipsam.research.synthetic import sample_from_seed
+from clipsam.research.umci import mean_abnormal
+from clipsam.runtime.preprocess import Geometry, sam_input
+
+
+@pytest.fixture(scope="module")
+def sam(small_preset: Preset) -> Sam:
+    return Checkpoints(random_seed=3).load_sam(small_preset)[0]
+
+
+def _prompts(count: int, points: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Points [q,m,2], labels [q,m] and boxes [q,4] in a 256 x 256 frame."""
+    generator = torch.Generator().manual_seed(seed)
+    coords = torch.rand((count, points, 2), generator=generator) * 255
+    corners = torch.rand((count, 2, 2), generator=generator) * 255
+    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+    return coords, torch.ones(count, points), boxes
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+@pytest.mark.parametrize("kind", ["foreground", "mixed"])
+@torch.no_grad()
+def test_decoder_is_the_official_predictor(sam: Sam, count: int, kind: str) -> None:
+    predictor = SamPredictor(sam)
+    predictor.set_image(sample_from_seed(5, 256).image)  # 256 is SAM's size here: no resize
+    points, labels, boxes = _prompts(count, 4)
+    if kind == "mixed":
+        labels = (torch.arange(count * 4).reshape(count, 4) % 3 - 1).float()  # -1, 0, 1
+    _, scores, logits = predictor.predict_torch(points, labels, boxes, multimask_output=True)
+
+    corner_labels = torch.tensor([2.0, 3.0]).expand(count, 2)
+    found, found_scores = SamDecoderGraph(sam)(
+        predictor.features,
+        torch.cat([points, boxes.reshape(-1, 2, 2)], dim=1),
+        torch.cat([labels, corner_labels], dim=1),
+    )
+
+    assert found.shape == (count, 3, 64, 64)
+    torch.testing.assert_close(found, logits, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(found_scores, scores, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (90, 400), (512, 200)])
+@torch.no_grad()
+def test_encoder_is_preprocess_and_image_encoder(sam: Sam, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    frame, valid = sam_input(image, Geometry(*shape, 256))
+    inner = frame[0, : valid[0], : valid[1]]
+    pixels = torch.from_numpy(inner.astype(np.float32)).permute(2, 0, 1)[None]
+    expected = sam.image_encoder(sam.preprocess(pixels))
+    # Rubbish in the padding must not matter.
+    frame[:, valid[0] :] = 77
+    frame[:, :, valid[1] :] = 200
+
+    found = SamEncoderGraph(sam)(torch.from_numpy(frame), torch.from_numpy(valid))
+
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_clip_umci_is_features_and_umci(small_preset: Preset) -> None:
+    checkpoints = Checkpoints(random_seed=3)
+    clip, umci = checkpoints.load_clip(small_preset)[0], checkpoints.load_umci(small_preset)[0]
+    features = ClipFeatures(clip.visual, small_preset.features_list, 192)
+    image = torch.randint(0, 256, (3, 192, 192, 3), dtype=torch.uint8)
+    text = torch.randn(3, 128, 2)
+
+    found = ClipUmciGraph(features, umci)(image, text)
+
+    expected = mean_abnormal(umci(features(normalise(image)), text, 192))
+    assert found.shape == (3, 192, 192)
+    assert torch.equal(found, expected)
+    one_by_one = [
+        ClipUmciGraph(features, umci)(image[i : i + 1], text[i : i + 1]) for i in range(3)
+    ]
+    torch.testing.assert_close(found, torch.cat(one_by_one), rtol=1e-5, atol=1e-6)
+
+
+def test_noise_leaves_no_constant_weights(sam: Sam) -> None:
+    constant = [n for n, p in sam.named_parameters() if p.numel() > 1 and p.min() == p.max()]
+    assert constant == []
