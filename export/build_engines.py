@@ -14,6 +14,7 @@ over. Exit code: 0 built, 1 an error (one sentence on stderr, nothing changed), 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import types
 from collections.abc import Sequence
@@ -146,4 +147,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # A build that is told to stop leaves nothing behind, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -25,6 +25,7 @@ def staged_bundle(output: Path) -> Iterator[Path]:
     output = output.resolve()
     check_replaceable(output)
     staging: Path | None = None
+    new_parent = not output.parent.exists()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -39,6 +40,9 @@ def staged_bundle(output: Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+        if new_parent:  # goes again if nothing came into it
+            with contextlib.suppress(OSError):
+                output.parent.rmdir()
 
 
 def check_replaceable(output: Path) -> None:

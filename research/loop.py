@@ -44,6 +44,7 @@ class LoopConfig:
     learning_rate: float
     save_path: Path
     weight_decay: float = 0.05
+    beta2: float = 0.999  # lower adapts faster after a steep start
     warmup: int = 150
     workers: int = 1
     validate_every: int = 500
@@ -74,7 +75,10 @@ def run(
     last, best = config.save_path / "last.pt", config.save_path / "best.pt"
     parameters = [p for p in task.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        parameters,
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
     )
     start, best_scores = _resume(last, task, optimizer)
     batches = _batches(dataset, config, start, collate)

@@ -6,9 +6,8 @@ Building a model gives it random weights; `weights.py` fills them from checkpoin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import open_clip
 import torch
@@ -86,7 +85,7 @@ PRESETS = {
         name="tiny",
         clip_name="tiny",
         clip_image_size=192,
-        features_list=(2, 4, 6, 8),
+        features_list=(1, 2, 3, 4),
         sam_type="tiny",
         sam=SamConfig(
             image_size=512,
@@ -111,7 +110,7 @@ def build_clip(clip_name: str) -> CLIP:
         model = CLIP(
             embed_dim=128,
             vision_cfg=CLIPVisionCfg(
-                layers=8,
+                layers=4,
                 width=192,
                 head_width=64,
                 patch_size=8,
@@ -125,34 +124,60 @@ def build_clip(clip_name: str) -> CLIP:
         )
         model.visual.conv1 = conv_stem(192)
     else:
-        model = open_clip.create_model(clip_name, pretrained=None)
+        # Not `create_model`, which warns on the root logger about the weights it did not load.
+        model = CLIP(**open_clip.get_model_config(clip_name))
     return model.eval()
+
+
+class _Residual(nn.Module):
+    """x + two 3x3 convolutions, the first of them dilated."""
+
+    def __init__(self, channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,h,w] -> the same."""
+        return torch.relu(x + self.body(x))
+
+
+def _halve(inputs: int, outputs: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
 
 
 def conv_stem(width: int) -> nn.Sequential:
     """A convolutional patch embedding, 8 x 8 pixels a token: [B,3,S,S] -> [B,width,S/8,S/8].
 
-    Where CLIP cuts patches and projects them linearly, `tiny` convolves its way down. With a few
-    ten thousand procedural pictures a linear embedding had learnt nothing after 4,800 windows
-    (pixel AUROC 0.50 on held-out pictures) where this one had begun to see (0.58).
+    Where CLIP cuts patches and projects them linearly, `tiny` convolves its way down: on a few ten
+    thousand procedural pictures a tower with a linear embedding learns nothing (docs/method.md).
     """
-    layers: list[nn.Module] = []
-    channels = 3
-    for out, stride in (
-        (32, 2), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1),
-    ):  # fmt: skip
-        layers += [
-            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-        ]
-        channels = out
-    return nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
+    return nn.Sequential(
+        *_halve(3, 32),
+        _Residual(32),
+        *_halve(32, 64),
+        _Residual(64),
+        *_halve(64, 128),
+        _Residual(128, 2),
+        _Residual(128, 4),
+        nn.Conv2d(128, width, 1),
+    )
 
 
 def get_tokenizer() -> Callable[[list[str]], Tensor]:
     """OpenAI's byte-pair tokenizer: sentences -> int64 [N, 77]."""
-    return open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    tokenizer: Callable[[list[str]], Tensor]
+    tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    return tokenizer
 
 
 def build_sam(config: SamConfig) -> Sam:

@@ -2,10 +2,12 @@
 
 The contrastive loss is CLIP's. Because procedural pictures are far too few for captions alone to
 shape patch tokens, every tap also predicts, through a linear head that is thrown away afterwards,
-which kind of defect its patch shows and where in the patch (4 x 4 cells).
+which kind of defect its patch shows and where in the patch (2 x 2 cells).
 
-Most steps run on windows of half the grid with their part of the position embedding: four times
-as many pictures for the same work. The last part of the training sees whole pictures.
+Three steps. The convolutional stem learns alone first, to predict the cells: together with the
+transformer it stayed at chance for hundreds of steps. Then the whole tower, on windows of half the
+grid with their part of the position embedding: four times as many pictures for the same work. The
+last part of the training sees whole pictures.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from torch.utils.data import Dataset
 from clipsam.research.clip_features import normalise, run_tower
 from clipsam.research.metrics import pixel_metrics
 from clipsam.research.presets import Preset, build_clip, get_tokenizer
-from clipsam.research.synthetic import DEFECT_KINDS, sample_from_seed
+from clipsam.research.synthetic import DEFECT_KINDS, Sample, sample_from_seed
 
-CELLS = 4  # cells per patch side that the dense heads predict
+CELLS = 2  # cells per patch side that the dense heads predict
 VALIDATION_SEED = 2**40
 
 
@@ -42,7 +44,7 @@ class CaptionedWindows(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Stacks over windows n: image uint8 [n,s,s,3], cells [n,g*4,g*4], kind [n,g,g],
+        """Stacks over windows n: image uint8 [n,s,s,3], cells [n,g*2,g*2], kind [n,g,g],
         corner [n,2] (row and column of the window in the grid), tokens [n,77], spoken [n]."""
         sample = sample_from_seed(self.seed + index, self.size)
         rng = np.random.default_rng([self.seed, index])
@@ -105,6 +107,31 @@ class _Module(nn.Module):
         )
 
 
+class StemTask:
+    """The stem alone: a linear head predicts which cells of each patch are anomalous."""
+
+    def __init__(self, preset: Preset, device: torch.device, validation: int = 32) -> None:
+        self.device = device
+        stem = build_clip(preset.clip_name).visual.conv1
+        head = nn.Conv2d(preset.umci.visual_dim, CELLS**2, 1)
+        self.module = nn.Sequential(stem, head).to(device)
+        self._validation = held_out(preset, validation)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        loss = cell_loss(self._logits(batch["image"].to(self.device)), batch["cells"].to(self.device))
+        return loss, {}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """AP and AUROC of the cells on pictures never trained on."""
+        return cell_metrics(self._validation, self._logits)
+
+    def _logits(self, image: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            cells = self.module(normalise(image))
+        return unfold_cells(cells.permute(0, 2, 3, 1).float())
+
+
 class ClipTask:
     """CLIP's loss plus the dense ones (see the module's text)."""
 
@@ -114,9 +141,7 @@ class ClipTask:
         self.kinds = len(DEFECT_KINDS) + 1
         # Patches without a defect outnumber the others; weigh them down.
         self.kind_weight = torch.tensor([0.3] + [1.0] * len(DEFECT_KINDS), device=device)
-        self._validation: list[Any] = [
-            sample_from_seed(VALIDATION_SEED + i, preset.clip_image_size) for i in range(validation)
-        ]
+        self._validation = held_out(preset, validation)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
@@ -130,18 +155,13 @@ class ClipTask:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """AP and AUROC of the last tap's 4 x 4 cells on pictures never trained on."""
-        maps, truth = [], []
-        for sample in self._validation:
-            image = torch.from_numpy(sample.image)[None].to(self.device)
-            taps = self._taps(image, torch.zeros(1, 2, dtype=torch.int64, device=self.device))
-            logits = self.module.heads[-1](taps[-1].float())[..., self.kinds :]
-            maps.append(unfold_cells(logits).sigmoid()[0].cpu().numpy())
-            size = maps[-1].shape[::-1]
-            area = cv2.resize(sample.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-            truth.append(area > 0.4)
-        metrics = pixel_metrics(np.stack(maps), np.stack(truth))
-        return {"score": metrics["ap"], "auroc": metrics["auroc"]}
+        """AP and AUROC of the last tap's cells on pictures never trained on."""
+        return cell_metrics(self._validation, self._last_cells)
+
+    def _last_cells(self, image: Tensor) -> Tensor:
+        image = image.to(self.device)
+        taps = self._taps(image, torch.zeros(1, 2, dtype=torch.int64))
+        return unfold_cells(self.module.heads[-1](taps[-1].float())[..., self.kinds :])
 
     def _taps(self, image: Tensor, corner: Tensor) -> list[Tensor]:
         visual = self.module.clip.visual
@@ -162,9 +182,7 @@ class ClipTask:
             out = head(tokens.float())
             kind_logits = out[..., : self.kinds].flatten(0, 2)
             kind_losses.append(F.cross_entropy(kind_logits, kind.flatten(), self.kind_weight))
-            cell_logits = unfold_cells(out[..., self.kinds :])
-            weight = 1 + 2 * cells
-            cell_losses.append(F.binary_cross_entropy_with_logits(cell_logits, cells, weight))
+            cell_losses.append(cell_loss(unfold_cells(out[..., self.kinds :]), cells))
         weights = torch.tensor([0.15, 0.2, 0.25, 0.4], device=kind.device)
         return (torch.stack(kind_losses) * weights).sum(), (torch.stack(cell_losses) * weights).sum()
 
@@ -182,13 +200,33 @@ class ClipTask:
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def held_out(preset: Preset, count: int) -> list[Sample]:
+    """Pictures that no training sees."""
+    return [sample_from_seed(VALIDATION_SEED + i, preset.clip_image_size) for i in range(count)]
+
+
+def cell_loss(logits: Tensor, cells: Tensor) -> Tensor:
+    """Cross-entropy of logits [B,h,w] with each cell's defective share; defects weigh sevenfold."""
+    return F.binary_cross_entropy_with_logits(logits, cells, 1 + 6 * cells)
+
+
+def cell_metrics(
+    samples: list[Sample], predict: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """"score" (AP) and "auroc" of predicted cells: image uint8 [1,S,S,3] -> logits [1,h,w]."""
+    maps, truth = [], []
+    for sample in samples:
+        maps.append(predict(torch.from_numpy(sample.image)[None])[0].float().cpu().numpy())
+        area = cv2.resize(
+            sample.mask.astype(np.float32), maps[-1].shape[::-1], interpolation=cv2.INTER_AREA
+        )
+        truth.append(area > 0.4)
+    metrics = pixel_metrics(np.stack(maps), np.stack(truth))
+    return {"score": metrics["ap"], "auroc": metrics["auroc"]}
+
+
 def unfold_cells(cells: Tensor) -> Tensor:
-    """[B,h,w,16] -> [B,h*4,w*4]: cell predictions laid out as a picture."""
+    """[B,h,w,4] -> [B,h*2,w*2]: cell predictions laid out as a picture."""
     b, h, w, _ = cells.shape
     grid = cells.reshape(b, h, w, CELLS, CELLS).permute(0, 1, 3, 2, 4)
     return grid.reshape(b, h * CELLS, w * CELLS)
-
-
-def make_task(preset: Preset, device: torch.device) -> tuple[ClipTask, Callable[..., Any]]:
-    """The task and its collate function."""
-    return ClipTask(preset, device), collate

@@ -24,18 +24,23 @@ from clipsam.research.weights import save_weights
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
-    """Windows of half the grid first, then whole pictures."""
+    """The stem alone, then the tower on windows of half the grid, then on whole pictures."""
+    stem = pretrain_clip.StemTask(preset, device)
     task = pretrain_clip.ClipTask(preset, device)
-    for name, steps, batch, windows, rate, seed in (
-        ("windows", args.steps, 16, 2, args.learning_rate, args.seed),
-        ("whole", args.steps_full, 8, 0, args.learning_rate / 3, args.seed + 2**33),
+    for name, current, steps, batch, windows, rate in (
+        ("stem", stem, args.steps_stem, 16, 2, args.learning_rate),
+        ("windows", task, args.steps, 16, 2, args.learning_rate),
+        ("whole", task, args.steps_full, 8, 0, args.learning_rate / 3),
     ):
+        if name == "windows":
+            task.module.clip.visual.conv1.load_state_dict(stem.module[0].state_dict())
         config = LoopConfig(
             steps, batch, rate, args.save_path / f"clip-{name}", workers=args.workers,
-            validate_every=args.validate_every,
+            validate_every=args.validate_every, beta2=0.98,
         )  # fmt: skip
+        seed = args.seed + 2**33 * ("stem", "windows", "whole").index(name)
         dataset = pretrain_clip.CaptionedWindows(preset, seed, steps * batch, windows)
-        print(f"clip, {name}: {run(task, dataset, config, pretrain_clip.collate)}")
+        print(f"clip, {name}: {run(current, dataset, config, pretrain_clip.collate)}")
     save_weights(task.module.clip.state_dict(), args.save_path / "clip.safetensors", "clip")
 
 
@@ -65,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", choices=("clip", "sam"))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--steps_stem", type=int, default=2000, help="of CLIP's stem alone")
     parser.add_argument("--steps", type=int, default=3000, help="at half size")
     parser.add_argument("--steps_full", type=int, default=1000, help="at full size")
     parser.add_argument("--learning_rate", type=float, default=1e-3)

@@ -59,6 +59,21 @@ def state_sentences(category: str) -> tuple[list[str], list[str]]:
     return normal, abnormal
 
 
+def encode_sentences(clip: Any, tokens: Tensor) -> Tensor:
+    """open_clip's `encode_text` [N,77] -> [N,C_t], without the padding behind the sentences.
+
+    Attention looks back only, so nothing behind a sentence's end reaches its embedding; these
+    sentences fill a quarter of the context.
+    """
+    length = int((tokens != 0).sum(dim=1).max())
+    tokens = tokens[:, :length]
+    x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+    ends = tokens.argmax(dim=1)  # the end token has the largest number
+    embeddings: Tensor = x[torch.arange(len(x), device=x.device), ends] @ clip.text_projection
+    return embeddings
+
+
 @torch.no_grad()
 def text_features(clip: Any, tokenizer: Callable[[list[str]], Tensor], category: str) -> Tensor:
     """L in R^{C_t x 2} of one category, column 0 normal, column 1 abnormal.
@@ -68,7 +83,8 @@ def text_features(clip: Any, tokenizer: Callable[[list[str]], Tensor], category:
     device = clip.logit_scale.device
     columns = []
     for sentences in state_sentences(category):
-        embeddings = F.normalize(clip.encode_text(tokenizer(sentences).to(device)).float(), dim=-1)
+        embeddings = encode_sentences(clip, tokenizer(sentences).to(device))
+        embeddings = F.normalize(embeddings.float(), dim=-1)
         columns.append(F.normalize(embeddings.mean(dim=0), dim=0))
     return torch.stack(columns, dim=1)
 

@@ -68,15 +68,21 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class _TextConv(nn.Module):
-    """A 1x1 convolution over the two text features: [B,C_t,2] -> [B,2,c_h]."""
+    """A 1x1 convolution over the two text features: [B,C_t,2] -> [B,2,c_h].
+
+    Its bias is a column's own. With a shared bias all of UMCI treats the two columns alike (every
+    attention over them is a symmetric sum), so that swapping "normal" and "abnormal" would change
+    nothing at all; tests/test_umci.py holds this.
+    """
 
     def __init__(self, config: UMCIConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(config.text_dim, config.hidden_dim, 1)
+        self.conv = nn.Conv1d(config.text_dim, config.hidden_dim, 1, bias=False)
+        self.bias = nn.Parameter(torch.randn(2, config.hidden_dim) * config.text_dim**-0.5)
 
     def forward(self, text: Tensor) -> Tensor:
-        projected: Tensor = self.conv(text)
-        return projected.transpose(1, 2)
+        projected: Tensor = self.conv(text).transpose(1, 2) + self.bias
+        return projected
 
 
 class StripInteraction(nn.Module):

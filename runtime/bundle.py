@@ -197,7 +197,8 @@ def write_text_features(
 
 def _read_text(path: Path, categories: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves a file open that it cannot load.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             names, features = file["categories"].tolist(), file["features"]
         if tuple(names) != categories or features.shape[:1] != (len(names),):
             raise ValueError("its categories are not the manifest's")

@@ -30,6 +30,8 @@ class PromptOptions:
             raise ValueError(f"points={self.points!r} must be 'shared' or 'per_region'")
         if not 0 < self.threshold < 1 or self.num_points < 1 or self.max_boxes < 1:
             raise ValueError("threshold must lie in (0,1), num_points and max_boxes be positive")
+        if not 0 <= self.min_area < 1:
+            raise ValueError("min_area must lie in [0,1)")
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,20 @@ def _draw(components: list[Component], width: int, options: PromptOptions) -> ND
 
 
 def _mix(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection of 64-bit integers that looks random."""
+    """SplitMix64 from a start that the seed alone decides: a bijection that looks random.
+
+    The seed is mixed before it is added. Added as it is, the next seed would draw the same points
+    one pixel further on.
+    """
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
-        z = (values + np.uint64(seed % 2**64)) * golden + golden
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        start = _finalise(np.array(seed % 2**64, np.uint64) * golden)
+        return _finalise((values + start) * golden + golden)
+
+
+def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser; 0 stays 0."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
     return mixed

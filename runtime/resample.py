@@ -2,8 +2,8 @@
 
 SAM's own predictor resizes with Pillow. Matching it exactly makes stage two agree with
 `SamPredictor` to the last bit of its input, without Pillow on the box. Pillow's method
-(`Resample.c`): triangle-filter weights in 22-bit fixed point, a horizontal pass rounded to uint8,
-then a vertical one.
+(`Resample.c`): triangle-filter weights in 22-bit fixed point, a horizontal and a
+vertical pass, each rounded to uint8.
 """
 
 from __future__ import annotations
@@ -52,12 +52,22 @@ def _resize_rows(image: NDArray[np.uint8], new: int) -> NDArray[np.uint8]:
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
+def _resize_columns(image: NDArray[np.uint8], new: int) -> NDArray[np.uint8]:
+    """Resize the second axis of [H,W,3] to `new`: rows are contiguous, so it runs transposed."""
+    columns = np.asarray(cv2.transpose(image), np.uint8).reshape(image.shape[1], -1, 3)
+    turned = _resize_rows(columns, new)
+    return np.asarray(cv2.transpose(turned), np.uint8).reshape(-1, new, 3)
+
+
 def resize_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """uint8 [H,W,3] -> [height,width,3], equal to Pillow's `Image.resize(..., BILINEAR)`."""
-    if image.shape[1] != width:  # rows are contiguous, so the horizontal pass runs transposed
-        columns = np.asarray(cv2.transpose(image), np.uint8).reshape(image.shape[1], -1, 3)
-        turned = _resize_rows(columns, width)
-        image = np.asarray(cv2.transpose(turned), np.uint8).reshape(-1, width, 3)
+    # The order shows in the last bit, as each pass rounds. Pillow 13 runs the vertical pass first
+    # when the height loses over twice the pixels that the width does; before, never.
+    lost_rows, lost_columns = image.shape[0] - height, image.shape[1] - width
+    if lost_rows > max(0, 2 * lost_columns):
+        image = _resize_rows(image, height)
+    if image.shape[1] != width:
+        image = _resize_columns(image, width)
     if image.shape[0] != height:
         image = _resize_rows(image, height)
     return image

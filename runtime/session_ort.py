@@ -35,7 +35,7 @@ class OrtSession(Session):
                 f"pip install 'clipsam[{_EXTRAS[provider]}]', or use provider 'cpu'."
             )
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only; they come back as exceptions anyway
+        options.log_severity_level = 4  # errors come back as exceptions: not on stderr, too
         if threads is not None:
             options.intra_op_num_threads = threads
         if provider != "cpu":

@@ -55,6 +55,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "thin.png": (encode(np.zeros((15, 40, 3), np.uint8), "PNG"), "is 40x15 pixels: at least"),
     "wire.png": (encode(np.zeros((16, 1100, 3), np.uint8), "PNG"), "over 64 times the other: cut"),
     "flip.png": (flipped_png(), r"is damaged \(a checksum inside does not fit\): copy it"),
+    "cut.webp": (encode(picture(), "WEBP")[:-9], "is truncated: its end is missing; copy it again"),
+    "cut.tif": (encode(picture(), "TIFF")[:-9], "is truncated: its end is missing; copy it again"),
     "deep.png": (encode(DEEP, "PNG"), "has 16 bits a channel: convert it to 8 bits"),
     "deep.tif": (encode_tiff(DEEP), "has 16 bits a channel: convert it to 8 bits"),
     "float.tif": (encode_tiff(DEEP.astype(np.float32)), "has 32 bits a channel: convert"),
