@@ -1,6 +1,6 @@
 """Beside a production line: open the bundle once, inspect every part, stop on none.
 
-    python examples/inspect_line.py bundles/tiny FOLDER_THE_CAMERA_WRITES_TO
+python examples/inspect_line.py bundles/tiny FOLDER_THE_CAMERA_WRITES_TO
 """
 
 from __future__ import annotations

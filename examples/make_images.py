@@ -1,6 +1,6 @@
 """Make the sample images in examples/images: procedural parts, no photographs.
 
-    python examples/make_images.py
+python examples/make_images.py
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ def _check(bundle: Bundle, sessions: Mapping[str, _Recorder], item: Expected) ->
             flipped |= differs
     final_map = float(np.abs(result.score_map - reference.final)[~flipped].max(initial=0.0))
 
-    _, regions = decide(reference.final, result.threshold, manifest.decision.min_area)
+    _, regions = decide(
+        reference.final, reference.prompts.components, manifest.decision, refined=count > 0
+    )
     same_verdict = result.verdict == (ANOMALOUS if regions else GOOD)
     faults = {
         "its components": not same_boxes,

@@ -41,12 +41,16 @@ class ClipFeatures(nn.Module):
     `image_size` must be a multiple of the patch size; the grid is `image_size // patch_size`.
     """
 
+    position: Tensor
+
     def __init__(self, visual: Any, taps: Sequence[int], image_size: int) -> None:
         super().__init__()
         patch = int(visual.patch_size[0])
         blocks = len(visual.transformer.resblocks)
         if image_size % patch:
-            raise ValueError(f"image_size={image_size} is not a multiple of the patch size {patch}.")
+            raise ValueError(
+                f"image_size={image_size} is not a multiple of the patch size {patch}."
+            )
         if not taps or list(taps) != sorted(set(taps)) or not 1 <= min(taps) <= max(taps) <= blocks:
             raise ValueError(f"features_list={list(taps)} must rise within 1..{blocks}.")
         self.visual = visual

@@ -1,9 +1,9 @@
 """Folders in MVTec AD's layout, and the synthetic set, as lists of labelled images.
 
-    ROOT/train/good/*.png             not used by zero-shot evaluation
-    ROOT/test/good/*.png
-    ROOT/test/<defect>/NNN.png
-    ROOT/ground_truth/<defect>/NNN_mask.png   paired by stem, > 0 is anomalous
+ROOT/train/good/*.png             not used by zero-shot evaluation
+ROOT/test/good/*.png
+ROOT/test/<defect>/NNN.png
+ROOT/ground_truth/<defect>/NNN_mask.png   paired by stem, > 0 is anomalous
 """
 
 from __future__ import annotations
@@ -88,11 +88,15 @@ def find_dataset(root: Path, category: str | None = None) -> list[LabelledImage]
         return mvtec_category(root, category or _word(root))
     folders = sorted(p for p in root.glob("*") if (p / "test").is_dir()) if root.is_dir() else []
     if not folders:
-        raise DatasetError(f"{root} is no data set: neither it nor its folders have a test/ folder.")
+        raise DatasetError(
+            f"{root} is no data set: neither it nor its folders have a test/ folder."
+        )
     return [item for f in folders for item in mvtec_category(f, category or _word(f))]
 
 
-def synthetic_dataset(count: int, size: int, seed: int = SYNTHETIC_TEST_SEED) -> Sequence[LabelledImage]:
+def synthetic_dataset(
+    count: int, size: int, seed: int = SYNTHETIC_TEST_SEED
+) -> Sequence[LabelledImage]:
     """`count` procedural images, each with its own category; same seed, same images."""
     items = []
     for i in range(count):

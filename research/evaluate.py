@@ -63,9 +63,7 @@ def evaluate(
             tiles.append(_row(image, mask, final, overlay(image, result)))
         if size:
             final = np.asarray(cv2.resize(final, (size, size), interpolation=cv2.INTER_AREA))
-            small = cv2.resize(
-                mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA
-            )
+            small = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
             mask = small > 0.5
         measured.append(Measured(item, final, mask, result.score, result.anomalous))
     return measured
@@ -110,9 +108,7 @@ def _pixels(group: Sequence[Measured]) -> dict[str, float]:
     )
 
 
-def _row(
-    image: Image, mask: NDArray[np.bool_], final: NDArray[np.float32], shown: Image
-) -> Image:
+def _row(image: Image, mask: NDArray[np.bool_], final: NDArray[np.float32], shown: Image) -> Image:
     """Image, ground truth, final map and overlay side by side."""
     grays = [mask.astype(np.uint8) * 255, (final * 255).astype(np.uint8)]
     pictures = [image, *(cv2.cvtColor(g, cv2.COLOR_GRAY2RGB) for g in grays), shown]

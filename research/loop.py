@@ -26,7 +26,9 @@ from clipsam.runtime.errors import WeightsError
 class Task(Protocol):
     """What is trained: a module to optimise and the loss of a batch."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """Its parameters that require a gradient are trained, its state is kept."""
 
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
         """The loss to minimise and figures for the log."""
@@ -90,7 +92,7 @@ def run(
             group["lr"] = learning_rate_at(step, config)
         loss, figures = task.loss(next(batches))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         bar.update()

@@ -118,7 +118,9 @@ class StemTask:
         self._validation = held_out(preset, validation)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        loss = cell_loss(self._logits(batch["image"].to(self.device)), batch["cells"].to(self.device))
+        loss = cell_loss(
+            self._logits(batch["image"].to(self.device)), batch["cells"].to(self.device)
+        )
         return loss, {}
 
     @torch.no_grad()
@@ -184,7 +186,9 @@ class ClipTask:
             kind_losses.append(F.cross_entropy(kind_logits, kind.flatten(), self.kind_weight))
             cell_losses.append(cell_loss(unfold_cells(out[..., self.kinds :]), cells))
         weights = torch.tensor([0.15, 0.2, 0.25, 0.4], device=kind.device)
-        return (torch.stack(kind_losses) * weights).sum(), (torch.stack(cell_losses) * weights).sum()
+        return (torch.stack(kind_losses) * weights).sum(), (
+            torch.stack(cell_losses) * weights
+        ).sum()
 
     def _contrastive(self, last: Tensor, tokens: Tensor, spoken: Tensor) -> Tensor:
         if int(spoken.sum()) < 2:
@@ -210,10 +214,8 @@ def cell_loss(logits: Tensor, cells: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, cells, 1 + 6 * cells)
 
 
-def cell_metrics(
-    samples: list[Sample], predict: Callable[[Tensor], Tensor]
-) -> dict[str, float]:
-    """"score" (AP) and "auroc" of predicted cells: image uint8 [1,S,S,3] -> logits [1,h,w]."""
+def cell_metrics(samples: list[Sample], predict: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """ "score" (AP) and "auroc" of predicted cells: image uint8 [1,S,S,3] -> logits [1,h,w]."""
     maps, truth = [], []
     for sample in samples:
         maps.append(predict(torch.from_numpy(sample.image)[None])[0].float().cpu().numpy())

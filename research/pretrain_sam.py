@@ -67,12 +67,15 @@ def make_prompt(
     truth = pool[int(rng.integers(len(pool)))].mask.astype(np.uint8)
     size = truth.shape[0]
     region = _rough_component(truth, rng) if rng.random() < 0.7 else _component(truth, rng)
-    target = truth & cv2.dilate(region, np.ones((size // GRID, size // GRID), np.uint8))
+    near = np.asarray(cv2.dilate(region, np.ones((size // GRID, size // GRID), np.uint8)))
+    target = np.minimum(truth, near)
     ys, xs = np.nonzero(region)
     box = np.array([xs.min(), ys.min(), xs.max(), ys.max()], np.float32)
     extent = np.maximum(box[2:] - box[:2], 8)
     box += rng.normal(0, 0.06, 4).astype(np.float32) * np.tile(extent, 2)
-    box = np.clip(np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])]), 0, size - 1)
+    box = np.clip(
+        np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])]), 0, size - 1
+    )
     pick = rng.integers(0, len(ys), POINTS)
     points = np.stack([xs[pick], ys[pick]], axis=1).astype(np.float32)
     small = cv2.resize(
@@ -95,11 +98,12 @@ def _rough_component(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     size = mask.shape[0]
     coarse = cv2.resize(mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
     coarse = cv2.GaussianBlur(np.sqrt(coarse), (0, 0), float(rng.uniform(0.3, 0.8)))
-    coarse += rng.normal(0, 0.03, coarse.shape).astype(np.float32)
+    coarse = coarse + rng.normal(0, 0.03, (GRID, GRID))
     full = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
-    full *= cv2.dilate(mask, np.ones((size // 8, size // 8), np.uint8))
-    rough = (full > float(rng.uniform(0.2, 0.6)) * full.max()).astype(np.uint8)
-    return _component(rough, rng)
+    near = cv2.dilate(mask, np.ones((size // 8, size // 8), np.uint8))
+    full = np.where(near > 0, full, 0)
+    rough = full > float(rng.uniform(0.2, 0.6)) * float(full.max())
+    return _component(rough.astype(np.uint8), rng)
 
 
 class SamTask:
@@ -178,9 +182,7 @@ def resize_state(state: dict[str, Tensor], sam: Sam) -> dict[str, Tensor]:
     for name, wanted in sam.state_dict().items():
         value = state[name]
         if value.shape != wanted.shape and name.endswith("pos_embed"):  # 1,h,w,C
-            grid = F.interpolate(
-                value.permute(0, 3, 1, 2), size=wanted.shape[1:3], mode="bicubic"
-            )
+            grid = F.interpolate(value.permute(0, 3, 1, 2), size=wanted.shape[1:3], mode="bicubic")
             value = grid.permute(0, 2, 3, 1)
         elif value.shape != wanted.shape:  # relative positions: 2*length-1, head dim
             table = F.interpolate(value.T[None], size=wanted.shape[0], mode="linear")

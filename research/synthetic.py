@@ -58,9 +58,19 @@ class Sample:
 
 # Relative frequency; the kinds that need an outline are left out on surfaces.
 _WEIGHTS: dict[str, float] = {
-    "scratch": 1.5, "crack": 1.1, "hole": 1.0, "blob": 1.0, "stain": 0.9, "foreign texture": 0.9,
-    "chipped edge": 1.2, "missing part": 1.8, "dent": 0.7, "patch": 1.5, "inclusion": 1.5,
-    "uneven": 0.5, "fray": 0.5,
+    "scratch": 1.5,
+    "crack": 1.1,
+    "hole": 1.0,
+    "blob": 1.0,
+    "stain": 0.9,
+    "foreign texture": 0.9,
+    "chipped edge": 1.2,
+    "missing part": 1.8,
+    "dent": 0.7,
+    "patch": 1.5,
+    "inclusion": 1.5,
+    "uneven": 0.5,
+    "fray": 0.5,
 }
 
 
@@ -101,13 +111,23 @@ def make_sample(rng: np.random.Generator, size: int = 192, *, defect_rate: float
     for item in defects:
         if item.kind in OUTLINE_KINDS:
             gone |= item.mask
-    parts = [Instance(kind, mask & (canvas.solid > 0.5 if kind == "part" else ~gone))
-             for kind, mask in scene.things]
+    parts = [
+        Instance(kind, mask & (canvas.solid > 0.5 if kind == "part" else ~gone))
+        for kind, mask in scene.things
+    ]
     parts = [item for item in parts if int(item.mask.sum()) >= 9]
-    caption = write_caption(rng, scene, float(image.mean()) / 255,
-                            [(item.kind, item.mask) for item in defects])
-    return Sample(image, (kind_map > 0).astype(np.uint8), kind_map, tuple(defects), tuple(parts),
-                  scene.category, caption)
+    caption = write_caption(
+        rng, scene, float(image.mean()) / 255, [(item.kind, item.mask) for item in defects]
+    )
+    return Sample(
+        image,
+        (kind_map > 0).astype(np.uint8),
+        kind_map,
+        tuple(defects),
+        tuple(parts),
+        scene.category,
+        caption,
+    )
 
 
 def sample_from_seed(seed: int, size: int = 192, *, defect_rate: float = 0.7) -> Sample:

@@ -111,8 +111,9 @@ def photograph(rng: Rng, shot: Shot, image: F32) -> U8:
     mean = float(image.mean())
     target = min(max(mean + shot.offset, 0.1), 0.78)
     low, high = (float(q) for q in np.quantile(image[::4, ::4], (0.02, 0.98)))
-    room = min((target - 0.01) / (mean - low + 1e-3),
-               (shot.ceiling - target) / (high - mean + 1e-3))
+    room = min(
+        (target - 0.01) / (mean - low + 1e-3), (shot.ceiling - target) / (high - mean + 1e-3)
+    )
     image = (image - np.float32(mean)) * np.float32(min(shot.contrast, max(0.5, room)))
     image += np.float32(target)
     if shot.noise:

@@ -82,7 +82,8 @@ def random_spot(rng: Rng, canvas: Canvas) -> tuple[float, float]:
 def edge_spot(rng: Rng, canvas: Canvas) -> tuple[float, float, float] | None:
     """A point (x, y) on the outline that lies in the frame, and the direction inwards."""
     contours, _ = cv2.findContours(
-        canvas.part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        canvas.part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
     margin = 3 * canvas.unit
     for _ in range(8 if contours else 0):
         contour = contours[integer(rng, 0, len(contours) - 1)][:, 0, :]
@@ -91,7 +92,7 @@ def edge_spot(rng: Rng, canvas: Canvas) -> tuple[float, float, float] | None:
             continue
         reach = max(2, round(6 * canvas.unit))
         left, top = max(0, int(x) - reach), max(0, int(y) - reach)
-        window = canvas.part[top:int(y) + reach + 1, left:int(x) + reach + 1]
+        window = canvas.part[top : int(y) + reach + 1, left : int(x) + reach + 1]
         rows, columns = np.nonzero(window)
         if len(rows):
             inwards = np.arctan2(rows.mean() + top - y, columns.mean() + left - x)
@@ -120,8 +121,15 @@ def visible_mask(canvas: Canvas, alpha: F32) -> Mask:
     return (alpha > LABEL_ALPHA) & (canvas.solid > 0.5) & canvas.part
 
 
-def change_tone(rng: Rng, canvas: Canvas, alpha: F32, *, dark: float = 0.6, opaque: float = 0.3,
-          strong: float = 0.5) -> Mask | None:
+def change_tone(
+    rng: Rng,
+    canvas: Canvas,
+    alpha: F32,
+    *,
+    dark: float = 0.6,
+    opaque: float = 0.3,
+    strong: float = 0.5,
+) -> Mask | None:
     """Shift the tone under alpha (dark = chance of a darker one); None if it cannot be seen."""
     mask = visible_mask(canvas, alpha)
     if int(mask.sum()) < max(5, 9 * canvas.unit**2):

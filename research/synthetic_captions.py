@@ -11,15 +11,49 @@ from clipsam.research.synthetic_canvas import Mask
 from clipsam.research.synthetic_scenes import Scene
 from clipsam.research.synthetic_textures import Rng, choose
 
-_GOOD = ("flawless", "flawless", "perfect", "perfect", "unblemished", "good", "undamaged",
-         "intact", "normal", "clean")
-_GOOD_TAILS = ("without flaw", "without defect", "without damage", "without defects",
-               "without any damage", "in good order")
-_BAD = ("damaged", "damaged", "damaged", "defective", "flawed", "faulty", "anomalous", "broken",
-        "imperfect")
+_GOOD = (
+    "flawless",
+    "flawless",
+    "perfect",
+    "perfect",
+    "unblemished",
+    "good",
+    "undamaged",
+    "intact",
+    "normal",
+    "clean",
+)
+_GOOD_TAILS = (
+    "without flaw",
+    "without defect",
+    "without damage",
+    "without defects",
+    "without any damage",
+    "in good order",
+)
+_BAD = (
+    "damaged",
+    "damaged",
+    "damaged",
+    "defective",
+    "flawed",
+    "faulty",
+    "anomalous",
+    "broken",
+    "imperfect",
+)
 _BAD_TAILS = ("with flaw", "with defect", "with damage", "with a defect", "with defects")
-_SHOTS = ("a photo of", "a photo of", "a close-up photo of", "a cropped photo of", "a picture of",
-          "an image of", "an inspection image of", "an industrial photo of", "")
+_SHOTS = (
+    "a photo of",
+    "a photo of",
+    "a close-up photo of",
+    "a cropped photo of",
+    "a picture of",
+    "an image of",
+    "an inspection image of",
+    "an industrial photo of",
+    "",
+)
 _PURPOSES = ("for visual inspection", "for anomaly detection")
 
 # What one defect of a kind may be called, and several of them.
@@ -29,11 +63,12 @@ _NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "hole": (("a hole", "a pore", "a pit", "a blowhole"), "holes"),
     "blob": (("a blob", "a spot", "a lump"), "spots"),
     "stain": (("a stain", "a stain", "a discoloration"), "stains"),
-    "foreign texture": (("a foreign texture", "foreign material", "contamination"),
-                        "foreign textures"),
+    "foreign texture": (
+        ("a foreign texture", "foreign material", "contamination"),
+        "foreign textures",
+    ),
     "chipped edge": (("a chipped edge", "a broken edge", "a chip"), "chipped edges"),
-    "missing part": (("a missing part", "a missing piece", "a piece broken off"),
-                     "missing parts"),
+    "missing part": (("a missing part", "a missing piece", "a piece broken off"), "missing parts"),
     "dent": (("a dent", "a bump"), "dents"),
     "patch": (("a patch", "a ragged patch", "an irregular patch"), "patches"),
     "inclusion": (("an inclusion", "inclusions", "streaks"), "inclusions"),
@@ -62,8 +97,10 @@ def _place(mask: Mask) -> str:
 
 
 def _listed(rng: Rng, kinds: Sequence[str]) -> str:
-    names = [_NAMES[kind][1] if kinds.count(kind) > 1 else choose(rng, _NAMES[kind][0])
-             for kind in dict.fromkeys(kinds)]
+    names = [
+        _NAMES[kind][1] if kinds.count(kind) > 1 else choose(rng, _NAMES[kind][0])
+        for kind in dict.fromkeys(kinds)
+    ]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
@@ -77,8 +114,9 @@ def _shot_words(rng: Rng, shot: Shot, gray: bool, brightness: float) -> str:
     return choose(rng, tuple(true)) if true and rng.random() < 0.35 else choose(rng, _SHOTS)
 
 
-def write_caption(rng: Rng, scene: Scene, brightness: float,
-                  defects: Sequence[tuple[str, Mask]]) -> str:
+def write_caption(
+    rng: Rng, scene: Scene, brightness: float, defects: Sequence[tuple[str, Mask]]
+) -> str:
     """One caption; brightness is the mean of the picture (0 to 1), defects are (kind, mask)."""
     words = [scene.colour] if rng.random() < 0.55 else []
     if rng.random() < 0.5:

@@ -42,8 +42,19 @@ from clipsam.research.synthetic_textures import (
 )
 
 DEFECT_KINDS: tuple[str, ...] = (
-    "scratch", "crack", "hole", "blob", "stain", "foreign texture", "chipped edge",
-    "missing part", "dent", "patch", "inclusion", "uneven", "fray",
+    "scratch",
+    "crack",
+    "hole",
+    "blob",
+    "stain",
+    "foreign texture",
+    "chipped edge",
+    "missing part",
+    "dent",
+    "patch",
+    "inclusion",
+    "uneven",
+    "fray",
 )
 OUTLINE_KINDS = ("chipped edge", "missing part", "fray")
 
@@ -63,13 +74,18 @@ def _scratch(rng: Rng, canvas: Canvas) -> Mask | None:
         length = reach * uniform(rng, 0.4, 1.0) if count > 1 else reach
         across = rng.normal(0, spread)
         shift = uniform(rng, -0.25, 0.25) * reach if count > 1 else 0.0
-        begin = (x - np.cos(angle) * (length / 2 + shift) - np.sin(angle) * across * (count > 1),
-                 y - np.sin(angle) * (length / 2 + shift) + np.cos(angle) * across * (count > 1))
+        begin = (
+            x - np.cos(angle) * (length / 2 + shift) - np.sin(angle) * across * (count > 1),
+            y - np.sin(angle) * (length / 2 + shift) + np.cos(angle) * across * (count > 1),
+        )
         steps = int(np.clip(length / (5 * unit), 4, 40))
         points = walk(rng, begin, angle, length, steps, bend, jitter)
         taper = np.sin(np.linspace(0.25, np.pi - 0.25, steps))
-        swing = np.interp(np.arange(steps), np.arange(0, steps + 4, 3),
-                          rng.random(len(np.arange(0, steps + 4, 3))))
+        swing = np.interp(
+            np.arange(steps),
+            np.arange(0, steps + 4, 3),
+            rng.random(len(np.arange(0, steps + 4, 3))),
+        )
         widths = log_uniform(rng, 0.8, 4.2) * unit * (0.4 + 0.6 * taper)
         stroke(plate, points, widths, 255 * np.clip(1 - skip * swing, 0, 1))
     alpha = drawn(plate, uniform(rng, 0, 0.9 if rng.random() < 0.8 else 2.0) * unit)
@@ -115,12 +131,25 @@ def _hole(rng: Rng, canvas: Canvas) -> Mask | None:
     middle = random_spot(rng, canvas)
     alpha = np.zeros((size, size), np.float32)
     for _ in range(count):
-        at = middle if count == 1 else (middle[0] + rng.normal(0, spread),
-                                        middle[1] + rng.normal(0, spread))
+        at = (
+            middle
+            if count == 1
+            else (middle[0] + rng.normal(0, spread), middle[1] + rng.normal(0, spread))
+        )
         major = max(1.3 * unit, radius * uniform(rng, 0.5, 1.1))
         radii = (major, max(1.3 * unit, major * uniform(rng, 0.6, 1.0)))
-        alpha = np.maximum(alpha, ragged(rng, size, at, radii, uniform(rng, 0, np.pi),
-                                          uniform(rng, 0, 0.2), uniform(rng, 1, 3) * unit))
+        alpha = np.maximum(
+            alpha,
+            ragged(
+                rng,
+                size,
+                at,
+                radii,
+                uniform(rng, 0, np.pi),
+                uniform(rng, 0, 0.2),
+                uniform(rng, 1, 3) * unit,
+            ),
+        )
     mask = change_tone(rng, canvas, alpha, dark=0.85, opaque=uniform(rng, 0.5, 1), strong=0.6)
     if mask is not None and rng.random() < 0.5:
         relief(canvas, alpha, uniform(rng, 0.04, 0.2))
@@ -131,8 +160,15 @@ def _blob(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 2.5, 34) * canvas.unit
     radii = (radius, max(1.5 * canvas.unit, radius * uniform(rng, 0.35, 1)))
     soft = uniform(rng, 1, 1 + 0.4 * radius)
-    alpha = ragged(rng, canvas.size, random_spot(rng, canvas), radii, along_grain(rng, canvas, 0.2),
-                    uniform(rng, 0, 0.35), soft)
+    alpha = ragged(
+        rng,
+        canvas.size,
+        random_spot(rng, canvas),
+        radii,
+        along_grain(rng, canvas, 0.2),
+        uniform(rng, 0, 0.35),
+        soft,
+    )
     return change_tone(rng, canvas, alpha, dark=0.6, opaque=uniform(rng, 0, 1), strong=0.55)
 
 
@@ -146,14 +182,25 @@ def _inclusion(rng: Rng, canvas: Canvas) -> Mask | None:
     soft = uniform(rng, 0, 1.2)
     alpha = np.zeros((size, size), np.float32)
     for _ in range(count):
-        along, across = (0.0, 0.0) if count == 1 else (uniform(rng, -run, run),
-                                                       rng.normal(0, width))
-        at = (x + along * np.cos(angle) - across * np.sin(angle),
-              y + along * np.sin(angle) + across * np.cos(angle))
+        along, across = (
+            (0.0, 0.0) if count == 1 else (uniform(rng, -run, run), rng.normal(0, width))
+        )
+        at = (
+            x + along * np.cos(angle) - across * np.sin(angle),
+            y + along * np.sin(angle) + across * np.cos(angle),
+        )
         long = log_uniform(rng, 3, 14 if count > 1 else 60) * unit
         radii = (long, max(1.2 * unit, long * log_uniform(rng, 0.1, 0.5)))
-        streak = ragged(rng, size, at, radii, angle + rng.normal(0, 0.08), uniform(rng, 0.1, 0.5),
-                         uniform(rng, 1, 4) * unit + uniform(rng, 0, soft) * radii[1], 4)
+        streak = ragged(
+            rng,
+            size,
+            at,
+            radii,
+            angle + rng.normal(0, 0.08),
+            uniform(rng, 0.1, 0.5),
+            uniform(rng, 1, 4) * unit + uniform(rng, 0, soft) * radii[1],
+            4,
+        )
         alpha = np.maximum(alpha, streak)
     return change_tone(rng, canvas, alpha, dark=0.75, opaque=uniform(rng, 0, 0.8), strong=0.4)
 
@@ -161,8 +208,15 @@ def _inclusion(rng: Rng, canvas: Canvas) -> Mask | None:
 def _stain(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 8, 60) * canvas.unit
     radii = (radius, radius * uniform(rng, 0.4, 1))
-    alpha = ragged(rng, canvas.size, random_spot(rng, canvas), radii, uniform(rng, 0, np.pi),
-                    uniform(rng, 0.1, 0.5), radius * uniform(rng, 0.2, 0.8))
+    alpha = ragged(
+        rng,
+        canvas.size,
+        random_spot(rng, canvas),
+        radii,
+        uniform(rng, 0, np.pi),
+        uniform(rng, 0.1, 0.5),
+        radius * uniform(rng, 0.2, 0.8),
+    )
     if rng.random() < 0.35:  # a dried ring: the rim is stronger than the middle
         alpha = alpha * (1 - np.float32(uniform(rng, 0.2, 0.6)) * alpha)
         alpha = alpha / np.float32(max(float(alpha.max()), 1e-3))
@@ -172,8 +226,15 @@ def _stain(rng: Rng, canvas: Canvas) -> Mask | None:
 def _uneven(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 30, 80) * canvas.unit
     radii = (radius, radius * uniform(rng, 0.3, 0.9))
-    alpha = ragged(rng, canvas.size, random_spot(rng, canvas), radii, along_grain(rng, canvas, 0.4),
-                    uniform(rng, 0.1, 0.4), radius * uniform(rng, 0.1, 0.5))
+    alpha = ragged(
+        rng,
+        canvas.size,
+        random_spot(rng, canvas),
+        radii,
+        along_grain(rng, canvas, 0.4),
+        uniform(rng, 0.1, 0.4),
+        radius * uniform(rng, 0.1, 0.5),
+    )
     return change_tone(rng, canvas, alpha, dark=0.55, opaque=uniform(rng, 0, 0.5), strong=0.3)
 
 
@@ -187,9 +248,19 @@ def _patch(rng: Rng, canvas: Canvas) -> Mask | None:
     for _ in range(integer(rng, 1, 3)):
         big = radius * uniform(rng, 0.4, 1)
         at = (x + rng.normal(0, 0.8 * radius), y + rng.normal(0, 0.8 * radius))
-        alpha = np.maximum(alpha, ragged(
-            rng, size, at, (big, big * uniform(rng, 0.3, 0.8)), angle + rng.normal(0, 0.3),
-            uniform(rng, 0.2, 0.55), 1 + uniform(rng, 0, 0.25) * radius, uniform(rng, 3, 8)))
+        alpha = np.maximum(
+            alpha,
+            ragged(
+                rng,
+                size,
+                at,
+                (big, big * uniform(rng, 0.3, 0.8)),
+                angle + rng.normal(0, 0.3),
+                uniform(rng, 0.2, 0.55),
+                1 + uniform(rng, 0, 0.25) * radius,
+                uniform(rng, 3, 8),
+            ),
+        )
     mask = visible_mask(canvas, alpha)
     if int(mask.sum()) < 30 * unit:
         return None
@@ -212,8 +283,16 @@ def _foreign(rng: Rng, canvas: Canvas) -> Mask | None:
     size, unit = canvas.size, canvas.unit
     radius = log_uniform(rng, 6, 45) * unit
     radii = (radius, radius * uniform(rng, 0.3, 1))
-    alpha = ragged(rng, size, random_spot(rng, canvas), radii, uniform(rng, 0, np.pi),
-                    uniform(rng, 0, 0.5), uniform(rng, 1, 4) * unit, uniform(rng, 2, 6))
+    alpha = ragged(
+        rng,
+        size,
+        random_spot(rng, canvas),
+        radii,
+        uniform(rng, 0, np.pi),
+        uniform(rng, 0, 0.5),
+        uniform(rng, 1, 4) * unit,
+        uniform(rng, 2, 6),
+    )
     channels = canvas.image.shape[2]
     if rng.random() < 0.6:
         family = list(FAMILIES)[integer(rng, 0, len(FAMILIES) - 1)]
@@ -232,8 +311,15 @@ def _foreign(rng: Rng, canvas: Canvas) -> Mask | None:
 def _dent(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 4, 30) * canvas.unit
     radii = (radius, radius * uniform(rng, 0.4, 1))
-    bowl = ragged(rng, canvas.size, random_spot(rng, canvas), radii, uniform(rng, 0, np.pi),
-                   uniform(rng, 0, 0.12), radius * uniform(rng, 0.8, 1.6))
+    bowl = ragged(
+        rng,
+        canvas.size,
+        random_spot(rng, canvas),
+        radii,
+        uniform(rng, 0, np.pi),
+        uniform(rng, 0, 0.12),
+        radius * uniform(rng, 0.8, 1.6),
+    )
     mask = visible_mask(canvas, bowl)
     if int(mask.sum()) < 12 * canvas.unit:
         return None
@@ -259,8 +345,19 @@ def _chip(rng: Rng, canvas: Canvas) -> Mask | None:
         return None
     radius = log_uniform(rng, 3, 20) * canvas.unit
     radii = (radius, radius * uniform(rng, 0.4, 1))
-    return cut(canvas, ragged(rng, canvas.size, edge[:2], radii, edge[2] + np.pi / 2,
-                                uniform(rng, 0.1, 0.4), 1.2, uniform(rng, 3, 6)))
+    return cut(
+        canvas,
+        ragged(
+            rng,
+            canvas.size,
+            edge[:2],
+            radii,
+            edge[2] + np.pi / 2,
+            uniform(rng, 0.1, 0.4),
+            1.2,
+            uniform(rng, 3, 6),
+        ),
+    )
 
 
 def _missing(rng: Rng, canvas: Canvas) -> Mask | None:
@@ -274,8 +371,16 @@ def _missing(rng: Rng, canvas: Canvas) -> Mask | None:
     pick = rng.random()
     if pick < 0.4:
         radius = extent * uniform(rng, 0.15, 0.4)
-        gone = ragged(rng, size, (x, y), (radius, radius * uniform(rng, 0.5, 1)),
-                       uniform(rng, 0, np.pi), uniform(rng, 0.15, 0.4), 1.2, uniform(rng, 3, 8))
+        gone = ragged(
+            rng,
+            size,
+            (x, y),
+            (radius, radius * uniform(rng, 0.5, 1)),
+            uniform(rng, 0, np.pi),
+            uniform(rng, 0.15, 0.4),
+            1.2,
+            uniform(rng, 3, 8),
+        )
         return cut(canvas, gone)
     wobble = fractal(rng, size, uniform(rng, 3, 8), 5, 0.6) * np.float32(uniform(rng, 2, 7) * unit)
     angle = inwards + rng.normal(0, 0.4)
@@ -304,17 +409,29 @@ def _fray(rng: Rng, canvas: Canvas) -> Mask | None:
     for _ in range(integer(rng, 6, 22)):
         offset, angle = uniform(rng, -reach, reach), edge[2] + rng.normal(0, 0.35)
         back = 4 * unit
-        start = (edge[0] - np.sin(edge[2]) * offset - np.cos(angle) * back,
-                 edge[1] + np.cos(edge[2]) * offset - np.sin(angle) * back)
+        start = (
+            edge[0] - np.sin(edge[2]) * offset - np.cos(angle) * back,
+            edge[1] + np.cos(edge[2]) * offset - np.sin(angle) * back,
+        )
         points = walk(rng, start, angle, back + depth * uniform(rng, 0.3, 1), 4, 0, 0.2)
         stroke(plate, points, np.linspace(3, 1, 4) * unit, np.full(4, 255.0))
     return cut(canvas, drawn(plate, 0.0))
 
 
 _MAKERS: dict[str, Callable[[Rng, Canvas], Mask | None]] = {
-    "scratch": _scratch, "crack": _crack, "hole": _hole, "blob": _blob, "stain": _stain,
-    "foreign texture": _foreign, "chipped edge": _chip, "missing part": _missing, "dent": _dent,
-    "patch": _patch, "inclusion": _inclusion, "uneven": _uneven, "fray": _fray,
+    "scratch": _scratch,
+    "crack": _crack,
+    "hole": _hole,
+    "blob": _blob,
+    "stain": _stain,
+    "foreign texture": _foreign,
+    "chipped edge": _chip,
+    "missing part": _missing,
+    "dent": _dent,
+    "patch": _patch,
+    "inclusion": _inclusion,
+    "uneven": _uneven,
+    "fray": _fray,
 }
 
 

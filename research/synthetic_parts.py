@@ -31,8 +31,10 @@ def silhouette(rng: Rng, size: int, shape: str) -> tuple[F32, list[tuple[str, Ma
         for index in range(side * side):
             if rng.random() < 0.12:
                 continue
-            at = ((index % side + 0.5) * pitch + rng.normal(0, scatter),
-                  (index // side + 0.5) * pitch + rng.normal(0, scatter))
+            at = (
+                (index % side + 0.5) * pitch + rng.normal(0, scatter),
+                (index // side + 0.5) * pitch + rng.normal(0, scatter),
+            )
             turn = angle if scatter == 0 else uniform(rng, 0, 3.2)
             one = polygon(size, outline(rng, kind, at, radius, turn))
             if kind == "ring":
@@ -68,8 +70,10 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
     thick = max(1, round(uniform(rng, 0.8, 2.6) * unit))
     name = "mark"
     if kind == "text":
-        letters = "".join(choose(rng, tuple("ABCDEFGHKLMNPRSTUVXYZ0123456789-"))
-                          for _ in range(integer(rng, 1, 8)))
+        letters = "".join(
+            choose(rng, tuple("ABCDEFGHKLMNPRSTUVXYZ0123456789-"))
+            for _ in range(integer(rng, 1, 8))
+        )
         scale, face = log_uniform(rng, 0.35, 1.6) * unit, integer(rng, 0, 6)
         (width, height), _ = cv2.getTextSize(letters, face, scale, thick)
         at = (round(x - width / 2), round(y + height / 2))
@@ -79,18 +83,26 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
         gap, reach = uniform(rng, 10, 50) * unit, 2 * size
         for offset in (0.0,) if rng.random() < 0.6 else (-gap, gap):
             mid = (x - np.sin(angle) * offset, y + np.cos(angle) * offset)
-            ends = [(round(mid[0] + side * reach * np.cos(angle)),
-                     round(mid[1] + side * reach * np.sin(angle))) for side in (-1, 1)]
+            ends = [
+                (
+                    round(mid[0] + side * reach * np.cos(angle)),
+                    round(mid[1] + side * reach * np.sin(angle)),
+                )
+                for side in (-1, 1)
+            ]
             cv2.line(plate, ends[0], ends[1], (255.0,), thick, cv2.LINE_AA)
     elif kind == "rings":
         for _ in range(integer(rng, 1, 3)):
             radius = round(extent * uniform(rng, 0.12, 0.46))
-            cv2.circle(plate, (round(centre[0]), round(centre[1])), radius, (255.0,), thick,
-                       cv2.LINE_AA)
+            cv2.circle(
+                plate, (round(centre[0]), round(centre[1])), radius, (255.0,), thick, cv2.LINE_AA
+            )
     elif kind == "chips":
         for _ in range(integer(rng, 7, 26)):
-            at = (round(centre[0] + uniform(rng, -0.46, 0.46) * extent),
-                  round(centre[1] + uniform(rng, -0.46, 0.46) * extent))
+            at = (
+                round(centre[0] + uniform(rng, -0.46, 0.46) * extent),
+                round(centre[1] + uniform(rng, -0.46, 0.46) * extent),
+            )
             half = log_uniform(rng, 1.5, 9) * unit
             axes = (round(half), round(half * uniform(rng, 0.5, 1)))
             cv2.ellipse(plate, at, axes, uniform(rng, 0, 180), 0, 360, (255.0,), -1, cv2.LINE_AA)

@@ -27,24 +27,46 @@ from clipsam.research.synthetic_textures import (
 )
 
 COLOURS: dict[str, tuple[float, float, float]] = {
-    "black": (0.1, 0.1, 0.1), "dark gray": (0.25, 0.25, 0.26), "gray": (0.48, 0.48, 0.48),
-    "light gray": (0.7, 0.7, 0.7), "white": (0.88, 0.88, 0.87), "silver": (0.66, 0.67, 0.7),
-    "red": (0.7, 0.16, 0.14), "orange": (0.85, 0.45, 0.14), "yellow": (0.87, 0.76, 0.25),
-    "green": (0.2, 0.5, 0.24), "dark green": (0.08, 0.28, 0.16), "blue": (0.18, 0.33, 0.68),
-    "purple": (0.42, 0.25, 0.55), "pink": (0.87, 0.6, 0.65), "brown": (0.45, 0.29, 0.16),
-    "dark brown": (0.26, 0.16, 0.1), "tan": (0.76, 0.6, 0.41), "beige": (0.85, 0.77, 0.63),
-    "golden": (0.78, 0.6, 0.27), "copper": (0.72, 0.43, 0.28), "cream": (0.92, 0.87, 0.74),
+    "black": (0.1, 0.1, 0.1),
+    "dark gray": (0.25, 0.25, 0.26),
+    "gray": (0.48, 0.48, 0.48),
+    "light gray": (0.7, 0.7, 0.7),
+    "white": (0.88, 0.88, 0.87),
+    "silver": (0.66, 0.67, 0.7),
+    "red": (0.7, 0.16, 0.14),
+    "orange": (0.85, 0.45, 0.14),
+    "yellow": (0.87, 0.76, 0.25),
+    "green": (0.2, 0.5, 0.24),
+    "dark green": (0.08, 0.28, 0.16),
+    "blue": (0.18, 0.33, 0.68),
+    "purple": (0.42, 0.25, 0.55),
+    "pink": (0.87, 0.6, 0.65),
+    "brown": (0.45, 0.29, 0.16),
+    "dark brown": (0.26, 0.16, 0.1),
+    "tan": (0.76, 0.6, 0.41),
+    "beige": (0.85, 0.77, 0.63),
+    "golden": (0.78, 0.6, 0.27),
+    "copper": (0.72, 0.43, 0.28),
+    "cream": (0.92, 0.87, 0.74),
 }
 GRAYS = ("black", "dark gray", "gray", "light gray", "white")
 
 LOOKS: dict[str, tuple[str, ...]] = {
-    "plain": ("plain", "smooth", "uniform"), "cloudy": ("cloudy", "mottled"),
-    "brushed": ("brushed", "streaky"), "rolled": ("rolled", "banded"),
-    "grain": ("grainy", "matte"), "asphalt": ("coarse", "rough"),
-    "spots": ("speckled", "spotted"), "cells": ("leathery", "pebbled"),
-    "ridges": ("wrinkled", "ridged"), "wood": ("wooden", "wood-grained"),
-    "stripes": ("striped", "ribbed"), "grid": ("grid-like", "checkered"),
-    "woven": ("woven",), "bricks": ("tiled", "jointed"), "flecks": ("fibrous", "fuzzy"),
+    "plain": ("plain", "smooth", "uniform"),
+    "cloudy": ("cloudy", "mottled"),
+    "brushed": ("brushed", "streaky"),
+    "rolled": ("rolled", "banded"),
+    "grain": ("grainy", "matte"),
+    "asphalt": ("coarse", "rough"),
+    "spots": ("speckled", "spotted"),
+    "cells": ("leathery", "pebbled"),
+    "ridges": ("wrinkled", "ridged"),
+    "wood": ("wooden", "wood-grained"),
+    "stripes": ("striped", "ribbed"),
+    "grid": ("grid-like", "checkered"),
+    "woven": ("woven",),
+    "bricks": ("tiled", "jointed"),
+    "flecks": ("fibrous", "fuzzy"),
 }
 
 
@@ -65,12 +87,21 @@ def _advice(text: str) -> tuple[str, ...]:
 
 _METAL, _FOOD = "silver, gray, light gray, dark gray", "tan, brown, golden, beige, dark brown"
 RECIPES: tuple[Recipe, ...] = (
-    Recipe("steel plate, steel, metal sheet, steel strip", "rolled, brushed, grain, plain, cloudy",
-           "surface", _METAL),
-    Recipe("steel surface, metal surface, aluminium plate", "brushed, plain, grain", "surface",
-           _METAL),
-    Recipe("magnetic tile, ceramic plate, casting", "cloudy, grain, plain, brushed",
-           "surface, rounded", "gray, dark gray, light gray"),
+    Recipe(
+        "steel plate, steel, metal sheet, steel strip",
+        "rolled, brushed, grain, plain, cloudy",
+        "surface",
+        _METAL,
+    ),
+    Recipe(
+        "steel surface, metal surface, aluminium plate", "brushed, plain, grain", "surface", _METAL
+    ),
+    Recipe(
+        "magnetic tile, ceramic plate, casting",
+        "cloudy, grain, plain, brushed",
+        "surface, rounded",
+        "gray, dark gray, light gray",
+    ),
     Recipe("tile, stone, granite, marble", "spots, cloudy, ridges", "surface"),
     Recipe("leather, hide", "cells, ridges", "surface", "brown, dark brown, tan, black, red"),
     Recipe("wood, wooden board, plank", "wood", "surface", "brown, tan, golden, dark brown, beige"),
@@ -78,36 +109,83 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("grid, wire mesh", "grid", "surface", _METAL),
     Recipe("fabric, textile, cloth", "woven, stripes, grid, flecks", "surface"),
     Recipe("asphalt, road", "asphalt, spots", "surface", "gray, dark gray, black"),
-    Recipe("concrete, plaster wall, wall", "cloudy, grain, asphalt, plain", "surface",
-           "gray, light gray, beige, white"),
+    Recipe(
+        "concrete, plaster wall, wall",
+        "cloudy, grain, asphalt, plain",
+        "surface",
+        "gray, light gray, beige, white",
+    ),
     Recipe("brick wall, tiled floor", "bricks", "surface"),
     Recipe("paper, plastic sheet, painted surface, film", "plain, grain, flecks", "surface"),
-    Recipe("metal nut, nut", "brushed, cloudy, plain", "hexagon, gear, ring", _METAL + ", golden",
-           "holes"),
-    Recipe("gear, washer, bearing, flange", "brushed, plain, grain", "gear, ring, disc",
-           _METAL + ", copper", "holes, rings"),
+    Recipe(
+        "metal nut, nut",
+        "brushed, cloudy, plain",
+        "hexagon, gear, ring",
+        _METAL + ", golden",
+        "holes",
+    ),
+    Recipe(
+        "gear, washer, bearing, flange",
+        "brushed, plain, grain",
+        "gear, ring, disc",
+        _METAL + ", copper",
+        "holes, rings",
+    ),
     Recipe("screw, bolt, pipe", "brushed, stripes, plain", "screw, capsule", _METAL, "seam"),
-    Recipe("metal part, machine part", "brushed, plain, grain, cloudy, rolled",
-           "rounded, polygon, disc, ring, plate", _METAL, "holes, rings, text, seam"),
-    Recipe("bottle, glass, lid", "plain, cloudy", "ring, disc", "brown, dark green, black, white",
-           "rings"),
+    Recipe(
+        "metal part, machine part",
+        "brushed, plain, grain, cloudy, rolled",
+        "rounded, polygon, disc, ring, plate",
+        _METAL,
+        "holes, rings, text, seam",
+    ),
+    Recipe(
+        "bottle, glass, lid",
+        "plain, cloudy",
+        "ring, disc",
+        "brown, dark green, black, white",
+        "rings",
+    ),
     Recipe("capsule, pill, tablet", "plain, grain", "capsule, disc, many", "any", "text, seam"),
     Recipe("capsules", "plain, grain", "many", "any", ""),
     Recipe("hazelnut, cashew, almond", "cloudy, ridges, wood", "blob, capsule", _FOOD),
-    Recipe("cookie, biscuit", "cloudy, asphalt, grain, cells", "blob, disc, rounded", _FOOD,
-           "chips, chips, holes"),
-    Recipe("chewing gum, fryum, pipe fryum, macaroni", "plain, cloudy, ridges",
-           "blob, ring, many, capsule", "white, cream, yellow, orange, tan, pink"),
+    Recipe(
+        "cookie, biscuit",
+        "cloudy, asphalt, grain, cells",
+        "blob, disc, rounded",
+        _FOOD,
+        "chips, chips, holes",
+    ),
+    Recipe(
+        "chewing gum, fryum, pipe fryum, macaroni",
+        "plain, cloudy, ridges",
+        "blob, ring, many, capsule",
+        "white, cream, yellow, orange, tan, pink",
+    ),
     Recipe("candle", "plain, cloudy", "many, disc", "white, cream, yellow", "rings"),
-    Recipe("pcb, printed circuit board, transistor", "plain, grid, grain",
-           "surface, rounded, plate", "green, dark green, blue, black", "pads, text, pads"),
+    Recipe(
+        "pcb, printed circuit board, transistor",
+        "plain, grid, grain",
+        "surface, rounded, plate",
+        "green, dark green, blue, black",
+        "pads, text, pads",
+    ),
     Recipe("cable", "plain, stripes", "disc, many, ring", "any", "holes"),
     Recipe("toothbrush, zipper", "stripes, woven, flecks", "strip, rounded", "any", "seam"),
-    Recipe("plastic part, housing, cover", "plain, grain, cells", "rounded, plate, polygon, disc",
-           "any", "holes, text, seam, rings"),
-    Recipe("object, part, product", ", ".join(FAMILIES),
-           "rounded, polygon, disc, ring, blob, many, gear, capsule, plate, strip", "any",
-           "holes, text, chips, rings, seam, pads"),
+    Recipe(
+        "plastic part, housing, cover",
+        "plain, grain, cells",
+        "rounded, plate, polygon, disc",
+        "any",
+        "holes, text, seam, rings",
+    ),
+    Recipe(
+        "object, part, product",
+        ", ".join(FAMILIES),
+        "rounded, polygon, disc, ring, blob, many, gear, capsule, plate, strip",
+        "any",
+        "holes, text, chips, rings, seam, pads",
+    ),
     Recipe("surface, material, object", ", ".join(FAMILIES), "surface", "any", "text, seam, chips"),
 )
 
@@ -125,8 +203,7 @@ class Scene:
     things: list[tuple[str, Mask]] = field(default_factory=list)
 
 
-def _painted(rng: Rng, size: int, family: str, angle: float, base: F32,
-             contrast: float) -> F32:
+def _painted(rng: Rng, size: int, family: str, angle: float, base: F32, contrast: float) -> F32:
     """A textured surface, size x size x C, around the base colour."""
     channels = len(base)
     tint = np.ones(channels, np.float32)
@@ -179,11 +256,27 @@ def make_scene(rng: Rng, size: int) -> Scene:
             if float(np.abs(under - base).mean()) > 0.14:
                 break
         below = choose(rng, tuple(FAMILIES) if rng.random() < 0.5 else ("plain", "grain"))
-        background = _painted(rng, size, below, uniform(rng, 0, np.pi), under,
-                              log_uniform(rng, CONTRAST[below][0], CONTRAST[below][1]) * 0.7)
+        background = _painted(
+            rng,
+            size,
+            below,
+            uniform(rng, 0, np.pi),
+            under,
+            log_uniform(rng, CONTRAST[below][0], CONTRAST[below][1]) * 0.7,
+        )
     shot = draw_shot(rng, size)
-    canvas = Canvas(image, background, solid > 0.5, solid.copy(), shape == "surface", angle,
-                    uniform(rng, 0, 2 * np.pi), contrast, shot.gain, shot.noise)
+    canvas = Canvas(
+        image,
+        background,
+        solid > 0.5,
+        solid.copy(),
+        shape == "surface",
+        angle,
+        uniform(rng, 0, 2 * np.pi),
+        contrast,
+        shot.gain,
+        shot.noise,
+    )
     marks = _advice(recipe.marks)
     if marks and rng.random() < 0.65:
         for _ in range(integer(rng, 1, 2)):

@@ -22,8 +22,16 @@ from clipsam.research.synthetic_textures import (
 )
 
 
-def ragged(rng: Rng, size: int, centre: tuple[float, float], radii: tuple[float, float],
-            angle: float, rough: float, soft: float, cells: float = 3) -> F32:
+def ragged(
+    rng: Rng,
+    size: int,
+    centre: tuple[float, float],
+    radii: tuple[float, float],
+    angle: float,
+    rough: float,
+    soft: float,
+    cells: float = 3,
+) -> F32:
     """An ellipse with a noisy outline: alpha, size x size; soft is the width of its edge (px)."""
     alpha = np.zeros((size, size), np.float32)
     reach = max(radii) * (1 + 2 * rough) + soft + 2
@@ -45,21 +53,36 @@ def ragged(rng: Rng, size: int, centre: tuple[float, float], radii: tuple[float,
     return alpha
 
 
-def walk(rng: Rng, start: tuple[float, float], angle: float, length: float, steps: int,
-          bend: float, jitter: float) -> NDArray[np.float64]:
+def walk(
+    rng: Rng,
+    start: tuple[float, float],
+    angle: float,
+    length: float,
+    steps: int,
+    bend: float,
+    jitter: float,
+) -> NDArray[np.float64]:
     """A path of steps + 1 points (x, y): constant bend plus random turns (radians)."""
     turns = np.cumsum(rng.normal(0, jitter, steps)) + np.linspace(-bend / 2, bend / 2, steps)
     moves = np.stack([np.cos(angle + turns), np.sin(angle + turns)], 1) * (length / steps)
     return np.concatenate([[start], start + np.cumsum(moves, 0)])
 
 
-def stroke(plate: U8, points: NDArray[np.float64], widths: NDArray[np.float64],
-            values: NDArray[np.float64]) -> None:
+def stroke(
+    plate: U8, points: NDArray[np.float64], widths: NDArray[np.float64], values: NDArray[np.float64]
+) -> None:
     """Draw a path, segment by segment, in sub-pixel steps, with changing width and value."""
     fixed = np.clip(np.round(points * 16), -1 << 18, 1 << 18).astype(int)
     for index in range(len(fixed) - 1):
-        cv2.line(plate, tuple(map(int, fixed[index])), tuple(map(int, fixed[index + 1])),
-                 (float(values[index]),), max(1, round(float(widths[index]))), cv2.LINE_AA, 4)
+        cv2.line(
+            plate,
+            tuple(map(int, fixed[index])),
+            tuple(map(int, fixed[index + 1])),
+            (float(values[index]),),
+            max(1, round(float(widths[index]))),
+            cv2.LINE_AA,
+            4,
+        )
 
 
 def drawn(plate: U8, sigma: float) -> F32:
@@ -77,8 +100,7 @@ def polygon(size: int, points: F32) -> U8:
     return plate
 
 
-def outline(rng: Rng, shape: str, centre: tuple[float, float], radius: float,
-             angle: float) -> F32:
+def outline(rng: Rng, shape: str, centre: tuple[float, float], radius: float, angle: float) -> F32:
     """Corner points, N x 2 (x, y) in pixels, of one silhouette."""
     turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     cos, sin = np.cos(turn), np.sin(turn)
@@ -111,7 +133,8 @@ def outline(rng: Rng, shape: str, centre: tuple[float, float], radius: float,
     else:  # super-ellipses: rounded rectangles, capsules, plates, strips
         power = 2 / uniform(rng, 3, 14)
         aspect = {"strip": uniform(rng, 0.12, 0.3), "capsule": uniform(rng, 0.3, 0.5)}.get(
-            shape, uniform(rng, 0.5, 1))
+            shape, uniform(rng, 0.5, 1)
+        )
         x = np.sign(cos) * np.abs(cos) ** power
         y = np.sign(sin) * np.abs(sin) ** power * aspect
     turned_x = x * np.cos(angle) - y * np.sin(angle)

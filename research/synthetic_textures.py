@@ -83,7 +83,7 @@ def fractal(rng: Rng, size: int, cells: float, octaves: int, gain: float, aspect
         if cells >= size:
             break
         cells, weight = cells * 2, weight * gain
-    return total / np.float32(np.sqrt(power))
+    return f32(total / np.float32(np.sqrt(power)))
 
 
 def plane(size: int, angle: float) -> tuple[F32, F32]:
@@ -104,13 +104,14 @@ def turned(make: Callable[[int], F32], size: int, angle: float) -> F32:
     big = int(1.42 * size) + 2
     centre = (big - 1) / 2
     matrix = np.asarray(
-        cv2.getRotationMatrix2D((centre, centre), -float(np.degrees(angle)), 1.0), np.float64)
+        cv2.getRotationMatrix2D((centre, centre), -float(np.degrees(angle)), 1.0), np.float64
+    )
     matrix[:, 2] -= (big - size) / 2
     return f32(cv2.warpAffine(make(big), matrix, (size, size), flags=cv2.INTER_LINEAR))
 
 
 def _plain(rng: Rng, size: int, angle: float) -> F32:
-    return noise(rng, size, integer(rng, 2, 6)) + noise(rng, size, size) * np.float32(0.4)
+    return f32(noise(rng, size, integer(rng, 2, 6)) + noise(rng, size, size) * np.float32(0.4))
 
 
 def _cloudy(rng: Rng, size: int, angle: float) -> F32:
@@ -137,7 +138,7 @@ def _rolled(rng: Rng, size: int, angle: float) -> F32:
 
     field = turned(bands_of, size, angle) * np.float32(bands)
     field += noise(rng, size, size * uniform(rng, 0.4, 1)) * np.float32(grain)
-    return field + fractal(rng, size, 4, 5, 0.8) * np.float32(0.5)
+    return f32(field + fractal(rng, size, 4, 5, 0.8) * np.float32(0.5))
 
 
 def _grain(rng: Rng, size: int, angle: float) -> F32:
@@ -147,7 +148,7 @@ def _grain(rng: Rng, size: int, angle: float) -> F32:
 def _asphalt(rng: Rng, size: int, angle: float) -> F32:
     field = noise(rng, size, size * uniform(rng, 0.25, 0.6)) + noise(rng, size, size * 0.9)
     field = np.sign(field) * np.abs(field) ** np.float32(uniform(rng, 1.0, 1.8))
-    return f32(field) + fractal(rng, size, 3, 3, 0.6) * np.float32(uniform(rng, 0.1, 0.8))
+    return f32(f32(field) + fractal(rng, size, 3, 3, 0.6) * np.float32(uniform(rng, 0.1, 0.8)))
 
 
 def _spots(rng: Rng, size: int, angle: float) -> F32:
@@ -197,8 +198,8 @@ def _wave(rng: Rng, phase: F32) -> F32:
     if pick < 0.35:
         return wave
     if pick < 0.7:
-        return np.tanh(wave * np.float32(uniform(rng, 2, 6)))
-    return -np.exp(-((wave + 1) ** 2) * np.float32(uniform(rng, 2, 12)))
+        return f32(np.tanh(wave * np.float32(uniform(rng, 2, 6))))
+    return f32(-np.exp(-((wave + 1) ** 2) * np.float32(uniform(rng, 2, 12))))
 
 
 def _stripes(rng: Rng, size: int, angle: float) -> F32:
@@ -226,7 +227,7 @@ def _woven(rng: Rng, size: int, angle: float) -> F32:
     a, b = (u + warp) * frequency, (v + warp) * frequency
     over = np.sin(a * np.float32(0.5)) * np.sin(b * np.float32(0.5)) > 0
     field = np.where(over, np.abs(np.sin(a)), np.abs(np.sin(b)) - np.float32(uniform(rng, 0, 0.6)))
-    return f32(field) + noise(rng, size, size * 0.8) * np.float32(uniform(rng, 0.05, 0.5))
+    return f32(f32(field) + noise(rng, size, size * 0.8) * np.float32(uniform(rng, 0.05, 0.5)))
 
 
 def _bricks(rng: Rng, size: int, angle: float) -> F32:
@@ -236,10 +237,12 @@ def _bricks(rng: Rng, size: int, angle: float) -> F32:
     shift = np.float32(0.5 if rng.random() < 0.5 else 0)
     across = u * np.float32(rows / aspect) + 50 + row * shift
     gap = np.float32(uniform(rng, 0.02, 0.08))
-    joint = np.maximum(np.abs(across % 1 - 0.5) * np.float32(aspect) - (aspect - 1) / 2,
-                       np.abs(v * np.float32(rows) % 1 - 0.5))
+    joint = np.maximum(
+        np.abs(across % 1 - 0.5) * np.float32(aspect) - (aspect - 1) / 2,
+        np.abs(v * np.float32(rows) % 1 - 0.5),
+    )
     lines = np.clip((joint - (0.5 - gap)) / gap * 2, 0, 1)
-    return f32(-lines) + fractal(rng, size, 6, 5, 0.8) * np.float32(uniform(rng, 0.05, 0.3))
+    return f32(f32(-lines) + fractal(rng, size, 6, 5, 0.8) * np.float32(uniform(rng, 0.05, 0.3)))
 
 
 def _flecks(rng: Rng, size: int, angle: float) -> F32:
@@ -251,17 +254,39 @@ def _flecks(rng: Rng, size: int, angle: float) -> F32:
 
 
 FAMILIES: dict[str, Callable[[Rng, int, float], F32]] = {
-    "plain": _plain, "cloudy": _cloudy, "brushed": _brushed, "rolled": _rolled, "grain": _grain,
-    "asphalt": _asphalt, "spots": _spots, "cells": _cells, "ridges": _ridges, "wood": _wood,
-    "stripes": _stripes, "grid": _grid, "woven": _woven, "bricks": _bricks, "flecks": _flecks,
+    "plain": _plain,
+    "cloudy": _cloudy,
+    "brushed": _brushed,
+    "rolled": _rolled,
+    "grain": _grain,
+    "asphalt": _asphalt,
+    "spots": _spots,
+    "cells": _cells,
+    "ridges": _ridges,
+    "wood": _wood,
+    "stripes": _stripes,
+    "grid": _grid,
+    "woven": _woven,
+    "bricks": _bricks,
+    "flecks": _flecks,
 }
 
 # Range of the standard deviation of the brightness (1 = full scale) that looks natural.
 CONTRAST: dict[str, tuple[float, float]] = {
-    "plain": (0.003, 0.02), "cloudy": (0.01, 0.1), "brushed": (0.008, 0.07),
-    "rolled": (0.01, 0.12), "grain": (0.006, 0.08), "asphalt": (0.03, 0.13), "spots": (0.02, 0.12),
-    "cells": (0.015, 0.08), "ridges": (0.015, 0.09), "wood": (0.015, 0.08),
-    "stripes": (0.015, 0.12), "grid": (0.02, 0.14), "woven": (0.02, 0.1), "bricks": (0.02, 0.09),
+    "plain": (0.003, 0.02),
+    "cloudy": (0.01, 0.1),
+    "brushed": (0.008, 0.07),
+    "rolled": (0.01, 0.12),
+    "grain": (0.006, 0.08),
+    "asphalt": (0.03, 0.13),
+    "spots": (0.02, 0.12),
+    "cells": (0.015, 0.08),
+    "ridges": (0.015, 0.09),
+    "wood": (0.015, 0.08),
+    "stripes": (0.015, 0.12),
+    "grid": (0.02, 0.14),
+    "woven": (0.02, 0.1),
+    "bricks": (0.02, 0.09),
     "flecks": (0.02, 0.1),
 }
 
@@ -275,4 +300,4 @@ def texture(rng: Rng, size: int, family: str, angle: float) -> F32:
         field = field / (field.std() + np.float32(1e-6))
         field = field + extra * np.float32(uniform(rng, 0.2, 0.7) / (float(extra.std()) + 1e-6))
     mean, deviation = cv2.meanStdDev(field)
-    return (field - np.float32(mean[0, 0])) * np.float32(1 / (float(deviation[0, 0]) + 1e-6))
+    return f32((field - np.float32(mean[0, 0])) * np.float32(1 / (float(deviation[0, 0]) + 1e-6)))

@@ -64,7 +64,8 @@ class UMCIConfig:
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention, one head (Eq. 13). [B,N,c], [B,M,c], [B,M,c] -> [B,N,c]."""
     weights = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-    return weights.softmax(dim=-1) @ value
+    attended: Tensor = weights.softmax(dim=-1) @ value
+    return attended
 
 
 class _TextConv(nn.Module):
@@ -173,8 +174,8 @@ class ScalePath(nn.Module):
 
     def forward(self, p_hat: Tensor, text: Tensor) -> Tensor:
         """[B,C_t,H,W], [B,C_t,2] -> [B,c_h,H,W]."""
-        total: Tensor = sum(scale(p_hat, text) for scale in self.scales)  # type: ignore[assignment]
-        merged: Tensor = self.merge(total)
+        scales = torch.stack([scale(p_hat, text) for scale in self.scales])
+        merged: Tensor = self.merge(scales.sum(dim=0))
         return merged
 
 
@@ -185,10 +186,7 @@ class UMCI(nn.Module):
         super().__init__()
         self.project = nn.Linear(config.visual_dim, config.text_dim)
         self.paths = nn.ModuleDict(
-            {
-                name: {"strip": StripPath, "scale": ScalePath}[name](config)
-                for name in config.paths
-            }
+            {name: {"strip": StripPath, "scale": ScalePath}[name](config) for name in config.paths}
         )
         self.original = nn.Conv2d(config.text_dim, config.hidden_dim, 3, padding=1)
         self.fuse = nn.Conv2d(

@@ -104,12 +104,14 @@ def load_sam(preset: Preset, path: Path | None) -> tuple[Sam, str]:
 
 def load_umci(preset: Preset, path: Path | None) -> tuple[UMCIStages, str]:
     """UMCI with the configuration its own file records, and the file's sha256."""
-    origin = "--umci-weights takes the umci.safetensors that `python -m clipsam.research.train` wrote"
+    origin = (
+        "--umci-weights takes the umci.safetensors that `python -m clipsam.research.train` wrote"
+    )
     if preset.clip_name == "tiny":
         path = path or _tiny_file("umci.safetensors", "--umci-weights")
     elif path is None:
         raise WeightsError(
-            f"The preset {preset.name} needs UMCI weights, and none are public: train them. {origin}."
+            f"The preset {preset.name} needs UMCI weights; none are public, train them: {origin}."
         )
     state = read_state(path, "--umci-weights", origin)
     try:

@@ -22,6 +22,11 @@ class Component:
     evidence: float  # sum of the weights over its pixels
     mask: NDArray[np.bool_]  # within its box, [y_max-y_min+1, x_max-x_min+1]
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """(rows, columns) of its box, to index a map with."""
+        return slice(self.y_min, self.y_max + 1), slice(self.x_min, self.x_max + 1)
+
     def pixels(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """(xs, ys) of its pixels in the map, in row-major order."""
         ys, xs = np.nonzero(self.mask)

@@ -26,6 +26,10 @@ from clipsam.runtime.rough_map import rough_map
 from clipsam.runtime.segment import Segmenter
 from clipsam.runtime.session import Session, TensorSpec, open_session
 
+# What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
+# about 35 late parts when SAM takes twice as long as there is).
+FORGET = 0.98
+
 
 class ClipSAM:
     """An opened bundle that inspects images. Thread-safe; get one with `ClipSAM.open`."""
@@ -69,7 +73,8 @@ class ClipSAM:
 
         `category` is a word the bundle knows; `norm` overrides the scale of the returned map
         ("fixed" or "image"). With `deadline_ms`, a part for which SAM would take too long (by what
-        it took last time, or in `warm_up`) gets its rough result and `refined=False`.
+        it took last time, or in `warm_up`) gets its rough result and `refined=False`; its verdict
+        is the same.
         Raises ImageError, CategoryError, SessionError.
         """
         image, text = check_image(image), self.bundle.text(category)
@@ -84,7 +89,11 @@ class ClipSAM:
             prompts = find_prompts(rough, options.prompts)  # Eq. 7
         masks = None
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
-        late = deadline_ms is not None and clock.total + self._refine_ms > deadline_ms
+        late = (
+            len(prompts) > 0
+            and deadline_ms is not None
+            and clock.total + self._refine_ms > deadline_ms
+        )
         if len(prompts) and not late:
             with clock("encode"):
                 embedding = self._sam.encode(image)
@@ -93,24 +102,25 @@ class ClipSAM:
         with clock("fuse"):
             total = fuse(rough, masks)  # Eq. 9
             final = fixed_scale(total, self._masks_per_box)
+            mask, regions = decide(
+                final, prompts.components, options.decision, refined=masks is not None
+            )
         if masks is not None:
             self._refine_ms = clock.sum("encode", "decode", "fuse")
+        elif late:  # one slow run must not switch SAM off for good
+            self._refine_ms *= FORGET
 
-        threshold = options.decision.threshold
-        if masks is None:  # the rough threshold of Eq. 7 on the same scale
-            threshold = options.prompts.threshold / (1 + self._masks_per_box)
-        mask, regions = decide(final, threshold, options.decision.min_area)
         return Result(
             verdict=ANOMALOUS if regions else GOOD,
             score=float(final.max()),
-            threshold=threshold,
+            threshold=options.decision.threshold,
             regions=regions,
             category=category,
             height=image.shape[0],
             width=image.shape[1],
             prompts=len(prompts),
             dropped=prompts.dropped,
-            refined=masks is not None or not len(prompts),
+            refined=not late,
             norm=norm,
             bundle=self.bundle.id,
             timings=clock.stages(),

@@ -40,7 +40,12 @@ class Prompts:
 
     boxes: NDArray[np.float32]  # [q,4] x_min, y_min, x_max, y_max, inclusive pixels
     points: NDArray[np.float32]  # [q,m,2] (x, y), all foreground
-    dropped: int  # components beyond max_boxes
+    components: tuple[Component, ...]  # all that were found, those with a box first
+
+    @property
+    def dropped(self) -> int:
+        """How many components got no box, being more than max_boxes."""
+        return len(self.components) - len(self.boxes)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -69,7 +74,7 @@ def find_prompts(rough: NDArray[np.float32], options: PromptOptions) -> Prompts:
     return Prompts(
         boxes.reshape(-1, 4),
         points.reshape(-1, options.num_points, 2),
-        len(components) - len(kept),
+        tuple(components),
     )
 
 

@@ -34,7 +34,7 @@ class Result:
 
     verdict: str  # "good" or "anomalous": anomalous if there is a region
     score: float  # image score: highest value of the final map on the fixed scale
-    threshold: float  # what a pixel had to exceed, on the fixed scale
+    threshold: float  # what a pixel of the refined map has to exceed, on the fixed scale
     regions: tuple[Region, ...]  # largest evidence first
     category: str
     height: int

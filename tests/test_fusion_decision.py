@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clipsam.runtime.components import Component, find_components
 from clipsam.runtime.decision import DecisionOptions, decide
 from clipsam.runtime.fusion import FusionOptions, check_norm, fixed_scale, fuse, image_scale
 from clipsam.runtime.preprocess import Geometry
+from clipsam.runtime.result import Region
 from clipsam.runtime.segment import Masks
 
 Map = NDArray[np.float32]
@@ -82,6 +86,12 @@ def test_norms() -> None:
         check_norm("")
 
 
+def refined(
+    final: Map, threshold: float, min_area: float, components: Sequence[Component] = ()
+) -> tuple[NDArray[np.bool_], tuple[Region, ...]]:
+    return decide(final, components, DecisionOptions(threshold, min_area), refined=True)
+
+
 def blank(height: int = 40, width: int = 50) -> Map:
     return np.zeros((height, width), np.float32)
 
@@ -90,7 +100,7 @@ def test_a_rectangle() -> None:
     final = blank()
     final[10:15, 20:30] = 0.5
     final[12, 25] = 0.8
-    mask, regions = decide(final, 0.25, 0)
+    mask, regions = refined(final, 0.25, 0)
     np.testing.assert_array_equal(mask, final > 0.25)
     (region,) = regions
     assert region.box == (20, 10, 10, 5)
@@ -104,7 +114,7 @@ def test_a_ring_keeps_its_hole() -> None:
     final = blank()
     final[10:21, 10:21] = 0.6
     final[13:18, 13:18] = 0
-    mask, (region,) = decide(final, 0.25, 0)
+    mask, (region,) = refined(final, 0.25, 0)
     assert region.area == mask.sum() == 121 - 25
     assert not mask[15, 15]
     assert region.centroid == pytest.approx((15, 15))
@@ -115,7 +125,7 @@ def test_a_ring_keeps_its_hole() -> None:
 def test_diagonal_pixels_are_one_region() -> None:
     final = blank()
     final[[5, 6, 7], [5, 6, 7]] = 0.9
-    _, (region,) = decide(final, 0.25, 0)
+    _, (region,) = refined(final, 0.25, 0)
     assert region.area == 3
     assert region.box == (5, 5, 3, 3)
     assert {(5, 5), (7, 7)} <= set(region.contour)
@@ -134,7 +144,7 @@ def test_regions_that_touch_the_border(
 ) -> None:
     final = blank()
     final[rows, columns] = 0.4
-    _, (region,) = decide(final, 0.25, 0)
+    _, (region,) = refined(final, 0.25, 0)
     x, y, width, height = region.box
     assert region.box == box
     corners = {(x, y), (x + width - 1, y), (x, y + height - 1), (x + width - 1, y + height - 1)}
@@ -144,11 +154,11 @@ def test_regions_that_touch_the_border(
 def test_one_pixel_and_min_area() -> None:
     final = blank()
     final[7, 9] = 0.9
-    mask, (region,) = decide(final, 0.25, 1e-4)  # 0.2 pixels: at least one counts
+    mask, (region,) = refined(final, 0.25, 1e-4)  # 0.2 pixels: at least one counts
     assert (region.box, region.area, region.contour) == ((9, 7, 1, 1), 1, ((9, 7),))
     assert region.centroid == (9, 7)
     assert mask.sum() == 1
-    mask, regions = decide(final, 0.25, 2 / final.size)
+    mask, regions = refined(final, 0.25, 2 / final.size)
     assert regions == ()
     assert not mask.any()
 
@@ -157,7 +167,7 @@ def test_a_small_region_leaves_the_mask_too() -> None:
     final = blank()
     final[7, 9] = 0.9
     final[20:30, 20:30] = 0.5
-    mask, regions = decide(final, 0.25, 4 / final.size)
+    mask, regions = refined(final, 0.25, 4 / final.size)
     assert len(regions) == 1
     assert mask.sum() == 100
     assert not mask[7, 9]
@@ -168,7 +178,7 @@ def test_interlocked_regions_keep_their_own_pixels() -> None:
     final = blank()
     final[5:20, 5] = final[5, 5:20] = 0.5  # an L
     final[12:15, 12:15] = 0.9  # in its box
-    mask, (one, other) = decide(final, 0.25, 0)
+    mask, (one, other) = refined(final, 0.25, 0)
     np.testing.assert_array_equal(mask, final > 0.25)
     assert (one.area, other.area) == (29, 9)
     assert (one.score, other.score) == pytest.approx((0.5, 0.9))
@@ -179,21 +189,57 @@ def test_the_largest_evidence_comes_first() -> None:
     final[1:3, 1:3] = 1.0  # 4
     final[10:20, 10:20] = 0.3  # 30
     final[30:35, 30:35] = 0.9  # 22.5
-    _, regions = decide(final, 0.25, 0)
+    _, regions = refined(final, 0.25, 0)
     assert [region.area for region in regions] == [100, 25, 4]
 
 
 def test_the_threshold_is_exclusive() -> None:
     final = blank()
     final[3:6, 3:6] = 0.25
-    assert decide(final, 0.25, 0)[1] == ()
-    assert len(decide(final, 0.2499, 0)[1]) == 1
+    assert refined(final, 0.25, 0)[1] == ()
+    assert len(refined(final, 0.2499, 0)[1]) == 1
+
+
+def components_of(rough: Map) -> list[Component]:
+    return find_components(rough > 0.47, rough, 1)
+
+
+def test_sam_may_not_argue_a_component_away() -> None:
+    rough = blank()
+    rough[5:9, 5:9] = rough[20:30, 20:30] = 0.9
+    final = rough / 4
+    final[20:25, 18:30] = 0.8  # SAM redrew one component and missed the other
+    mask, regions = refined(final, 0.25, 0, components_of(rough))
+    expected = final > 0.25
+    expected[5:9, 5:9] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert len(regions) == 2
+
+
+def test_a_speck_that_sam_left_does_not_stand_for_the_component() -> None:
+    rough = blank()
+    rough[5:9, 5:9] = 0.9
+    final = rough / 4
+    final[6, 6] = 0.8
+    mask, (region,) = refined(final, 0.25, 4 / final.size, components_of(rough))
+    np.testing.assert_array_equal(mask, rough > 0.47)
+    assert region.area == 16
+
+
+def test_without_sam_the_components_are_the_answer() -> None:
+    rough = blank()
+    rough[5:9, 5:9] = 0.6
+    rough[20:30, 20:30] = 0.99
+    options = DecisionOptions(threshold=0.2)  # which 0.99 / 4 exceeds and 0.6 / 4 does not
+    mask, regions = decide(rough / 4, components_of(rough), options, refined=False)
+    np.testing.assert_array_equal(mask, rough > 0.47)
+    assert [region.area for region in regions] == [100, 16]
 
 
 @pytest.mark.parametrize("shape", [(17, 93), (93, 17), (64, 64), (31, 33)])
 def test_the_mask_is_the_union_of_the_regions(shape: tuple[int, int]) -> None:
     final = np.random.default_rng(0).random(shape, np.float32)
-    mask, regions = decide(final, 0.8, 3 / final.size)
+    mask, regions = refined(final, 0.8, 3 / final.size)
     assert mask.sum() == sum(region.area for region in regions) > 0
     assert not (mask & ~(final > 0.8)).any()
     assert all(region.area >= 3 for region in regions)

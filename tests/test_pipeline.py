@@ -167,11 +167,18 @@ def test_a_deadline_gives_the_rough_result(spied: Model) -> None:
     late = model.inspect(image, deadline_ms=230)  # 10 ms are gone when SAM would start
     assert spied.runs() == {"clip_umci": 3, "sam_encoder": 2, "sam_decoder": 2}
     assert (late.refined, late.prompts, late.verdict) == (False, 1, "anomalous")
-    assert late.threshold == pytest.approx(0.47 / 4)
-    assert full.threshold == 0.25
+    assert late.threshold == full.threshold == 0.25
     assert set(late.timings) == {"rough", "prompts", "fuse", "total"}
-    np.testing.assert_array_equal(late.mask, late.score_map > late.threshold)
+    np.testing.assert_array_equal(late.mask, late.score_map > 0.47 / 4)
     assert late.score == pytest.approx(250 / 255 / 4, abs=1e-3)
+
+
+def test_one_slow_run_does_not_switch_sam_off_for_good(spied: Model) -> None:
+    model, image = spied.model, bright_square()
+    model.inspect(image)  # 230 ms
+    refined = [model.inspect(image, deadline_ms=200).refined for _ in range(30)]
+    assert not any(refined[:5])
+    assert any(refined)
 
 
 def test_a_deadline_does_not_touch_good_parts(spied: Model) -> None:

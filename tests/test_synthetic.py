@@ -120,8 +120,11 @@ def test_captions_name_the_category(samples: list[Sample]) -> None:
 
 
 def test_defects_come_in_all_sizes() -> None:
-    areas = [float(item.mask.mean()) for seed in range(150)
-             for item in sample_from_seed(seed, 96).defects]
+    areas = [
+        float(item.mask.mean())
+        for seed in range(150)
+        for item in sample_from_seed(seed, 96).defects
+    ]
     assert min(areas) < 0.003
     assert max(areas) > 0.15
     assert 0.004 < float(np.median(areas)) < 0.04

@@ -112,7 +112,9 @@ def test_swapped_words_and_every_path_reach_the_output() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.paths.parameters())
 
 
-@pytest.mark.parametrize("wrong", ['{"paths": []}', '{"paths": ["x"]}', '{"depth": 3}', '{"stages": 0}'])
+@pytest.mark.parametrize(
+    "wrong", ['{"paths": []}', '{"paths": ["x"]}', '{"depth": 3}', '{"stages": 0}']
+)
 def test_bad_configurations_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError):
         UMCIConfig.from_json(wrong)
