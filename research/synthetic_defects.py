@@ -1,8 +1,7 @@
 """Procedural defects: each draws itself on a `Canvas` and returns the mask of what is visible.
 
-Surface defects change ``canvas.image``; defects of the outline (chipped edge, missing part,
-fray) lower ``canvas.solid``, so that the background, its shadow and the bevel of the new edge
-follow by themselves when the scene is composed.
+The surface defects of this file change ``canvas.image``; those of the outline (chipped edge, missing
+part, fray) are in `synthetic_outline_defects.py`.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from clipsam.research.synthetic_canvas import (
     box_of,
     change_tone,
     cover,
-    cut,
     edge_spot,
     random_spot,
     relief,
     required_change,
     visible_mask,
 )
+from clipsam.research.synthetic_outline_defects import chip, fray, missing
 from clipsam.research.synthetic_shapes import drawn, ragged, stroke, walk
 from clipsam.research.synthetic_textures import (
     CONTRAST,
@@ -33,7 +32,6 @@ from clipsam.research.synthetic_textures import (
     Rng,
     blur,
     f32,
-    fractal,
     integer,
     log_uniform,
     noise,
@@ -339,85 +337,6 @@ def _dent(rng: Rng, canvas: Canvas) -> Mask | None:
     return None
 
 
-def _chip(rng: Rng, canvas: Canvas) -> Mask | None:
-    edge = edge_spot(rng, canvas)
-    if edge is None:
-        return None
-    radius = log_uniform(rng, 3, 20) * canvas.unit
-    radii = (radius, radius * uniform(rng, 0.4, 1))
-    return cut(
-        canvas,
-        ragged(
-            rng,
-            canvas.size,
-            edge[:2],
-            radii,
-            edge[2] + np.pi / 2,
-            uniform(rng, 0.1, 0.4),
-            1.2,
-            uniform(rng, 3, 6),
-        ),
-    )
-
-
-def _missing(rng: Rng, canvas: Canvas) -> Mask | None:
-    """A big bite, a broken-off side, or a gap that splits the part."""
-    edge = edge_spot(rng, canvas)
-    if edge is None:
-        return None
-    size, unit = canvas.size, canvas.unit
-    x, y, inwards = edge
-    extent = np.sqrt(float(canvas.part.sum()))
-    pick = rng.random()
-    if pick < 0.4:
-        radius = extent * uniform(rng, 0.15, 0.4)
-        gone = ragged(
-            rng,
-            size,
-            (x, y),
-            (radius, radius * uniform(rng, 0.5, 1)),
-            uniform(rng, 0, np.pi),
-            uniform(rng, 0.15, 0.4),
-            1.2,
-            uniform(rng, 3, 8),
-        )
-        return cut(canvas, gone)
-    wobble = fractal(rng, size, uniform(rng, 3, 8), 5, 0.6) * np.float32(uniform(rng, 2, 7) * unit)
-    angle = inwards + rng.normal(0, 0.4)
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    across_x = np.arange(size, dtype=np.float32)[None, :] - np.float32(x)
-    across_y = np.arange(size, dtype=np.float32)[:, None] - np.float32(y)
-    along = across_x * cos + across_y * sin
-    if pick < 0.7:
-        depth = extent * uniform(rng, 0.1, 0.4)
-        return cut(canvas, np.clip(np.float32(depth) - along + wobble, 0, 1))
-    # A gap from the border inwards, wide at its mouth; a long one splits the part in two.
-    side = across_y * cos - across_x * sin + wobble
-    length, mouth = extent * uniform(rng, 0.4, 1.5), extent * uniform(rng, 0.04, 0.2)
-    half = np.float32(mouth / 2) * np.clip(1 - along / np.float32(length), 0, 1)
-    return cut(canvas, np.clip(half - np.abs(side), 0, 1))
-
-
-def _fray(rng: Rng, canvas: Canvas) -> Mask | None:
-    """A stretch of the outline cut into by many narrow slits."""
-    edge = edge_spot(rng, canvas)
-    if edge is None:
-        return None
-    unit = canvas.unit
-    plate = np.zeros((canvas.size, canvas.size), np.uint8)
-    reach, depth = log_uniform(rng, 8, 35) * unit, log_uniform(rng, 4, 18) * unit
-    for _ in range(integer(rng, 6, 22)):
-        offset, angle = uniform(rng, -reach, reach), edge[2] + rng.normal(0, 0.35)
-        back = 4 * unit
-        start = (
-            edge[0] - np.sin(edge[2]) * offset - np.cos(angle) * back,
-            edge[1] + np.cos(edge[2]) * offset - np.sin(angle) * back,
-        )
-        points = walk(rng, start, angle, back + depth * uniform(rng, 0.3, 1), 4, 0, 0.2)
-        stroke(plate, points, np.linspace(3, 1, 4) * unit, np.full(4, 255.0))
-    return cut(canvas, drawn(plate, 0.0))
-
-
 _MAKERS: dict[str, Callable[[Rng, Canvas], Mask | None]] = {
     "scratch": _scratch,
     "crack": _crack,
@@ -425,13 +344,13 @@ _MAKERS: dict[str, Callable[[Rng, Canvas], Mask | None]] = {
     "blob": _blob,
     "stain": _stain,
     "foreign texture": _foreign,
-    "chipped edge": _chip,
-    "missing part": _missing,
+    "chipped edge": chip,
+    "missing part": missing,
     "dent": _dent,
     "patch": _patch,
     "inclusion": _inclusion,
     "uneven": _uneven,
-    "fray": _fray,
+    "fray": fray,
 }
 
 
