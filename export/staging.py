@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clipsam.runtime.bundle import GRAPHS, MANIFEST, TEXT_FEATURES
 from clipsam.runtime.errors import OutputError
+from clipsam.runtime.files import umask
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def staged_bundle(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         yield staging
-        staging.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can read
+        staging.chmod(0o777 & ~umask())  # mkdtemp makes folders that only their owner can read
         _swap(staging, output)
     except OSError as error:
         raise OutputError(
@@ -96,9 +97,3 @@ def _swap(staging: Path, output: Path) -> None:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
-
-def _umask() -> int:
-    # The process's mask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,7 +1,7 @@
 """Procedural defects: each draws itself on a `Canvas` and returns the mask of what is visible.
 
-The surface defects of this file change ``canvas.image``; those of the outline (chipped edge, missing
-part, fray) are in `synthetic_outline_defects.py`.
+The surface defects of this file change ``canvas.image``; those of the outline (chipped edge,
+missing part, fray) are in `synthetic_outline_defects.py`.
 """
 
 from __future__ import annotations

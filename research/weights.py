@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from clipsam.research.presets import SAM_CONFIGS, Preset, build_clip, build_sam
 from clipsam.research.umci import UMCIConfig, UMCIStages
 from clipsam.runtime.errors import WeightsError
-from clipsam.runtime.files import sha256
+from clipsam.runtime.files import sha256, write_with
 
 # The weights of `tiny` are kept in the repository, not in the wheel.
 TINY_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "tiny"
@@ -50,11 +50,9 @@ def save_weights(
         name: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype)
         for name, value in state.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     contiguous = {name: value.contiguous() for name, value in half.items()}
-    save_file(contiguous, temporary, {"clipsam": kind, **(metadata or {})})
-    temporary.replace(path)
+    entries = {"clipsam": kind, **(metadata or {})}
+    write_with(path, lambda temporary: save_file(contiguous, temporary, entries))
 
 
 def load_clip(preset: Preset, path: Path | None) -> tuple[CLIP, str]:

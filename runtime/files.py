@@ -39,7 +39,7 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
         os.close(handle)
         temporary = Path(name)
         writer(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -52,8 +52,9 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    # The process's mask can only be read by setting it; mkstemp ignores it and makes 0600 files.
+def umask() -> int:
+    """The process's file mode mask, which tempfile ignores (its files are their owner's alone)."""
+    # It can only be read by setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask
