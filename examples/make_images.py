@@ -12,20 +12,17 @@ import cv2
 from clipsam.research.synthetic import sample_from_seed
 
 SIZE = 512
-SEEDS = {
-    "good": (900_003, 900_004, 900_006),
-    "defective": (900_000, 900_001, 900_002, 900_005, 900_007),
-}
+SEEDS = (900_000, 900_015, 900_024, 900_028)  # each part once good and once defective
 
 
 def main() -> None:
     """Write SIZE x SIZE JPEG files into examples/images/{good,defective}."""
     folder = Path(__file__).parent / "images"
-    for kind, seeds in SEEDS.items():
+    for kind in ("good", "defective"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        for number, seed in enumerate(seeds, start=1):
+        for number, seed in enumerate(SEEDS, start=1):
             sample = sample_from_seed(seed, SIZE, defect_rate=float(kind == "defective"))
-            name = f"{sample.category.replace(' ', '-')}-{number}.jpg"
+            name = f"part-{number}.jpg"
             bgr = cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)
             cv2.imwrite(str(folder / kind / name), bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
 

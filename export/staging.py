@@ -96,4 +96,3 @@ def _swap(staging: Path, output: Path) -> None:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-

@@ -22,6 +22,16 @@ def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the `tiny` bundle, built from the repository's weights as `make demo` does."""
+    from clipsam.export.build_engines import main
+
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    assert main(["--threads", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_preset() -> Preset:
     """`tiny` with fewer blocks and a smaller SAM, for tests that export."""
     return replace(

@@ -13,12 +13,10 @@ from clipsam.export.parity_inputs import varied_images
 from clipsam.research.clip_features import ClipFeatures
 from clipsam.research.presets import PRESETS
 from clipsam.research.reference import Reference, fuse
-from clipsam.research.weights import TINY_WEIGHTS
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.pipeline import ClipSAM
 
 IMAGES = 24
-SHIPPED = all((TINY_WEIGHTS / f"{n}.safetensors").is_file() for n in ("clip", "sam", "umci"))
 
 
 def _reference(bundle: Bundle, checkpoints: Checkpoints) -> Reference:
@@ -30,20 +28,13 @@ def _reference(bundle: Bundle, checkpoints: Checkpoints) -> Reference:
 
 
 @pytest.fixture(scope="module", params=["random", "shipped"])
-def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Bundle, Reference]:
+def pair(request: pytest.FixtureRequest) -> tuple[Bundle, Reference]:
     """A bundle, and the reference with the same weights."""
     if request.param == "random":
         folder: Path = request.getfixturevalue("random_bundle")
         checkpoints = Checkpoints(random_seed=0)
     else:
-        if not SHIPPED:
-            pytest.skip("weights/tiny is not in this checkout")
-        from clipsam.export.build_engines import main
-
-        folder = tmp_path_factory.mktemp("shipped") / "tiny"
-        assert main(["--threads", "1", "--output", str(folder)]) == 0
+        folder = request.getfixturevalue("tiny_bundle")
         checkpoints = Checkpoints()
     bundle = Bundle.open(folder)
     return bundle, _reference(bundle, checkpoints)

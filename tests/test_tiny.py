@@ -1,0 +1,77 @@
+"""The weights in the repository: they find defects, and the whole bundle repeats itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipsam.research.datasets import SYNTHETIC_TEST_SEED, synthetic_dataset
+from clipsam.research.evaluate import evaluate, main, table
+from clipsam.research.synthetic import sample_from_seed
+from clipsam.research.weights import TINY_WEIGHTS
+from clipsam.runtime import ClipSAM
+from clipsam.runtime.prompts import find_prompts
+from clipsam.runtime.rough_map import rough_map
+
+IMAGES = 60
+
+
+def test_all_weights_together_are_under_40_megabytes() -> None:
+    sizes = [path.stat().st_size for path in TINY_WEIGHTS.glob("*.safetensors")]
+    assert len(sizes) == 3
+    assert sum(sizes) < 40e6
+
+
+def test_quality_on_a_fixed_synthetic_set_does_not_drop(tiny_bundle: Path) -> None:
+    with ClipSAM.open(tiny_bundle) as model:
+        measured = evaluate(model, synthetic_dataset(IMAGES, 256), 0)
+    measured = [
+        replace(m, item=replace(m.item, defect="good" if m.item.defect == "good" else "defect"))
+        for m in measured
+    ]
+    row = table(measured)[0]
+    assert float(row["auroc"]) > AUROC
+    assert float(row["ap"]) > AP
+
+
+def test_thread_count_changes_neither_prompts_nor_verdict(tiny_bundle: Path) -> None:
+    images = [sample_from_seed(SYNTHETIC_TEST_SEED + i, 320).image for i in range(12)]
+    seen = []
+    for threads in (1, 2, 3, 1):
+        with ClipSAM.open(tiny_bundle, threads=threads) as model:
+            session, text = model._sessions["clip_umci"], model.bundle.text("object")
+            prompts = [
+                find_prompts(rough_map(session, image, text), model.bundle.manifest.prompts)
+                for image in images
+            ]
+            seen.append(([model.inspect(image).verdict for image in images], prompts))
+    verdicts, first = seen[0]
+    assert set(verdicts) == {"good", "anomalous"}  # or the comparison would say little
+    for other, prompts in seen[1:]:
+        assert other == verdicts
+        for a, b in zip(first, prompts, strict=True):
+            np.testing.assert_array_equal(a.boxes, b.boxes)
+            np.testing.assert_array_equal(a.points, b.points)
+
+
+def test_evaluate_prints_the_table_and_writes_the_sheet(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet, rows = tmp_path / "sheet.png", tmp_path / "rows.json"
+    arguments = ["synthetic", "--count", "12", "--sheet", str(sheet), "--json", str(rows)]
+    assert main([str(tiny_bundle), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "| image level | 12 |" in printed
+    assert "called anomalous:" in printed
+    assert sheet.stat().st_size > 10_000
+    assert '"auroc"' in rows.read_text()
+
+
+def test_evaluate_says_what_is_wrong(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tiny_bundle), str(tmp_path)]) == 1
+    assert "is no data set" in capsys.readouterr().err
