@@ -20,19 +20,24 @@ import torch
 from clipsam.research import pretrain_clip, pretrain_sam
 from clipsam.research.loop import LoopConfig, run
 from clipsam.research.presets import PRESETS, Preset
-from clipsam.research.weights import save_weights
+from clipsam.research.weights import load_clip, save_weights
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
     """The stem alone, then the tower on windows of half the grid, then on whole pictures."""
     stem = pretrain_clip.StemTask(preset, device)
     task = pretrain_clip.ClipTask(preset, device)
+    if args.initial_weights is not None:  # another round: the stem can see already
+        earlier, _ = load_clip(preset, args.initial_weights)
+        task.module.clip.load_state_dict(earlier.state_dict())
     for name, current, steps, batch, windows, rate in (
         ("stem", stem, args.steps_stem, 16, 2, args.learning_rate),
         ("windows", task, args.steps, 16, 2, args.learning_rate),
         ("whole", task, args.steps_full, 8, 0, args.learning_rate / 3),
     ):
-        if name == "windows":
+        if name == "stem" and args.initial_weights is not None:
+            continue
+        if name == "windows" and args.initial_weights is None:
             task.module.clip.visual.conv1.load_state_dict(stem.module[0].state_dict())
         config = LoopConfig(
             steps, batch, rate, args.save_path / f"clip-{name}", workers=args.workers,
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps_stem", type=int, default=2000, help="of CLIP's stem alone")
     parser.add_argument("--steps", type=int, default=3000, help="at half size")
     parser.add_argument("--steps_full", type=int, default=1000, help="at full size")
+    parser.add_argument("--initial_weights", type=Path, help="a clip.safetensors to go on from")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--validate_every", type=int, default=250)
     parser.add_argument("--workers", type=int, default=1, help="processes that make images")
