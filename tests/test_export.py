@@ -357,24 +357,3 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
         build_engines.main(["--preset", "huge"])
     assert caught.value.code == 2
     assert "invalid choice: 'huge'" in capsys.readouterr().err
-
-
-# --- the paper's size ---------------------------------------------------------------------------
-
-
-@pytest.mark.full_size
-@pytest.mark.parametrize("opset", OPSETS)
-def test_the_paper_s_models_at_full_size(opset: int, tmp_path: Path) -> None:
-    from clipsam.export.parity_inputs import varied_images
-    from clipsam.runtime.pipeline import ClipSAM
-
-    folder = tmp_path / "paper"
-    report = build(BuildOptions(PRESETS["paper"], folder, Checkpoints(random_seed=0), opset=opset))
-    assert all(check.passed for check in (*report.graphs, *report.end_to_end))
-    opened = Bundle.open(folder)
-    assert "sam_encoder.onnx.data" in opened.manifest.files
-    assert opened.manifest.clip_image_size == 336
-    assert opened.manifest.sam_image_size == 1024
-    with ClipSAM.open(opened) as model:
-        _, image = next(varied_images(1))
-        assert model.inspect(image, "metal nut").score_map.shape == image.shape[:2]
