@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import ClipSAMError, MissingBackendError
@@ -142,15 +143,29 @@ def _info(args: argparse.Namespace) -> int:
     print(f"normalisation: {manifest.fusion.norm}")
     for title, facts in (("provenance", manifest.provenance), ("parity", manifest.parity)):
         print(f"{title}:")
-        for key, value in facts.items():
-            if not isinstance(value, (dict, list)):
-                print(f"  {key}: {value}")
-            elif isinstance(value, dict) and all(
-                not isinstance(v, (dict, list)) for v in value.values()
-            ):
-                print(f"  {key}: " + ", ".join(f"{k} {v}" for k, v in value.items()))
+        for line in _lines(facts):
+            print(f"  {line}")
     print(f"{len(manifest.categories)} categories: {', '.join(manifest.categories)}")
     return 0
+
+
+def _lines(facts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A line per fact, nested ones under their path; keys and lists are for machines."""
+    for key, value in facts.items():
+        if key == "graph_keys" or isinstance(value, list):
+            continue
+        if isinstance(value, dict) and any(isinstance(v, dict) for v in value.values()):
+            yield from _lines(value, f"{prefix}{key}, ")
+        elif isinstance(value, dict):
+            known = (f"{k} {_short(v)}" for k, v in value.items() if not isinstance(v, list))
+            if text := ", ".join(known):
+                yield f"{prefix}{key}: {text}"
+        else:
+            yield f"{prefix}{key}: {_short(value)}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
