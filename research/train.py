@@ -87,7 +87,7 @@ class UmciTask:
     """Eq. 12 on the stages' logits; validation by pixel AP on held-out procedural images."""
 
     def __init__(
-        self, preset: Preset, clip: Any, device: torch.device, validation: int = 48
+        self, preset: Preset, clip: Any, device: torch.device, validation: int = 96
     ) -> None:
         self.size, self.device = preset.clip_image_size, device
         self.clip = clip.to(device).requires_grad_(False)

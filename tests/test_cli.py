@@ -142,7 +142,7 @@ def test_info(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
         "normalisation: fixed",
         "4 categories: object, metal nut, bottle, nothing",
         "opset: 20",
-        "clip_umci: max_abs 0.0",
+        "clip_umci: max_abs 0",
     ):
         assert text in captured.out
     assert main(["info", str(toy / "none")]) == 1

@@ -292,7 +292,7 @@ def test_every_shape(model: ClipSAM, shape: tuple[int, int]) -> None:
     assert result.mask.dtype == np.bool_
     assert 0 <= result.score_map.min() <= result.score_map.max() <= 1
     assert result.prompts == 1
-    assert result.anomalous == (max(shape) < 64 * min(shape))  # the toy SAM sees 2 rows of those
+    assert result.anomalous  # even where the toy SAM sees two rows and finds nothing
     for region in result.regions:
         x, y, w, h = region.box
         assert 0 <= x < x + w <= width
