@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 demo: bundle
 	$(BIN)/clipsam inspect bundles/tiny examples/images --output demo
-	@echo "Look at the pictures: demo/*.overlay.png"
+	@echo "Look at the pictures: demo/*/*.overlay.png"
 
 env: $(STAMP)
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
+from clipsam.research.umci import mean_abnormal, to_image_size
+
 
 def normalise(image: Tensor) -> Tensor:
     """uint8 RGB [B,S,S,3] -> float32 [B,3,S,S] with CLIP's mean and standard deviation."""
@@ -65,17 +67,30 @@ class ClipFeatures(nn.Module):
         """Normalised RGB [B,3,S,S] -> one [B,H,W,C] a tap."""
         return run_tower(self.visual, image, self.position, self.taps)
 
-    def patch_text_similarity(self, taps: Sequence[Tensor], text: Tensor) -> list[Tensor]:
-        """The baseline without UMCI (table 2): logits [B,2,H,W] a tap from cosine similarity.
 
-        Each tap goes through the tower's own `ln_post` and `proj`; text is L [B,C_t,2].
-        """
+class PatchTextSimilarity(nn.Module):
+    """The baseline "w/o UMCI" of table 2, with the interface of `UMCIStages`.
+
+    Each tap goes through the tower's own `ln_post` and `proj`; the logits are cosine similarities
+    with the two text features at CLIP's initial temperature, as WinCLIP has it. Nothing is trained.
+    """
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, taps: Sequence[Tensor], text: Tensor, size: int) -> list[Tensor]:
+        """Taps (one [B,H,W,C] a stage) and text [B,C_t,2] -> per stage logits [B,2,size,size]."""
         logits = []
         for tokens in taps:
             projected = F.normalize(self.visual.ln_post(tokens) @ self.visual.proj, dim=-1)
             similarity = torch.einsum("bhwc,bck->bkhw", projected, F.normalize(text, dim=1))
-            logits.append(similarity / 0.07)  # CLIP's initial temperature, as WinCLIP uses
+            logits.append(to_image_size(similarity / 0.07, size))
         return logits
+
+    def rough_map(self, taps: Sequence[Tensor], text: Tensor, size: int) -> Tensor:
+        """O_f [B,size,size]: mean over stages of P(abnormal)."""
+        return mean_abnormal(self(taps, text, size))
 
 
 def run_tower(visual: Any, image: Tensor, position: Tensor, taps: Sequence[int]) -> list[Tensor]:

@@ -48,16 +48,21 @@ class Measured:
 
 
 def evaluate(
-    model: ClipSAM, items: Iterable[LabelledImage], size: int, tiles: list[Image] | None = None
+    model: ClipSAM,
+    items: Iterable[LabelledImage],
+    size: int,
+    tiles: list[Image] | None = None,
+    without_mmr: bool = False,
 ) -> list[Measured]:
     """Inspect every item; `tiles` collects the contact sheet's rows. An unknown category falls
-    back to the generic word, as appendix A does."""
+    back to the generic word, as appendix A does. `without_mmr` stops at the rough map (table 2)."""
+    deadline_ms = 0.0 if without_mmr else None
     measured = []
     known = set(model.bundle.manifest.categories)
     for item in items:
         image, mask = item.load()
         category = item.category if item.category in known else "object"
-        result = model.inspect(image, category)
+        result = model.inspect(image, category, deadline_ms=deadline_ms)
         final = result.score_map
         if tiles is not None:
             tiles.append(_row(image, mask, final, overlay(image, result)))
@@ -137,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=200, help="images of the synthetic set")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--without-mmr", action="store_true", help="stop at the rough map")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
     parser.add_argument("--json", type=Path, help="write the table as JSON")
     args = parser.parse_args(argv)
@@ -154,7 +160,7 @@ def _run(args: argparse.Namespace) -> int:
         items = _limit(find_dataset(Path(args.dataset), args.category), args.limit)
     tiles: list[Image] | None = [] if args.sheet else None
     with ClipSAM.open(args.bundle, args.provider, args.threads) as model:
-        measured = evaluate(model, tqdm(items, unit="image"), args.size, tiles)
+        measured = evaluate(model, tqdm(items, unit="image"), args.size, tiles, args.without_mmr)
         identity = model.bundle.id
     rows = table(measured)
     resolution = f"{args.size}x{args.size} px" if args.size else "image size"

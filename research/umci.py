@@ -8,8 +8,8 @@ Symbols are the paper's: P patch tokens, L text features, P_hat the tokens proje
 width C_t, v visual features, t text features, M what a path returns. Shapes are given as comments.
 
 Every ablation of tables 2 and 3 is a field of `UMCIConfig`, not another class: `paths=("strip",)`,
-`paths=("scale",)`, `hidden_dim`, `pool_sizes`. ("w/o UMCI" replaces this file by
-`clip_features.patch_text_similarity`.)
+`paths=("scale",)`, `hidden_dim`, `pool_sizes`. ("w/o UMCI" puts
+`clip_features.PatchTextSimilarity` in its place.)
 """
 
 from __future__ import annotations

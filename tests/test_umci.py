@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from clipsam.research.clip_features import PatchTextSimilarity
 from clipsam.research.losses import dice_loss, focal_loss, total_loss
 from clipsam.research.umci import (
     UMCI,
@@ -159,3 +161,16 @@ def test_one_batch_can_be_overfitted() -> None:
     found = model.rough_map(taps, text, 12) > 0.5
     iou = (found & (target > 0.5)).sum() / (found | (target > 0.5)).sum()
     assert iou > 0.8
+
+
+def test_without_umci_the_rough_map_is_patch_text_similarity() -> None:
+    visual = nn.Module()
+    visual.ln_post = nn.LayerNorm(12)
+    visual.proj = nn.Parameter(torch.randn(12, 8))
+    taps, text = [torch.randn(2, 3, 3, 12) for _ in range(2)], torch.randn(2, 8, 2)
+    stages = PatchTextSimilarity(visual)(taps, text, 3)
+    token = visual.ln_post(taps[1][1, 2, 0]) @ visual.proj
+    expected = F.cosine_similarity(token[:, None], text[1], dim=0) / 0.07
+    torch.testing.assert_close(stages[1][1, :, 2, 0], expected)
+    rough = PatchTextSimilarity(visual).rough_map(taps, text, 3)
+    torch.testing.assert_close(rough, mean_abnormal(stages))
