@@ -33,8 +33,8 @@ def test_quality_on_a_fixed_synthetic_set_does_not_drop(tiny_bundle: Path) -> No
         for m in measured
     ]
     row = table(measured)[0]
-    assert float(row["auroc"]) > 0.7
-    assert float(row["ap"]) > 0.15
+    assert float(row["auroc"]) > 0.84  # 0.865 when they were made
+    assert float(row["ap"]) > 0.25  # 0.287
 
 
 def test_thread_count_changes_neither_prompts_nor_verdict(tiny_bundle: Path) -> None:
