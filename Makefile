@@ -36,7 +36,7 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -m "not full_size and not gpu"
 
-# The paper's full-size graphs with random weights: minutes, and about 12 GB of memory.
+# The paper's full-size graphs with random weights: about half an hour, and 17 GB of memory.
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full_size
 
