@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -86,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
-    preset = replace(PRESETS["tiny"])
+    preset = PRESETS["tiny"]
     stage = pretrain_clip_stage if args.model == "clip" else pretrain_sam_stage
     stage(preset, args, torch.device(args.device))
     return 0

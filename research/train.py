@@ -33,7 +33,7 @@ from clipsam.research.synthetic import sample_from_seed
 from clipsam.research.text_prompts import text_features
 from clipsam.research.umci import UMCIStages, mean_abnormal
 from clipsam.research.weights import load_clip, save_weights
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.errors import ClipSAMError, DatasetError
 from clipsam.runtime.preprocess import clip_input
 
 VALIDATION_SEED = 2**40
@@ -127,7 +127,10 @@ class UmciTask:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the module; returns the exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.dataset == "mvtec" and args.data_path is None:
+        parser.error("--dataset mvtec needs --data_path, a folder in MVTec AD's layout")
     try:
         train(args)
     except ClipSAMError as error:
@@ -155,7 +158,7 @@ def train(args: argparse.Namespace) -> None:
     umci = replace(preset.umci, **{k: v for k, v in overrides.items() if v is not None})
     preset = replace(preset, umci=replace(umci, stages=len(preset.features_list)))
     clip, clip_sha = load_clip(preset, args.clip_weights)
-    task = UmciTask(preset, clip, torch.device(args.device))
+    task = UmciTask(preset, clip, torch.device(args.device), args.validation_images)
     dataset: SyntheticImages | LabelledImages
     if args.dataset == "synthetic":
         steps = args.steps
@@ -164,6 +167,11 @@ def train(args: argparse.Namespace) -> None:
         images = find_dataset(args.data_path)
         dataset = LabelledImages(images, task.size, args.seed, args.epoch)
         steps = len(dataset) // args.batch_size
+        if not steps:
+            raise DatasetError(
+                f"{args.data_path} gives {len(dataset)} images in {args.epoch} epochs, fewer than "
+                f"one batch of {args.batch_size}: lower --batch_size or raise --epoch."
+            )
     config = LoopConfig(
         steps=steps,
         batch_size=args.batch_size,
@@ -194,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pool_sizes", type=int, nargs="+", help="s of the scale path (table 3)")
     parser.add_argument("--paths", nargs="+", choices=("strip", "scale"), help="table 2")
     parser.add_argument("--validate_every", type=int, default=200)
+    parser.add_argument("--validation_images", type=int, default=96, help="procedural ones")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from here.", file=sys.stderr)
+        hint = "; --resume goes on from here" if args.command == "inspect" else ""
+        print(f"interrupted{hint}.", file=sys.stderr)
         return 130
 
 

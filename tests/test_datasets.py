@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from clipsam.research.datasets import find_dataset, mvtec_category, synthetic_dataset
 from clipsam.research.metrics import pixel_metrics
+from clipsam.research.presets import PRESETS
+from clipsam.research.train import main as train
+from clipsam.research.weights import load_umci
 from clipsam.runtime.errors import DatasetError
 
 
@@ -89,3 +92,22 @@ def test_metrics_by_hand() -> None:
 def test_metrics_need_both_classes() -> None:
     with pytest.raises(ValueError, match="both defective and good"):
         pixel_metrics(np.zeros(3, np.float32), np.zeros(3, np.bool_))
+
+
+def test_training_on_a_folder_gives_weights_that_load(
+    category: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = category.parent / "run"
+    arguments = ["--preset", "tiny", "--data_path", str(category), "--save_path", str(saved)]
+    few = ["--validation_images", "4", "--workers", "0", "--device", "cpu"]
+    assert train([*arguments, *few, "--epoch", "1", "--batch_size", "8"]) == 1
+    assert "gives 2 images in 1 epochs, fewer than one batch of 8" in capsys.readouterr().err
+    assert train([*arguments, *few, "--epoch", "2", "--batch_size", "2", "--paths", "strip"]) == 0
+    model, _ = load_umci(PRESETS["tiny"], saved / "umci.safetensors")
+    assert model.config.paths == ("strip",)
+
+
+def test_training_without_a_folder_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train(["--save_path", str(tmp_path)])
+    assert caught.value.code == 2
