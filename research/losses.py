@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Paper, Sec. 3.4: the weights of the four stages.
-STAGE_WEIGHTS = (0.1, 0.1, 0.1, 0.7)
+
+def stage_weights(stages: int) -> tuple[float, ...]:
+    """(0.1, 0.1, 0.1, 0.7) for the paper's four stages (Sec. 3.4); else 0.7 for the last too."""
+    return (1.0,) if stages == 1 else (*([0.3 / (stages - 1)] * (stages - 1)), 0.7)
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
@@ -45,9 +47,10 @@ def stage_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def total_loss(
-    stage_logits: Sequence[Tensor], target: Tensor, weights: Sequence[float] = STAGE_WEIGHTS
+    stage_logits: Sequence[Tensor], target: Tensor, weights: Sequence[float] | None = None
 ) -> Tensor:
     """Eq. 12 over per-stage logits [B,2,S,S] and a target [B,S,S]."""
+    weights = stage_weights(len(stage_logits)) if weights is None else weights
     losses = [
         weight * stage_loss(logits, target)
         for weight, logits in zip(weights, stage_logits, strict=True)

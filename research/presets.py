@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import open_clip
-import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from segment_anything.modeling import (
     ImageEncoderViT,
@@ -21,6 +20,7 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
+from clipsam.research.convolutions import ConvEmbedding, UNetEmbedding
 from clipsam.research.umci import UMCIConfig
 
 # open_clip's tokenizer is the same for the tiny model, so any word may be typed.
@@ -39,6 +39,7 @@ class SamConfig:
     window: int = 14
     prompt_dim: int = 256
     mlp_dim: int = 2048
+    convolutional: bool = False  # tokens by `ConvEmbedding` instead of a linear patch embedding
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,20 @@ PRESETS = {
         name="tiny",
         clip_name="tiny",
         clip_image_size=192,
-        features_list=(1, 2, 3, 4),
+        features_list=(1, 2),
         sam_type="tiny",
         sam=SamConfig(
             image_size=512,
             dim=160,
-            depth=6,
+            depth=4,
             heads=5,
-            global_blocks=(2, 5),
+            global_blocks=(1, 3),
             window=8,
             prompt_dim=128,
             mlp_dim=512,
+            convolutional=True,
         ),
-        umci=UMCIConfig(visual_dim=192, text_dim=128, hidden_dim=64),
+        umci=UMCIConfig(visual_dim=128, text_dim=128, hidden_dim=64, stages=2),
         points="per_region",
         description="a demonstration and test model, trained on procedural images only",
     ),
@@ -110,10 +112,11 @@ def build_clip(clip_name: str) -> CLIP:
         model = CLIP(
             embed_dim=128,
             vision_cfg=CLIPVisionCfg(
-                layers=4,
-                width=192,
+                layers=2,
+                width=128,
                 head_width=64,
-                patch_size=8,
+                mlp_ratio=2.0,
+                patch_size=4,
                 image_size=192,
                 pool_type="avg",
                 final_ln_after_pool=True,
@@ -122,55 +125,11 @@ def build_clip(clip_name: str) -> CLIP:
                 context_length=CONTEXT_LENGTH, vocab_size=VOCABULARY, width=64, heads=2, layers=2
             ),
         )
-        model.visual.conv1 = conv_stem(192)
+        model.visual.conv1 = UNetEmbedding(128)
     else:
         # Not `create_model`, which warns on the root logger about the weights it did not load.
         model = CLIP(**open_clip.get_model_config(clip_name))
     return model.eval()
-
-
-class _Residual(nn.Module):
-    """x + two 3x3 convolutions, the first of them dilated."""
-
-    def __init__(self, channels: int, dilation: int = 1) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,C,h,w] -> the same."""
-        return torch.relu(x + self.body(x))
-
-
-def _halve(inputs: int, outputs: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    ]
-
-
-def conv_stem(width: int) -> nn.Sequential:
-    """A convolutional patch embedding, 8 x 8 pixels a token: [B,3,S,S] -> [B,width,S/8,S/8].
-
-    Where CLIP cuts patches and projects them linearly, `tiny` convolves its way down: on a few ten
-    thousand procedural pictures a tower with a linear embedding learns nothing (docs/method.md).
-    """
-    return nn.Sequential(
-        *_halve(3, 32),
-        _Residual(32),
-        *_halve(32, 64),
-        _Residual(64),
-        *_halve(64, 128),
-        _Residual(128, 2),
-        _Residual(128, 4),
-        nn.Conv2d(128, width, 1),
-    )
 
 
 def get_tokenizer() -> Callable[[list[str]], Tensor]:
@@ -188,7 +147,7 @@ def build_sam(config: SamConfig) -> Sam:
     """
     patch = 16
     grid = config.image_size // patch
-    return Sam(
+    sam = Sam(
         image_encoder=ImageEncoderViT(
             img_size=config.image_size,
             patch_size=patch,
@@ -220,7 +179,10 @@ def build_sam(config: SamConfig) -> Sam:
         ),
         pixel_mean=[123.675, 116.28, 103.53],
         pixel_std=[58.395, 57.12, 57.375],
-    ).eval()
+    )
+    if config.convolutional:
+        sam.image_encoder.patch_embed = ConvEmbedding(config.dim)
+    return sam.eval()
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -1,11 +1,13 @@
 """Pre-training of the miniature SAM: rough box and points in, three masks and their IoU out.
 
 The prompts imitate what SAM gets from stage one: the true mask seen through CLIP's coarse grid,
-blurred, thresholded; its component's box, and points drawn inside it, some of which miss. Boxes
-that fit and points that hit are mixed in. The loss is SAM's: the best of the three masks learns
-(the others a little, because Eq. 9 adds all three), and the IoU head learns how good each is.
+blurred, thresholded; a component's box, and points drawn inside it, some of which miss. Boxes that
+fit are mixed in, and false alarms: prompts on sound places, whose mask is empty and whose IoU is
+0, so that Eq. 9 gives them no weight. (Meta's SAM segments anything; this one, defects.)
 
-Training starts at half the image size and ends at full size with interpolated positions.
+The loss is SAM's: the best of the three masks learns most (all learn, because Eq. 9 adds all
+three), and the IoU head learns how good each is. Training starts at half the image size and ends
+at full size with interpolated positions.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from clipsam.research.synthetic import Sample, sample_from_seed
 POINTS = 5  # points a prompt; the bundle draws as many
 PROMPTS = 4  # prompts an image
 VALIDATION_SEED = 2**41
-GRID = 24  # CLIP's grid, through which the imitated rough map is seen
+GRID = 48  # CLIP's grid, through which the imitated rough map is seen
 
 
 class PromptedMasks(Dataset[dict[str, Tensor]]):
@@ -44,11 +46,7 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """image uint8 [S,S,3]; box [K,4] xyxy and points [K,P,2] in pixels; mask [K,S/4,S/4]."""
         rng = np.random.default_rng([self.seed, index, 1])
-        sample = sample_from_seed(self.seed + index, self.image_size, defect_rate=0.95)
-        shift = 1
-        while not (sample.defects or sample.parts):  # rare: a plain surface without anything
-            sample = sample_from_seed(self.seed + index + shift * 2**32, self.image_size)
-            shift += 1
+        sample = sample_from_seed(self.seed + index, self.image_size, defect_rate=0.9)
         prompts = [make_prompt(sample, rng) for _ in range(PROMPTS)]
         return {
             "image": torch.from_numpy(sample.image),
@@ -61,18 +59,21 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
 def make_prompt(
     sample: Sample, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Box [4], points [P,2] and the target [S/4,S/4] in {0,1} of one thing in the picture."""
-    pool = sample.defects if sample.defects and rng.random() < 0.85 else sample.parts
-    pool = pool or sample.defects
-    truth = pool[int(rng.integers(len(pool)))].mask.astype(np.uint8)
+    """Box [4], points [P,2] and the target [S/4,S/4] in {0,1} of one prompt."""
+    truth = sample.mask
     size = truth.shape[0]
-    region = _rough_component(truth, rng) if rng.random() < 0.7 else _component(truth, rng)
+    if not sample.defects or rng.random() < 0.12:
+        region = _false_alarm(sample, rng)
+    elif rng.random() < 0.75:
+        region = _rough_component(truth, rng)
+    else:
+        region = _component(truth, rng)
     near = np.asarray(cv2.dilate(region, np.ones((size // GRID, size // GRID), np.uint8)))
     target = np.minimum(truth, near)
     ys, xs = np.nonzero(region)
     box = np.array([xs.min(), ys.min(), xs.max(), ys.max()], np.float32)
     extent = np.maximum(box[2:] - box[:2], 8)
-    box += rng.normal(0, 0.06, 4).astype(np.float32) * np.tile(extent, 2)
+    box += rng.normal(0, 0.03, 4).astype(np.float32) * np.tile(extent, 2)
     box = np.clip(
         np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])]), 0, size - 1
     )
@@ -85,10 +86,24 @@ def make_prompt(
     return box.astype(np.float32), points, (small > 0.35).astype(np.float32)
 
 
+def _false_alarm(sample: Sample, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A region that is no defect: a hole or mark of the part, or any spot."""
+    size = sample.mask.shape[0]
+    sound = [item.mask for item in sample.parts if item.kind != "part"]
+    region = np.zeros((size, size), np.uint8)
+    if sound and rng.random() < 0.5:
+        region = _component(sound[int(rng.integers(len(sound)))].astype(np.uint8), rng)
+    else:
+        at = tuple(int(v) for v in rng.integers(0, size, 2))
+        axes = tuple(int(v) for v in np.maximum(3, size * 0.01 * rng.lognormal(1.3, 0.7, 2)))
+        cv2.ellipse(region, at, axes, float(rng.uniform(0, 180)), 0, 360, (1,), -1)
+    return region
+
+
 def _component(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One of the larger 8-connected components of a mask."""
+    """One of the 8-connected components of a mask, larger ones more often."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA].astype(np.float64)
+    areas = np.sqrt(stats[1:, cv2.CC_STAT_AREA].astype(np.float64))
     label = 1 + int(rng.choice(count - 1, p=areas / areas.sum()))
     return np.asarray(labels == label, np.uint8)
 
@@ -97,8 +112,8 @@ def _rough_component(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     """A component of the mask as stage one might see it: coarse, blurred, too large or small."""
     size = mask.shape[0]
     coarse = cv2.resize(mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
-    coarse = cv2.GaussianBlur(np.sqrt(coarse), (0, 0), float(rng.uniform(0.3, 0.8)))
-    coarse = coarse + rng.normal(0, 0.03, (GRID, GRID))
+    coarse = cv2.GaussianBlur(np.sqrt(coarse), (0, 0), float(rng.uniform(0.4, 1.6)))
+    coarse = coarse * (1 + 0.3 * _smooth_noise(rng)) + 0.06 * _smooth_noise(rng)
     full = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
     near = cv2.dilate(mask, np.ones((size // 8, size // 8), np.uint8))
     full = np.where(near > 0, full, 0)
@@ -106,11 +121,18 @@ def _rough_component(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     return _component(rough.astype(np.uint8), rng)
 
 
+def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float32]:
+    """[GRID,GRID] with mean 0, deviation 1 and features of about five tokens."""
+    small = rng.standard_normal((10, 10)).astype(np.float32)
+    grid = cv2.resize(small, (GRID, GRID), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(grid, np.float32)
+
+
 class SamTask:
     """SAM's loss over prompted masks (see the module's text)."""
 
     def __init__(
-        self, preset: Preset, device: torch.device, image_size: int, validation: int = 24
+        self, preset: Preset, device: torch.device, image_size: int, validation: int = 64
     ) -> None:
         self.device, self.image_size = device, image_size
         self.module: Sam = build_sam(replace(preset.sam, image_size=image_size)).to(device)
@@ -126,7 +148,7 @@ class SamTask:
             logits.flatten(0, 1), target.repeat_interleave(count, dim=0)
         )
         each = (20 * focal + dice).unflatten(0, (-1, count))  # N,4
-        masks = each[:, 1:].min(dim=1).values + 0.15 * each[:, 1:].mean(dim=1) + 0.3 * each[:, 0]
+        masks = each[:, 1:].min(dim=1).values + 0.5 * each[:, 1:].mean(dim=1) + 0.2 * each[:, 0]
         iou = mask_iou(logits, target[:, None])
         score_loss = F.mse_loss(scores, iou)
         total = masks.mean() + 2 * score_loss
@@ -135,17 +157,26 @@ class SamTask:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean IoU of the mask with the highest predicted score, and of the best mask."""
-        chosen, best = [], []
+        """Over prompts on defects: mean IoU of the mask with the highest predicted score
+        ("score"), of the best mask, and of all three; the mean predicted score of false alarms."""
+        chosen, best, mean, alarms = [], [], [], []
         for item in self._validation:
             batch = {key: value[None].to(self.device) for key, value in item.items()}
             logits, scores = self._forward(batch)
-            iou = mask_iou(logits, batch["mask"].flatten(0, 1)[:, None])[:, 1:]
-            pick = scores[:, 1:].argmax(dim=1, keepdim=True)
-            chosen.append(iou.gather(1, pick).mean())
-            best.append(iou.max(dim=1).values.mean())
-        score = float(torch.stack(chosen).mean())
-        return {"score": score, "best_iou": float(torch.stack(best).mean())}
+            target = batch["mask"].flatten(0, 1)[:, None]
+            real = target.flatten(1).any(dim=1)
+            iou, scores = mask_iou(logits, target)[:, 1:], scores[:, 1:]
+            alarms += scores[~real].mean(dim=1).tolist()
+            pick = scores.argmax(dim=1, keepdim=True)
+            chosen += iou.gather(1, pick)[real, 0].tolist()
+            best += iou.max(dim=1).values[real].tolist()
+            mean += iou.mean(dim=1)[real].tolist()
+        return {
+            "score": float(np.mean(chosen)),
+            "best_iou": float(np.mean(best)),
+            "mean_iou": float(np.mean(mean)),
+            "false_alarm_score": float(np.mean(alarms)) if alarms else 0.0,
+        }
 
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         sam = self.module
@@ -153,6 +184,7 @@ class SamTask:
         with torch.autocast(self.device.type, torch.bfloat16):
             embeddings = sam.image_encoder(image).float()
         logits, scores = [], []
+        # The decoder takes one image at a time (segment-anything's own interface).
         for embedding, points, box in zip(embeddings, batch["points"], batch["box"], strict=True):
             labels = torch.ones(points.shape[:2], device=points.device)
             sparse, dense = sam.prompt_encoder((points, labels), box, None)

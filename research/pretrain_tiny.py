@@ -23,29 +23,29 @@ from clipsam.research.weights import load_clip, save_weights
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
-    """The stem alone, then the tower on windows of half the grid, then on whole pictures."""
-    stem = pretrain_clip.StemTask(preset, device)
-    task = pretrain_clip.ClipTask(preset, device)
-    if args.initial_weights is not None:  # another round: the stem can see already
-        earlier, _ = load_clip(preset, args.initial_weights)
-        task.module.clip.load_state_dict(earlier.state_dict())
-    for name, current, steps, batch, windows, rate in (
-        ("stem", stem, args.steps_stem, 16, 2, args.learning_rate),
-        ("windows", task, args.steps, 16, 2, args.learning_rate),
-        ("whole", task, args.steps_full, 8, 0, args.learning_rate / 3),
+    """The patch embedding alone, then the whole tower."""
+    embedding = pretrain_clip.EmbeddingTask(preset, device)
+    tower = pretrain_clip.ClipTask(preset, device)
+    clip = tower.module.clip
+    if args.initial_weights is not None:  # another round
+        clip.load_state_dict(load_clip(preset, args.initial_weights)[0].state_dict())
+        embedding.embedding.load_state_dict(clip.visual.conv1.state_dict())
+    for name, task, steps in (
+        ("embedding", embedding, args.steps_embedding),
+        ("tower", tower, args.steps),
     ):
-        if name == "stem" and args.initial_weights is not None:
+        if not steps:
             continue
-        if name == "windows" and args.initial_weights is None:
-            task.module.clip.visual.conv1.load_state_dict(stem.module[0].state_dict())
         config = LoopConfig(
-            steps, batch, rate, args.save_path / f"clip-{name}", workers=args.workers,
-            validate_every=args.validate_every, beta2=0.98,
+            steps, args.batch_size, args.learning_rate, args.save_path / f"clip-{name}",
+            workers=args.workers, validate_every=args.validate_every, beta2=0.98,
         )  # fmt: skip
-        seed = args.seed + 2**33 * ("stem", "windows", "whole").index(name)
-        dataset = pretrain_clip.CaptionedWindows(preset, seed, steps * batch, windows)
-        print(f"clip, {name}: {run(current, dataset, config, pretrain_clip.collate)}")
-    save_weights(task.module.clip.state_dict(), args.save_path / "clip.safetensors", "clip")
+        seed = args.seed * 2**36 + 2**33 * (name == "tower")
+        dataset = pretrain_clip.CaptionedImages(preset, seed, steps * args.batch_size)
+        print(f"clip, {name}: {run(task, dataset, config)}")
+        if name == "embedding":
+            clip.visual.conv1.load_state_dict(embedding.embedding.state_dict())
+    save_weights(clip.state_dict(), args.save_path / "clip.safetensors", "clip")
 
 
 def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
@@ -74,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", choices=("clip", "sam"))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps_stem", type=int, default=2000, help="of CLIP's stem alone")
-    parser.add_argument("--steps", type=int, default=3000, help="at half size")
-    parser.add_argument("--steps_full", type=int, default=1000, help="at full size")
+    parser.add_argument("--steps_embedding", type=int, default=4000, help="CLIP's embedding alone")
+    parser.add_argument("--steps", type=int, default=3000, help="CLIP's tower; SAM at half size")
+    parser.add_argument("--steps_full", type=int, default=1000, help="SAM at full size")
+    parser.add_argument("--batch_size", type=int, default=16, help="of CLIP")
     parser.add_argument("--initial_weights", type=Path, help="a clip.safetensors to go on from")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--validate_every", type=int, default=250)

@@ -33,6 +33,7 @@ class Canvas:
         part: HxW, True within the outline of the undamaged part.
         solid: float32 HxW, coverage by what is left of the part.
         surface: whether the part fills the frame, so that it has no outline.
+        several: whether the picture shows many small parts instead of one.
         axis: direction of the texture's grain in radians.
         light: direction the light comes from in radians, in the image plane.
         roughness: standard deviation of the texture.
@@ -45,6 +46,7 @@ class Canvas:
     part: Mask
     solid: F32
     surface: bool
+    several: bool
     axis: float
     light: float
     roughness: float

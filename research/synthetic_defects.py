@@ -1,7 +1,8 @@
 """Procedural defects: each draws itself on a `Canvas` and returns the mask of what is visible.
 
-The surface defects of this file change ``canvas.image``; those of the outline (chipped edge,
-missing part, fray) are in `synthetic_outline_defects.py`.
+Small surface defects are made here, broad ones (stain, patch, foreign texture, uneven) in
+`synthetic_area_defects.py`, those of the outline (chipped edge, missing part, fray) in
+`synthetic_outline_defects.py`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from clipsam.research.synthetic_area_defects import foreign, patch, stain, uneven
 from clipsam.research.synthetic_canvas import (
     LABEL_ALPHA,
     Canvas,
     Mask,
     along_grain,
-    box_of,
     change_tone,
-    cover,
     edge_spot,
     random_spot,
     relief,
@@ -27,15 +27,10 @@ from clipsam.research.synthetic_canvas import (
 from clipsam.research.synthetic_outline_defects import chip, fray, missing
 from clipsam.research.synthetic_shapes import drawn, ragged, stroke, walk
 from clipsam.research.synthetic_textures import (
-    CONTRAST,
-    FAMILIES,
     Rng,
     blur,
-    f32,
     integer,
     log_uniform,
-    noise,
-    texture,
     uniform,
 )
 
@@ -203,109 +198,6 @@ def _inclusion(rng: Rng, canvas: Canvas) -> Mask | None:
     return change_tone(rng, canvas, alpha, dark=0.75, opaque=uniform(rng, 0, 0.8), strong=0.4)
 
 
-def _stain(rng: Rng, canvas: Canvas) -> Mask | None:
-    radius = log_uniform(rng, 8, 60) * canvas.unit
-    radii = (radius, radius * uniform(rng, 0.4, 1))
-    alpha = ragged(
-        rng,
-        canvas.size,
-        random_spot(rng, canvas),
-        radii,
-        uniform(rng, 0, np.pi),
-        uniform(rng, 0.1, 0.5),
-        radius * uniform(rng, 0.2, 0.8),
-    )
-    if rng.random() < 0.35:  # a dried ring: the rim is stronger than the middle
-        alpha = alpha * (1 - np.float32(uniform(rng, 0.2, 0.6)) * alpha)
-        alpha = alpha / np.float32(max(float(alpha.max()), 1e-3))
-    return change_tone(rng, canvas, alpha, dark=0.7, opaque=0.0, strong=0.35)
-
-
-def _uneven(rng: Rng, canvas: Canvas) -> Mask | None:
-    radius = log_uniform(rng, 30, 80) * canvas.unit
-    radii = (radius, radius * uniform(rng, 0.3, 0.9))
-    alpha = ragged(
-        rng,
-        canvas.size,
-        random_spot(rng, canvas),
-        radii,
-        along_grain(rng, canvas, 0.4),
-        uniform(rng, 0.1, 0.4),
-        radius * uniform(rng, 0.1, 0.5),
-    )
-    return change_tone(rng, canvas, alpha, dark=0.55, opaque=uniform(rng, 0, 0.5), strong=0.3)
-
-
-def _patch(rng: Rng, canvas: Canvas) -> Mask | None:
-    """A broad ragged area, or several, of changed brightness and texture contrast."""
-    size, unit = canvas.size, canvas.unit
-    angle = along_grain(rng, canvas, 0.7)
-    radius = log_uniform(rng, 10, 72) * unit
-    x, y = random_spot(rng, canvas)
-    alpha = np.zeros((size, size), np.float32)
-    for _ in range(integer(rng, 1, 3)):
-        big = radius * uniform(rng, 0.4, 1)
-        at = (x + rng.normal(0, 0.8 * radius), y + rng.normal(0, 0.8 * radius))
-        alpha = np.maximum(
-            alpha,
-            ragged(
-                rng,
-                size,
-                at,
-                (big, big * uniform(rng, 0.3, 0.8)),
-                angle + rng.normal(0, 0.3),
-                uniform(rng, 0.2, 0.55),
-                1 + uniform(rng, 0, 0.25) * radius,
-                uniform(rng, 3, 8),
-            ),
-        )
-    mask = visible_mask(canvas, alpha)
-    if int(mask.sum()) < 30 * unit:
-        return None
-    box = box_of(alpha)
-    inside = mask[box]
-    old = canvas.image[box]
-    mean = old[inside].mean(axis=0)
-    need = required_change(canvas, mask)
-    shift = log_uniform(rng, need, max(0.35, 1.5 * need)) * (-1 if rng.random() < 0.7 else 1)
-    if not 0.04 < float(mean.mean()) + shift < 0.96:
-        shift = -shift
-    grain = noise(rng, size, size * uniform(rng, 0.2, 1))[box][..., None]
-    other = mean + np.float32(shift) + np.float32(uniform(rng, 0.4, 1.5)) * (old - mean)
-    other += grain * np.float32(uniform(rng, 0, 0.6) * canvas.roughness)
-    return cover(canvas, alpha, f32(other))
-
-
-def _foreign(rng: Rng, canvas: Canvas) -> Mask | None:
-    """A piece of another texture, or of this one turned and re-toned."""
-    size, unit = canvas.size, canvas.unit
-    radius = log_uniform(rng, 6, 45) * unit
-    radii = (radius, radius * uniform(rng, 0.3, 1))
-    alpha = ragged(
-        rng,
-        size,
-        random_spot(rng, canvas),
-        radii,
-        uniform(rng, 0, np.pi),
-        uniform(rng, 0, 0.5),
-        uniform(rng, 1, 4) * unit,
-        uniform(rng, 2, 6),
-    )
-    channels = canvas.image.shape[2]
-    if rng.random() < 0.6:
-        family = list(FAMILIES)[integer(rng, 0, len(FAMILIES) - 1)]
-        base = canvas.image[int(size / 2), int(size / 2)] + rng.normal(0, 0.15, channels)
-        if rng.random() < 0.4:
-            base = rng.uniform(0.05, 0.95, channels)
-        contrast = log_uniform(rng, *CONTRAST[family]) * uniform(rng, 1, 2)
-        field = texture(rng, size, family, uniform(rng, 0, np.pi))[..., None]
-        other = f32(base) + field * np.float32(contrast)
-    else:
-        turned = np.rot90(canvas.image, integer(rng, 1, 3)) * np.float32(uniform(rng, 0.7, 1.3))
-        other = f32(turned + np.float32(rng.normal(0, 0.1)))
-    return cover(canvas, alpha, other[box_of(alpha)])
-
-
 def _dent(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 4, 30) * canvas.unit
     radii = (radius, radius * uniform(rng, 0.4, 1))
@@ -342,14 +234,14 @@ _MAKERS: dict[str, Callable[[Rng, Canvas], Mask | None]] = {
     "crack": _crack,
     "hole": _hole,
     "blob": _blob,
-    "stain": _stain,
-    "foreign texture": _foreign,
+    "stain": stain,
+    "foreign texture": foreign,
     "chipped edge": chip,
     "missing part": missing,
     "dent": _dent,
-    "patch": _patch,
+    "patch": patch,
     "inclusion": _inclusion,
-    "uneven": _uneven,
+    "uneven": uneven,
     "fray": fray,
 }
 

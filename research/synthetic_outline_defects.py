@@ -11,7 +11,15 @@ import numpy as np
 
 from clipsam.research.synthetic_canvas import Canvas, Mask, cut, edge_spot
 from clipsam.research.synthetic_shapes import drawn, ragged, stroke, walk
-from clipsam.research.synthetic_textures import Rng, fractal, integer, log_uniform, uniform
+from clipsam.research.synthetic_textures import (
+    F32,
+    Rng,
+    blur,
+    fractal,
+    integer,
+    log_uniform,
+    uniform,
+)
 
 
 def chip(rng: Rng, canvas: Canvas) -> Mask | None:
@@ -45,7 +53,7 @@ def missing(rng: Rng, canvas: Canvas) -> Mask | None:
     x, y, inwards = edge
     extent = np.sqrt(float(canvas.part.sum()))
     pick = rng.random()
-    if pick < 0.4:
+    if pick < 0.33:
         radius = extent * uniform(rng, 0.15, 0.4)
         gone = ragged(
             rng,
@@ -64,14 +72,45 @@ def missing(rng: Rng, canvas: Canvas) -> Mask | None:
     across_x = np.arange(size, dtype=np.float32)[None, :] - np.float32(x)
     across_y = np.arange(size, dtype=np.float32)[:, None] - np.float32(y)
     along = across_x * cos + across_y * sin
-    if pick < 0.7:
+    if pick < 0.52 and not canvas.several:
         depth = extent * uniform(rng, 0.1, 0.4)
         return cut(canvas, np.clip(np.float32(depth) - along + wobble, 0, 1))
+    if pick < 0.88:
+        return cut(canvas, _rift(rng, canvas, edge, extent))
     # A gap from the border inwards, wide at its mouth; a long one splits the part in two.
     side = across_y * cos - across_x * sin + wobble
     length, mouth = extent * uniform(rng, 0.4, 1.5), extent * uniform(rng, 0.04, 0.2)
     half = np.float32(mouth / 2) * np.clip(1 - along / np.float32(length), 0, 1)
     return cut(canvas, np.clip(half - np.abs(side), 0, 1))
+
+
+def _rift(rng: Rng, canvas: Canvas, edge: tuple[float, float, float], extent: float) -> F32:
+    """A winding gap from the border inwards, perhaps forked, with crumbled sides."""
+    size, unit = canvas.size, canvas.unit
+    plate = np.zeros((size, size), np.uint8)
+    x, y, inwards = edge
+    back = 6 * unit
+    start = (x - np.cos(inwards) * back, y - np.sin(inwards) * back)
+    length = extent * uniform(rng, 0.3, 1.2)
+    mouth, tip = extent * log_uniform(rng, 0.03, 0.2), uniform(rng, 1, 4) * unit
+    steps = int(np.clip(length / (5 * unit), 5, 40))
+    points = walk(rng, start, inwards + rng.normal(0, 0.3), length, steps, 0.0, 0.22)
+    fall = np.linspace(1, 0, steps) ** uniform(rng, 0.5, 1.5)
+    stroke(
+        plate,
+        points,
+        tip + (mouth - tip) * fall * rng.uniform(0.7, 1.3, steps),
+        np.full(steps, 255.0),
+    )
+    if rng.random() < 0.4:
+        at = points[integer(rng, steps // 3, steps - 1)]
+        angle = inwards + uniform(rng, 0.5, 1.3) * (1 if rng.random() < 0.5 else -1)
+        fork = walk(
+            rng, (float(at[0]), float(at[1])), angle, length * uniform(rng, 0.2, 0.6), 8, 0.0, 0.25
+        )
+        stroke(plate, fork, np.linspace(0.6 * mouth + tip, tip, 8), np.full(8, 255.0))
+    crumbled = fractal(rng, size, 24, 3, 0.7) * np.float32(uniform(rng, 0, 0.3))
+    return np.clip((blur(drawn(plate, 0.0), 1.5 * unit) + crumbled - 0.5) * 3 + 0.5, 0, 1)
 
 
 def fray(rng: Rng, canvas: Canvas) -> Mask | None:

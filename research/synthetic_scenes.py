@@ -11,6 +11,7 @@ import numpy as np
 
 from clipsam.research.synthetic_camera import Shot, draw_shot
 from clipsam.research.synthetic_canvas import Canvas, Mask
+from clipsam.research.synthetic_clutter import add_clutter
 from clipsam.research.synthetic_parts import add_mark, silhouette
 from clipsam.research.synthetic_textures import (
     CONTRAST,
@@ -151,8 +152,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("hazelnut, cashew, almond", "cloudy, ridges, wood", "blob, capsule", _FOOD),
     Recipe(
         "cookie, biscuit",
-        "cloudy, asphalt, grain, cells",
-        "blob, disc, rounded",
+        "cloudy, asphalt, ridges, cells, spots",
+        "blob, blob, disc, rounded",
         _FOOD,
         "chips, chips, holes",
     ),
@@ -264,6 +265,7 @@ def make_scene(rng: Rng, size: int) -> Scene:
             under,
             log_uniform(rng, CONTRAST[below][0], CONTRAST[below][1]) * 0.7,
         )
+        add_clutter(rng, image, background, solid)
     shot = draw_shot(rng, size)
     canvas = Canvas(
         image,
@@ -271,6 +273,7 @@ def make_scene(rng: Rng, size: int) -> Scene:
         solid > 0.5,
         solid.copy(),
         shape == "surface",
+        shape == "many",
         angle,
         uniform(rng, 0, 2 * np.pi),
         contrast,

@@ -1,0 +1,100 @@
+"""Convolutional patch embeddings of the `tiny` preset.
+
+Where CLIP and SAM cut patches and project them linearly, `tiny` convolves its way to the tokens: on
+a few ten thousand procedural pictures a tower with a linear embedding learns nothing
+(docs/method.md).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Residual(nn.Module):
+    """x + two 3x3 convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            convolution(channels, channels),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,h,w] -> the same."""
+        return torch.relu(x + self.body(x))
+
+
+def level(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    """Half the size: [B,inputs,h,w] -> [B,outputs,h/2,w/2]."""
+    return nn.Sequential(
+        convolution(inputs, outputs, 2), *(Residual(outputs) for _ in range(blocks))
+    )
+
+
+class UNetEmbedding(nn.Module):
+    """Tokens of 4 x 4 pixels that have seen the whole picture: [B,3,S,S] -> [B,width,S/4,S/4].
+
+    Down to S/32 and up again, with skip connections (Ronneberger et al. 2015): what a pixel is
+    depends on the part around it, a notch on the outline above all.
+    """
+
+    CHANNELS = (32, 72, 144, 224, 224)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        a, b, c, d, e = self.CHANNELS
+        self.down_2 = level(3, a, 1)
+        self.down_4 = level(a, b, 1)
+        self.down_8 = level(b, c, 2)
+        self.down_16 = level(c, d, 2)
+        self.down_32 = level(d, e, 2)
+        self.up_16 = convolution(e + d, d)
+        self.up_8 = nn.Sequential(convolution(d + c, c), Residual(c))
+        self.up_4 = nn.Sequential(convolution(c + b, width), Residual(width))
+        self.project = nn.Conv2d(width, width, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised RGB [B,3,S,S], S a multiple of 32 -> [B,width,S/4,S/4]."""
+        at_4 = self.down_4(self.down_2(image))
+        at_8 = self.down_8(at_4)
+        at_16 = self.down_16(at_8)
+        x = self.up_16(_join(self.down_32(at_16), at_16))
+        x = self.up_4(_join(self.up_8(_join(x, at_8)), at_4))
+        tokens: Tensor = self.project(x)
+        return tokens
+
+
+def _join(coarse: Tensor, fine: Tensor) -> Tensor:
+    return torch.cat([F.interpolate(coarse, scale_factor=2.0, mode="nearest"), fine], dim=1)
+
+
+class ConvEmbedding(nn.Module):
+    """Tokens of 16 x 16 pixels for SAM's encoder: [B,3,S,S] -> [B,S/16,S/16,width]."""
+
+    CHANNELS = (24, 48, 96)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        a, b, c = self.CHANNELS
+        self.body = nn.Sequential(
+            level(3, a, 0), level(a, b, 1), level(b, c, 1), level(c, width, 1),
+            nn.Conv2d(width, width, 1),
+        )  # fmt: skip
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised RGB [B,3,S,S] -> [B,S/16,S/16,width], the layout SAM's blocks work in."""
+        tokens: Tensor = self.body(image).permute(0, 2, 3, 1)
+        return tokens

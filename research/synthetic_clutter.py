@@ -1,0 +1,76 @@
+"""What else is in the picture and is no defect: tray edges, neighbours, crumbs."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from clipsam.research.synthetic_shapes import outline, polygon
+from clipsam.research.synthetic_textures import (
+    F32,
+    Rng,
+    blur,
+    choose,
+    f32,
+    integer,
+    log_uniform,
+    uniform,
+)
+
+
+def add_clutter(rng: Rng, image: F32, background: F32, solid: F32) -> None:
+    """Paint onto `background` (float32 HxWxC) what lies around the part that `image` shows.
+
+    `solid` is the part's coverage, HxW; nothing is painted where it would touch the part.
+    """
+    size = background.shape[0]
+    unit = size / 192
+    room = f32(cv2.dilate(solid, np.ones((int(9 * unit), int(9 * unit)), np.uint8))) < 0.1
+    if rng.random() < 0.22:
+        for _ in range(integer(rng, 1, 2)):
+            _blend(background, border_band(rng, size), _tone(rng, background))
+    if rng.random() < 0.2:
+        plate = np.zeros((size, size), np.uint8)
+        for _ in range(integer(rng, 1, 2)):
+            corner = (integer(rng, 0, 1) * size, integer(rng, 0, 1) * size)
+            at = (
+                corner[0] + rng.normal(0, 0.15) * size,
+                corner[1] + rng.normal(0, 0.15) * size,
+            )
+            shape = choose(rng, ("blob", "disc", "rounded", "strip", "polygon"))
+            radius = size * uniform(rng, 0.1, 0.3)
+            plate = np.maximum(
+                plate, polygon(size, outline(rng, shape, at, radius, uniform(rng, 0, 6.3)))
+            )
+        _blend(background, f32(plate) / 255 * room, np.roll(image, size // 3, axis=0))
+    if rng.random() < 0.25:
+        plate = np.zeros((size, size), np.uint8)
+        for _ in range(integer(rng, 2, 16)):
+            at = (integer(rng, 0, size - 1), integer(rng, 0, size - 1))
+            radius = log_uniform(rng, 0.6, 2.6) * unit
+            axes = (max(1, round(radius)), max(1, round(radius * uniform(rng, 0.5, 1))))
+            cv2.ellipse(plate, at, axes, uniform(rng, 0, 180), 0, 360, (255.0,), -1, cv2.LINE_AA)
+        tone = image.mean(axis=(0, 1)) * np.float32(uniform(rng, 0.5, 1.1))
+        _blend(background, f32(plate) / 255 * room, tone)
+
+
+def border_band(rng: Rng, size: int) -> F32:
+    """Coverage, size x size, of a straight band along one side of the frame."""
+    width = log_uniform(rng, 0.015, 0.15) * size
+    axis = np.arange(size, dtype=np.float32)
+    slant = np.float32(rng.normal(0, 0.03))
+    distance = axis[:, None] + slant * axis[None, :]
+    alpha = blur(np.clip(np.float32(width) - distance, 0, 1), uniform(rng, 0, 2))
+    return np.ascontiguousarray(np.rot90(alpha, integer(rng, 0, 3)))
+
+
+def _tone(rng: Rng, background: F32) -> F32:
+    """A tone unlike the background's own."""
+    base = background.mean(axis=(0, 1))
+    tone = f32(rng.uniform(0.02, 0.98, len(base)) if rng.random() < 0.4 else base)
+    shift = np.float32(uniform(rng, 0.1, 0.5) * (-1 if rng.random() < 0.6 else 1))
+    return np.clip(tone + shift, 0, 1)
+
+
+def _blend(background: F32, alpha: F32, other: F32) -> None:
+    background += alpha[..., None] * (other - background)
