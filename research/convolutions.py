@@ -3,6 +3,10 @@
 Where CLIP and SAM cut patches and project them linearly, `tiny` convolves its way to the tokens: on
 a few ten thousand procedural pictures a tower with a linear embedding learns nothing
 (docs/method.md).
+
+Every convolution is followed by an instance norm: a channel's deviation from its mean over this
+picture, in units of its spread over this picture, is close to what "anomalous" means. With batch
+norm the same networks stayed at chance for a thousand steps.
 """
 
 from __future__ import annotations
@@ -13,10 +17,10 @@ from torch import Tensor, nn
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU."""
+    """3x3 convolution, instance norm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(outputs),
+        nn.InstanceNorm2d(outputs, affine=True),
         nn.ReLU(inplace=True),
     )
 
@@ -29,7 +33,7 @@ class Residual(nn.Module):
         self.body = nn.Sequential(
             convolution(channels, channels),
             nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.InstanceNorm2d(channels, affine=True),
         )
 
     def forward(self, x: Tensor) -> Tensor:

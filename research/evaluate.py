@@ -1,4 +1,4 @@
-"""Measure a bundle on a data set: pixel AUROC, AP and F1-max, per defect and in the mean.
+"""Measure a bundle on a data set: pixel AUROC, AP, F1-max and PRO, per defect and in the mean.
 
     clipsam evaluate bundles/tiny path/to/steel --category steel
     clipsam evaluate bundles/tiny synthetic --sheet sheet.png
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from clipsam.research.contact_sheet import contact_row, sheet_indices, write_sheet
 from clipsam.research.datasets import LabelledImage, find_dataset, synthetic_dataset
-from clipsam.research.metrics import pixel_metrics
+from clipsam.research.metrics import pixel_metrics, pro_score
 from clipsam.runtime.errors import ClipSAMError
 from clipsam.runtime.files import write_bytes
-from clipsam.runtime.image_io import write_png
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.preprocess import Image
-from clipsam.runtime.render import overlay
 from clipsam.runtime.session import PROVIDERS
 
-TILE = 224  # side of a contact sheet's pictures
-SHEET_ROWS = 12
+_NOTHING: Image = np.zeros((0, 0, 3), np.uint8)
+METRICS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "pro": "PRO"}
 
 
 @dataclass(frozen=True)
@@ -46,32 +45,54 @@ class Measured:
     score: float
     anomalous: bool
 
+    @classmethod
+    def at_size(
+        cls,
+        item: LabelledImage,
+        final: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        size: int,
+        anomalous: bool = False,
+    ) -> Measured:
+        """Map and mask brought to size x size pixels (0: left as they are)."""
+        score = float(final.max())
+        if size:
+            final = np.asarray(cv2.resize(final, (size, size), interpolation=cv2.INTER_AREA))
+            small = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+            mask = small > 0.5
+        return cls(item, final, mask, score, anomalous)
+
 
 def evaluate(
     model: ClipSAM,
     items: Iterable[LabelledImage],
     size: int,
-    tiles: list[Image] | None = None,
+    sheet: dict[int, Image] | None = None,
     without_mmr: bool = False,
 ) -> list[Measured]:
-    """Inspect every item; `tiles` collects the contact sheet's rows. An unknown category falls
-    back to the generic word, as appendix A does. `without_mmr` stops at the rough map (table 2)."""
+    """Inspect every item; the contact sheet's rows are filled in for the indices in `sheet`.
+
+    An unknown category falls back to the generic word, as appendix A does. `without_mmr` stops at
+    the rough map (table 2).
+    """
     deadline_ms = 0.0 if without_mmr else None
     measured = []
     known = set(model.bundle.manifest.categories)
-    for item in items:
+    for index, item in enumerate(items):
         image, mask = item.load()
         category = item.category if item.category in known else "object"
         result = model.inspect(image, category, deadline_ms=deadline_ms)
-        final = result.score_map
-        if tiles is not None:
-            tiles.append(_row(image, mask, final, overlay(image, result)))
-        if size:
-            final = np.asarray(cv2.resize(final, (size, size), interpolation=cv2.INTER_AREA))
-            small = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-            mask = small > 0.5
-        measured.append(Measured(item, final, mask, result.score, result.anomalous))
+        if sheet is not None and index in sheet:
+            rough = _rough_map(model, image, category)
+            sheet[index] = contact_row(image, mask, rough, model.bundle.manifest.prompts, result)
+        measured.append(Measured.at_size(item, result.score_map, mask, size, result.anomalous))
     return measured
+
+
+def _rough_map(model: ClipSAM, image: Image, category: str) -> NDArray[np.float32]:
+    """O_f: an inspection without time for SAM returns it, divided by Eq. 9's fixed scale."""
+    unrefined = model.inspect(image, category, norm="fixed", deadline_ms=0.0).score_map
+    return np.asarray(unrefined * np.float32(1 + model.masks_per_box), np.float32)
 
 
 def table(measured: Sequence[Measured]) -> list[dict[str, float | str]]:
@@ -83,7 +104,7 @@ def table(measured: Sequence[Measured]) -> list[dict[str, float | str]]:
         group = [m for m in measured if m.item.defect == defect]
         rows.append({"set": defect, "images": len(group), **_pixels(group + good)})
     if len(rows) > 1:
-        mean = {k: float(np.mean([float(r[k]) for r in rows])) for k in ("auroc", "ap", "f1_max")}
+        mean = {k: float(np.mean([float(r[k]) for r in rows])) for k in METRICS}
         rows.append({"set": "mean", "images": len(measured) - len(good), **mean})
         rows.append({"set": "pooled", "images": len(measured), **_pixels(measured)})
     if good and defects:
@@ -107,24 +128,18 @@ def verdicts(measured: Sequence[Measured]) -> str:
 
 
 def _pixels(group: Sequence[Measured]) -> dict[str, float]:
-    return pixel_metrics(
-        np.concatenate([m.final.ravel() for m in group]),
-        np.concatenate([m.mask.ravel() for m in group]),
+    finals, masks = [m.final for m in group], [m.mask for m in group]
+    flat = pixel_metrics(
+        np.concatenate([f.ravel() for f in finals]), np.concatenate([m.ravel() for m in masks])
     )
+    return {**flat, "pro": pro_score(finals, masks)}
 
 
-def _row(image: Image, mask: NDArray[np.bool_], final: NDArray[np.float32], shown: Image) -> Image:
-    """Image, ground truth, final map and overlay side by side."""
-    grays = [mask.astype(np.uint8) * 255, (final * 255).astype(np.uint8)]
-    pictures = [image, *(cv2.cvtColor(g, cv2.COLOR_GRAY2RGB) for g in grays), shown]
-    return np.hstack([cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA) for p in pictures])
-
-
-def format_rows(rows: Sequence[dict[str, float | str]]) -> str:
-    """The table as Markdown."""
-    lines = ["| set | images | AUROC | AP | F1-max |", "| --- | --- | --- | --- | --- |"]
-    for row in rows:
-        figures = " | ".join(f"{row[k]:.3f}" for k in ("auroc", "ap", "f1_max"))
+def format_rows(rows: Sequence[Mapping[str, float | str]], first: str = "set") -> str:
+    """The table as Markdown; `first` heads the column of names."""
+    lines = [f"| {first} | images | " + " | ".join(METRICS.values()) + " |", "| --- " * 6 + "|"]
+    for row in rows:  # PRO has no meaning at image level
+        figures = " | ".join(f"{row[k]:.3f}" if k in row else "" for k in METRICS)
         lines.append(f"| {row['set']} | {row['images']} | {figures} |")
     return "\n".join(lines)
 
@@ -132,7 +147,7 @@ def format_rows(rows: Sequence[dict[str, float | str]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the module; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="clipsam evaluate", description="Pixel AUROC, AP and F1-max of a bundle."
+        prog="clipsam evaluate", description="Pixel AUROC, AP, F1-max and PRO of a bundle."
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("dataset", help="a folder in MVTec AD's layout, or `synthetic`")
@@ -154,24 +169,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.dataset == "synthetic":
-        items = list(synthetic_dataset(args.count, args.size or 256))
-    else:
-        items = _limit(find_dataset(Path(args.dataset), args.category), args.limit)
-    tiles: list[Image] | None = [] if args.sheet else None
+    items = select_items(args.dataset, args.category, args.count, args.size, args.limit)
+    sheet: dict[int, Image] | None = None
+    if args.sheet:
+        sheet = dict.fromkeys(sheet_indices([item.defect for item in items]), _NOTHING)
     with ClipSAM.open(args.bundle, args.provider, args.threads) as model:
-        measured = evaluate(model, tqdm(items, unit="image"), args.size, tiles, args.without_mmr)
+        measured = evaluate(model, tqdm(items, unit="image"), args.size, sheet, args.without_mmr)
         identity = model.bundle.id
     rows = table(measured)
     resolution = f"{args.size}x{args.size} px" if args.size else "image size"
     print(f"bundle {identity}, {args.dataset}, pooled pixels at {resolution}\n{format_rows(rows)}")
     print(verdicts(measured))
-    if args.sheet and tiles:
-        pick = np.linspace(0, len(tiles) - 1, min(SHEET_ROWS, len(tiles))).round().astype(int)
-        write_png(args.sheet, np.vstack([tiles[i] for i in pick]))
+    if args.sheet and sheet:
+        write_sheet(args.sheet, [sheet[index] for index in sorted(sheet)])
     if args.json:
         write_bytes(args.json, json.dumps(rows, indent=1).encode())
     return 0
+
+
+def select_items(
+    dataset: str, category: str | None, count: int, size: int, limit: int | None
+) -> list[LabelledImage]:
+    """The images of a folder, at most `limit` of each defect, or `count` of the synthetic set."""
+    if dataset == "synthetic":
+        return list(synthetic_dataset(count, size or 256))
+    return _limit(find_dataset(Path(dataset), category), limit)
 
 
 def _limit(items: Sequence[LabelledImage], limit: int | None) -> list[LabelledImage]:

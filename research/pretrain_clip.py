@@ -11,6 +11,7 @@ start they stay at chance for hundreds of steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,7 +79,11 @@ class DenseHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, KINDS + 1))
+        last = nn.Linear(width, KINDS + 1)
+        with torch.no_grad():  # start at the share of defective tokens, about 3 %
+            last.bias.zero_()
+            last.bias[0], last.bias[-1] = 3.0, -3.0
+        self.body = nn.Sequential(nn.LayerNorm(width), last)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         out = self.body(tokens.float())
@@ -136,48 +141,39 @@ class EmbeddingTask(_DenseTask):
         return logits
 
 
-class _Clip(nn.Module):
-    """CLIP and the heads that exist during pre-training only."""
-
-    def __init__(self, preset: Preset) -> None:
-        super().__init__()
-        self.clip = build_clip(preset.clip_name)
-        width = preset.umci.visual_dim
-        self.heads = nn.ModuleList(DenseHead(width) for _ in preset.features_list)
-
-
 class ClipTask(_DenseTask):
     """CLIP's loss plus the dense ones (see the module's text)."""
 
     def __init__(self, preset: Preset, device: torch.device, validation: int = 128) -> None:
         super().__init__(preset, device, validation)
         self.taps = preset.features_list
-        self.module = _Clip(preset).to(device)
+        self.clip: Any = build_clip(preset.clip_name)
+        width = preset.umci.visual_dim
+        self.heads = nn.ModuleList(DenseHead(width) for _ in self.taps)  # of pre-training only
+        self.module = nn.ModuleDict({"clip": self.clip, "heads": self.heads}).to(device)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         batch = self._to_device(batch)
         taps = self._taps(batch["image"])
         losses = [
-            self._dense(head, tokens, batch)
-            for head, tokens in zip(self.module.heads, taps, strict=True)
+            self._dense(head, tokens, batch) for head, tokens in zip(self.heads, taps, strict=True)
         ]
         dense = torch.stack(losses).mean()
         words = self._contrastive(taps[-1].float(), batch["tokens"])
         return dense + 0.3 * words, {"dense": dense.item(), "words": words.item()}
 
     def _taps(self, image: Tensor) -> list[Tensor]:
-        visual = self.module.clip.visual
+        visual = self.clip.visual
         with torch.autocast(self.device.type, torch.bfloat16):
-            return run_tower(
-                visual, normalise(image.to(self.device)), visual.positional_embedding, self.taps
-            )
+            image = normalise(image.to(self.device))
+            return run_tower(visual, image, visual.positional_embedding, self.taps)
 
     def _share_logits(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.module.heads[-1](self._taps(image)[-1])[1]
+        logits: Tensor = self.heads[-1](self._taps(image)[-1])[1]
         return logits
 
     def _contrastive(self, last: Tensor, tokens: Tensor) -> Tensor:
-        clip, visual = self.module.clip, self.module.clip.visual
+        clip, visual = self.clip, self.clip.visual
         image = F.normalize(visual.ln_post(last.mean(dim=(1, 2))) @ visual.proj, dim=-1)
         text = F.normalize(clip.encode_text(tokens).float(), dim=-1)
         logits = clip.logit_scale.exp().clamp(max=50) * image @ text.T

@@ -47,6 +47,8 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
         """image uint8 [S,S,3]; box [K,4] xyxy and points [K,P,2] in pixels; mask [K,S/4,S/4]."""
         rng = np.random.default_rng([self.seed, index, 1])
         sample = sample_from_seed(self.seed + index, self.image_size, defect_rate=0.9)
+        if rng.random() < 0.5:
+            sample = pad(sample, rng)
         prompts = [make_prompt(sample, rng) for _ in range(PROMPTS)]
         return {
             "image": torch.from_numpy(sample.image),
@@ -54,6 +56,27 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
             "points": torch.from_numpy(np.stack([points for _, points, _ in prompts])),
             "mask": torch.from_numpy(np.stack([mask for _, _, mask in prompts])),
         }
+
+
+def pad(sample: Sample, rng: np.random.Generator) -> Sample:
+    """The sample with its bottom or right cut off and filled with SAM's mean pixel, which is what
+    the padding of an image that is not square looks like."""
+    size = sample.mask.shape[0]
+    seen = np.zeros((size, size), np.bool_)
+    rows, columns = size, int(size * rng.uniform(0.5, 1))
+    if rng.random() < 0.5:
+        rows, columns = columns, rows
+    seen[:rows, :columns] = True
+    image = np.where(seen[..., None], sample.image, np.array([124, 116, 104], np.uint8))
+    defects = tuple(replace(d, mask=d.mask & seen) for d in sample.defects)
+    parts = tuple(replace(p, mask=p.mask & seen) for p in sample.parts)
+    return replace(
+        sample,
+        image=image,
+        mask=sample.mask * seen,
+        defects=tuple(d for d in defects if d.mask.any()),
+        parts=tuple(p for p in parts if p.mask.any()),
+    )
 
 
 def make_prompt(

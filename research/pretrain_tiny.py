@@ -26,7 +26,7 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
     """The patch embedding alone, then the whole tower."""
     embedding = pretrain_clip.EmbeddingTask(preset, device)
     tower = pretrain_clip.ClipTask(preset, device)
-    clip = tower.module.clip
+    clip = tower.clip
     if args.initial_weights is not None:  # another round
         clip.load_state_dict(load_clip(preset, args.initial_weights)[0].state_dict())
         embedding.embedding.load_state_dict(clip.visual.conv1.state_dict())

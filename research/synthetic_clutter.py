@@ -42,7 +42,7 @@ def add_clutter(rng: Rng, image: F32, background: F32, solid: F32) -> None:
             plate = np.maximum(
                 plate, polygon(size, outline(rng, shape, at, radius, uniform(rng, 0, 6.3)))
             )
-        _blend(background, f32(plate) / 255 * room, np.roll(image, size // 3, axis=0))
+        _blend(background, f32(plate) * (room / np.float32(255)), np.roll(image, size // 3, axis=0))
     if rng.random() < 0.25:
         plate = np.zeros((size, size), np.uint8)
         for _ in range(integer(rng, 2, 16)):
@@ -51,7 +51,7 @@ def add_clutter(rng: Rng, image: F32, background: F32, solid: F32) -> None:
             axes = (max(1, round(radius)), max(1, round(radius * uniform(rng, 0.5, 1))))
             cv2.ellipse(plate, at, axes, uniform(rng, 0, 180), 0, 360, (255.0,), -1, cv2.LINE_AA)
         tone = image.mean(axis=(0, 1)) * np.float32(uniform(rng, 0.5, 1.1))
-        _blend(background, f32(plate) / 255 * room, tone)
+        _blend(background, f32(plate) * (room / np.float32(255)), tone)
 
 
 def border_band(rng: Rng, size: int) -> F32:
@@ -69,7 +69,7 @@ def _tone(rng: Rng, background: F32) -> F32:
     base = background.mean(axis=(0, 1))
     tone = f32(rng.uniform(0.02, 0.98, len(base)) if rng.random() < 0.4 else base)
     shift = np.float32(uniform(rng, 0.1, 0.5) * (-1 if rng.random() < 0.6 else 1))
-    return np.clip(tone + shift, 0, 1)
+    return f32(np.clip(tone + shift, 0, 1))
 
 
 def _blend(background: F32, alpha: F32, other: F32) -> None:

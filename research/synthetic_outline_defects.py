@@ -15,6 +15,7 @@ from clipsam.research.synthetic_textures import (
     F32,
     Rng,
     blur,
+    f32,
     fractal,
     integer,
     log_uniform,
@@ -110,7 +111,7 @@ def _rift(rng: Rng, canvas: Canvas, edge: tuple[float, float, float], extent: fl
         )
         stroke(plate, fork, np.linspace(0.6 * mouth + tip, tip, 8), np.full(8, 255.0))
     crumbled = fractal(rng, size, 24, 3, 0.7) * np.float32(uniform(rng, 0, 0.3))
-    return np.clip((blur(drawn(plate, 0.0), 1.5 * unit) + crumbled - 0.5) * 3 + 0.5, 0, 1)
+    return f32(np.clip((blur(drawn(plate, 0.0), 1.5 * unit) + crumbled - 0.5) * 3 + 0.5, 0, 1))
 
 
 def fray(rng: Rng, canvas: Canvas) -> Mask | None:

@@ -52,11 +52,9 @@ DEFAULT_CATEGORIES = (
 )  # fmt: skip
 
 
-def state_sentences(category: str) -> tuple[list[str], list[str]]:
-    """All sentences for a normal and for an abnormal `category` (22 templates a state)."""
-    normal = [t.format(s.format(category)) for s in NORMAL_STATES for t in TEMPLATES]
-    abnormal = [t.format(s.format(category)) for s in ABNORMAL_STATES for t in TEMPLATES]
-    return normal, abnormal
+def sentences(category: str, states: Sequence[str]) -> list[str]:
+    """Every of the 22 templates with every state ("damaged {}") of the category."""
+    return [t.format(s.format(category)) for s in states for t in TEMPLATES]
 
 
 def encode_sentences(clip: Any, tokens: Tensor) -> Tensor:
@@ -75,17 +73,24 @@ def encode_sentences(clip: Any, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def text_features(clip: Any, tokenizer: Callable[[list[str]], Tensor], category: str) -> Tensor:
-    """L in R^{C_t x 2} of one category, column 0 normal, column 1 abnormal.
+def state_feature(
+    clip: Any,
+    tokenizer: Callable[[list[str]], Tensor],
+    category: str,
+    states: Sequence[str],
+) -> Tensor:
+    """[C_t]: each sentence's embedding normalised, their mean normalised again."""
+    tokens = tokenizer(sentences(category, states)).to(clip.logit_scale.device)
+    embeddings = F.normalize(encode_sentences(clip, tokens).float(), dim=-1)
+    return F.normalize(embeddings.mean(dim=0), dim=0)
 
-    Each sentence's embedding is normalised, the mean over a state is normalised again.
-    """
-    device = clip.logit_scale.device
-    columns = []
-    for sentences in state_sentences(category):
-        embeddings = encode_sentences(clip, tokenizer(sentences).to(device))
-        embeddings = F.normalize(embeddings.float(), dim=-1)
-        columns.append(F.normalize(embeddings.mean(dim=0), dim=0))
+
+def text_features(clip: Any, tokenizer: Callable[[list[str]], Tensor], category: str) -> Tensor:
+    """L in R^{C_t x 2} of one category, column 0 normal, column 1 abnormal."""
+    columns = [
+        state_feature(clip, tokenizer, category, states)
+        for states in (NORMAL_STATES, ABNORMAL_STATES)
+    ]
     return torch.stack(columns, dim=1)
 
 

@@ -29,22 +29,24 @@ from clipsam.research.loop import LoopConfig, run
 from clipsam.research.losses import total_loss
 from clipsam.research.metrics import pixel_metrics
 from clipsam.research.presets import PRESETS, Preset, get_tokenizer
+from clipsam.research.steering import PLAIN, SWAPPED, draw_wording
 from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.text_prompts import text_features
+from clipsam.research.text_prompts import state_feature, text_features
 from clipsam.research.umci import UMCIStages, mean_abnormal
 from clipsam.research.weights import load_clip, save_weights
 from clipsam.runtime.errors import ClipSAMError, DatasetError
 from clipsam.runtime.preprocess import clip_input
 
 VALIDATION_SEED = 2**40
-Item = tuple[Tensor, Tensor, str]  # image uint8 [S,S,3], mask [S,S], category
+# image uint8 [S,S,3], mask [S,S], category, wording (see `steering`)
+Item = tuple[Tensor, Tensor, str, str]
 
 
 class SyntheticImages(Dataset[Item]):
     """Item i is the procedural sample `seed + i`; never repeats."""
 
-    def __init__(self, size: int, seed: int, length: int) -> None:
-        self.size, self.seed, self.length = size, seed, length
+    def __init__(self, size: int, seed: int, length: int, steering: float = 0.0) -> None:
+        self.size, self.seed, self.length, self.steering = size, seed, length, steering
 
     def __len__(self) -> int:
         return self.length
@@ -52,7 +54,8 @@ class SyntheticImages(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         sample = sample_from_seed(self.seed + index, self.size)
         mask = torch.from_numpy(sample.mask.astype(np.float32))
-        return torch.from_numpy(sample.image), mask, sample.category
+        wording = draw_wording(np.random.default_rng([self.seed, index, 2]), self.steering)
+        return torch.from_numpy(sample.image), mask, sample.category, wording
 
 
 class LabelledImages(Dataset[Item]):
@@ -74,55 +77,85 @@ class LabelledImages(Dataset[Item]):
         )
         # The runtime's own preprocessing: a model must see on the box what it was trained on.
         pixels = torch.from_numpy(clip_input(image, self.size)[0])
-        return pixels, torch.from_numpy((small > 0.5).astype(np.float32)), item.category
+        return pixels, torch.from_numpy((small > 0.5).astype(np.float32)), item.category, PLAIN
 
 
-def collate(items: list[Item]) -> tuple[Tensor, Tensor, list[str]]:
-    """A batch: images [B,S,S,3], masks [B,S,S], categories."""
-    images, masks, categories = zip(*items, strict=True)
-    return torch.stack(images), torch.stack(masks), list(categories)
+Batch = tuple[Tensor, Tensor, list[str], list[str]]
+
+
+def collate(items: list[Item]) -> Batch:
+    """A batch: images [B,S,S,3], masks [B,S,S], categories, wordings."""
+    images, masks, categories, wordings = zip(*items, strict=True)
+    return torch.stack(images), torch.stack(masks), list(categories), list(wordings)
 
 
 class UmciTask:
     """Eq. 12 on the stages' logits; validation by pixel AP on held-out procedural images."""
 
     def __init__(
-        self, preset: Preset, clip: Any, device: torch.device, validation: int = 96
+        self,
+        preset: Preset,
+        clip: Any,
+        device: torch.device,
+        validation: int = 96,
+        bf16: bool = False,
     ) -> None:
+        self.bf16 = bf16
         self.size, self.device = preset.clip_image_size, device
         self.clip = clip.to(device).requires_grad_(False)
         self.features = ClipFeatures(clip.visual, preset.features_list, self.size).to(device)
         self.module = UMCIStages(preset.umci).to(device)
         self.tokenizer = get_tokenizer()
-        self._text: dict[str, Tensor] = {}
+        self._text: dict[tuple[str, str], Tensor] = {}
         held_out = SyntheticImages(self.size, VALIDATION_SEED, validation)
         self._validation = [held_out[i] for i in range(validation)]
 
-    def text(self, categories: Sequence[str]) -> Tensor:
-        """L [B,C_t,2] of a batch's categories, computed once each."""
-        for category in set(categories) - set(self._text):
-            self._text[category] = text_features(self.clip, self.tokenizer, category)
-        return torch.stack([self._text[category] for category in categories])
+    def text(self, categories: Sequence[str], wordings: Sequence[str]) -> Tensor:
+        """L [B,C_t,2] of a batch's categories and wordings, computed once each."""
+        return torch.stack([self._words(*pair) for pair in zip(categories, wordings, strict=True)])
 
-    def loss(self, batch: tuple[Tensor, Tensor, list[str]]) -> tuple[Tensor, dict[str, float]]:
-        images, masks, categories = batch
-        return total_loss(self._logits(images, categories), masks.to(self.device)), {}
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        images, masks, categories, wordings = batch
+        target = torch.stack([_target(m, w) for m, w in zip(masks, wordings, strict=True)])
+        logits = self._logits(images, self.text(categories, wordings))
+        return total_loss(logits, target.to(self.device)), {}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         maps, truth = [], []
-        for image, mask, category in self._validation:
-            rough = mean_abnormal(self._logits(image[None], [category]))
+        for image, mask, category, _ in self._validation:
+            rough = mean_abnormal(self._logits(image[None], self.text([category], [PLAIN])))
             maps.append(rough[0].cpu().numpy())
             truth.append(mask.numpy() > 0.5)
         metrics = pixel_metrics(np.stack(maps), np.stack(truth))
         return {"score": metrics["ap"], "auroc": metrics["auroc"], "f1": metrics["f1_max"]}
 
-    def _logits(self, images: Tensor, categories: Sequence[str]) -> list[Tensor]:
-        with torch.no_grad():
-            taps = self.features(normalise(images.to(self.device)))
-        stages: list[Tensor] = self.module(taps, self.text(categories), self.size)
-        return stages
+    def _logits(self, images: Tensor, text: Tensor) -> list[Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with torch.no_grad():
+                taps = self.features(normalise(images.to(self.device)))
+            stages: list[Tensor] = self.module(taps, text, self.size)
+        return [logits.float() for logits in stages]
+
+    def _words(self, category: str, wording: str) -> Tensor:
+        known = self._text.get((category, wording))
+        if known is None:
+            known = text_features(self.clip, self.tokenizer, category)
+            if wording == SWAPPED:
+                known = known.flip(1)
+            elif wording != PLAIN:
+                states = [wording + " {}"]
+                other = state_feature(self.clip, self.tokenizer, category, states)
+                known = torch.stack([known[:, 0], other], dim=1)
+            self._text[category, wording] = known
+        return known
+
+
+def _target(mask: Tensor, wording: str) -> Tensor:
+    """What the "abnormal" column means under this wording (see `steering`)."""
+    if wording == SWAPPED:
+        return 1 - mask
+    return mask if wording == PLAIN else torch.zeros_like(mask)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,11 +191,11 @@ def train(args: argparse.Namespace) -> None:
     umci = replace(preset.umci, **{k: v for k, v in overrides.items() if v is not None})
     preset = replace(preset, umci=replace(umci, stages=len(preset.features_list)))
     clip, clip_sha = load_clip(preset, args.clip_weights)
-    task = UmciTask(preset, clip, torch.device(args.device), args.validation_images)
+    task = UmciTask(preset, clip, torch.device(args.device), args.validation_images, args.bf16)
     dataset: SyntheticImages | LabelledImages
     if args.dataset == "synthetic":
         steps = args.steps
-        dataset = SyntheticImages(task.size, args.seed, steps * args.batch_size)
+        dataset = SyntheticImages(task.size, args.seed, steps * args.batch_size, args.steering)
     else:
         images = find_dataset(args.data_path)
         dataset = LabelledImages(images, task.size, args.seed, args.epoch)
@@ -203,6 +236,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--paths", nargs="+", choices=("strip", "scale"), help="table 2")
     parser.add_argument("--validate_every", type=int, default=200)
     parser.add_argument("--validation_images", type=int, default=96, help="procedural ones")
+    parser.add_argument(
+        "--steering", type=float, default=0.0, help="share of procedural images with odd words"
+    )
+    parser.add_argument("--bf16", action="store_true", help="mixed precision")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -39,7 +39,7 @@ class ClipSAM:
         self._sessions = sessions
         self._clip_umci = sessions["clip_umci"]
         self._sam = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
-        self._masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
+        self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
         self._refine_ms = 0.0  # what SAM cost last time, for the deadline
 
     @classmethod
@@ -101,7 +101,7 @@ class ClipSAM:
                 masks = self._sam.decode(embedding, prompts)  # Eq. 8
         with clock("fuse"):
             total = fuse(rough, masks)  # Eq. 9
-            final = fixed_scale(total, self._masks_per_box)
+            final = fixed_scale(total, self.masks_per_box)
             mask, regions = decide(
                 final, prompts.components, options.decision, refined=masks is not None
             )

@@ -1,4 +1,4 @@
-"""Folders in MVTec AD's layout, the synthetic set, and the metrics on them."""
+"""Folders in MVTec AD's layout, the synthetic set, and training on a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 
 from clipsam.research.datasets import find_dataset, mvtec_category, synthetic_dataset
-from clipsam.research.metrics import pixel_metrics
 from clipsam.research.presets import PRESETS
 from clipsam.research.train import main as train
 from clipsam.research.weights import load_umci
@@ -78,20 +77,6 @@ def test_the_synthetic_set_is_the_same_every_time() -> None:
         np.testing.assert_array_equal(image, image_2)
         np.testing.assert_array_equal(mask, mask_2)
         assert mask.any() == (a.defect != "good")
-
-
-def test_metrics_by_hand() -> None:
-    scores = np.array([0.1, 0.4, 0.35, 0.8], np.float32)
-    labels = np.array([False, False, True, True])
-    found = pixel_metrics(scores, labels)
-    assert found["auroc"] == pytest.approx(0.75)  # 3 of 4 pairs in order
-    assert found["ap"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert found["f1_max"] == pytest.approx(0.8)
-
-
-def test_metrics_need_both_classes() -> None:
-    with pytest.raises(ValueError, match="both defective and good"):
-        pixel_metrics(np.zeros(3, np.float32), np.zeros(3, np.bool_))
 
 
 def test_training_on_a_folder_gives_weights_that_load(

@@ -15,7 +15,7 @@ from torch import nn
 
 from clipsam.research import presets, weights
 from clipsam.research.presets import PRESETS, Preset, SamConfig, build_clip, build_sam
-from clipsam.research.text_prompts import encode_sentences, state_sentences
+from clipsam.research.text_prompts import NORMAL_STATES, encode_sentences, sentences
 from clipsam.research.umci import UMCIConfig, UMCIStages
 from clipsam.research.weights import load_clip, load_sam, load_umci, save_weights
 from clipsam.runtime.errors import WeightsError
@@ -121,7 +121,7 @@ def test_quick_gelu_is_used_where_the_name_says_so() -> None:
 @torch.no_grad()
 def test_padding_does_not_reach_a_sentence_s_embedding() -> None:
     clip, tokenizer = build_clip("tiny"), presets.get_tokenizer()
-    tokens = tokenizer([*state_sentences("printed circuit board")[0][:9], "a"])
+    tokens = tokenizer([*sentences("printed circuit board", NORMAL_STATES)[:9], "a"])
     torch.testing.assert_close(
         encode_sentences(clip, tokens), clip.encode_text(tokens), rtol=1e-5, atol=1e-6
     )

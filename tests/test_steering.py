@@ -1,0 +1,65 @@
+"""Training with words that do not fit: what the pictures' targets become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipsam.research.presets import PRESETS, build_clip
+from clipsam.research.steering import PLAIN, SWAPPED, UNRELATED, draw_wording
+from clipsam.research.text_prompts import ABNORMAL_STATES, text_features
+from clipsam.research.train import SyntheticImages, UmciTask, collate
+from clipsam.research.train import main as train
+
+
+def test_shares_of_the_wordings() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_wording(rng, 0.4) for _ in range(4000)]
+    assert abs(drawn.count(PLAIN) / 4000 - 0.6) < 0.03
+    assert abs(drawn.count(SWAPPED) / 4000 - 0.2) < 0.03
+    assert set(drawn) == {PLAIN, SWAPPED, *UNRELATED}
+    assert {draw_wording(rng, 0.0) for _ in range(100)} == {PLAIN}
+
+
+def test_no_unrelated_word_means_damage() -> None:
+    assert not set(UNRELATED) & {word for state in ABNORMAL_STATES for word in state.split()}
+
+
+@pytest.fixture(scope="module")
+def task() -> UmciTask:
+    torch.manual_seed(0)
+    clip = build_clip("tiny")
+    return UmciTask(PRESETS["tiny"], clip, torch.device("cpu"), validation=1)
+
+
+def test_the_text_says_what_the_wording_says(task: UmciTask) -> None:
+    plain = text_features(task.clip, task.tokenizer, "nut")
+    text = task.text(["nut"] * 3, [PLAIN, SWAPPED, UNRELATED[0]])
+    torch.testing.assert_close(text[0], plain)
+    torch.testing.assert_close(text[1], plain.flip(1))
+    torch.testing.assert_close(text[2, :, 0], plain[:, 0])
+    assert (text[2, :, 1] - plain[:, 1]).abs().max() > 0.01
+
+
+def test_the_target_follows_the_wording(task: UmciTask) -> None:
+    """A model that answers "everything is abnormal" has the lowest loss where that is asked."""
+    image, mask, category, _ = SyntheticImages(task.size, 5, 1)[0]
+    full = torch.ones_like(mask)
+    certain = torch.tensor([-6.0, 6.0])[None, :, None, None].expand(1, 2, task.size, task.size)
+    task._logits = lambda *_: [certain] * 2  # type: ignore[method-assign]
+    losses = {}
+    for wording in (PLAIN, SWAPPED, UNRELATED[0]):
+        batch = collate([(image, full, category, wording)])
+        losses[wording] = task.loss(batch)[0].item()
+    assert losses[PLAIN] < 0.01
+    assert min(losses[SWAPPED], losses[UNRELATED[0]]) > 1
+
+
+def test_steered_training_runs_and_is_saved(tmp_path: Path) -> None:
+    arguments = ["--preset", "tiny", "--dataset", "synthetic", "--save_path", str(tmp_path)]
+    few = ["--validation_images", "3", "--workers", "0", "--device", "cpu", "--batch_size", "2"]
+    assert train([*arguments, *few, "--steps", "2", "--steering", "0.5", "--bf16"]) == 0
+    assert (tmp_path / "umci.safetensors").exists()
