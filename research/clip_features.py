@@ -94,19 +94,25 @@ class PatchTextSimilarity(nn.Module):
 
 
 def run_tower(visual: Any, image: Tensor, position: Tensor, taps: Sequence[int]) -> list[Tensor]:
-    """The tower up to its last tap, with the given position embedding [1 + h*w, C].
+    """The tower up to its last tap, with the given position embedding [1 + h*w, C]."""
+    embedded = visual.conv1(image).permute(0, 2, 3, 1)  # B,h,w,C
+    return run_blocks(visual, embedded, position, taps)
 
-    Apart from `ClipFeatures` so that pre-training can run windows of the grid with their part of
-    the embedding.
+
+def run_blocks(
+    visual: Any, embedded: Tensor, position: Tensor, taps: Sequence[int]
+) -> list[Tensor]:
+    """The transformer on embedded patches [B,h,w,C] -> one [B,h,w,C] a tap.
+
+    `position` is [1 + h*w, C], or [B, 1 + h*w, C] for windows of a larger grid.
     """
-    x = visual.conv1(image)  # B,C,h,w
-    grid_h, grid_w = x.shape[2:]
-    x = x.flatten(2).transpose(1, 2)  # B,hw,C
-    class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-    x = visual.ln_pre(torch.cat([class_token, x], dim=1) + position.to(x.dtype))
+    grid = embedded.shape[1:3]
+    class_token = visual.class_embedding.to(embedded.dtype).expand(embedded.shape[0], 1, -1)
+    x = torch.cat([class_token, embedded.flatten(1, 2)], dim=1)
+    x = visual.ln_pre(x + position.to(x.dtype))
     out = []
     for number, block in enumerate(visual.transformer.resblocks[: taps[-1]], start=1):
         x = block(x)
         if number in taps:
-            out.append(x[:, 1:].unflatten(1, (grid_h, grid_w)))
+            out.append(x[:, 1:].unflatten(1, grid))
     return out

@@ -4,8 +4,10 @@ The contrastive loss is CLIP's. Because procedural pictures are far too few for 
 shape patch tokens, the embedding and every tap also predict, through heads that are thrown away
 afterwards, which kind of defect each token shows and how much of it.
 
-Two steps: the convolutional embedding learns alone first, then the whole tower. Together from the
-start they stay at chance for hundreds of steps.
+Two steps: the convolutional embedding learns alone, to label its tokens; then the transformer and
+the text tower learn on the frozen embedding, attending within quarters of the picture (attention
+over a quarter of the tokens costs a sixteenth) and, for the last steps, over all of it. Its blocks
+start as identities, so that the taps are never worse than the embedding.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from clipsam.research.clip_features import normalise, run_tower
+from clipsam.research.clip_features import normalise, run_blocks
 from clipsam.research.metrics import pixel_metrics
 from clipsam.research.presets import Preset, build_clip, get_tokenizer
 from clipsam.research.synthetic import DEFECT_KINDS, Sample, sample_from_seed
@@ -142,19 +144,28 @@ class EmbeddingTask(_DenseTask):
 
 
 class ClipTask(_DenseTask):
-    """CLIP's loss plus the dense ones (see the module's text)."""
+    """CLIP's loss plus the dense ones on a frozen embedding (see the module's text).
 
-    def __init__(self, preset: Preset, device: torch.device, validation: int = 128) -> None:
+    `windows` a side: 2 for quarters of the picture, 1 for all of it.
+    """
+
+    def __init__(self, preset: Preset, device: torch.device, validation: int = 64) -> None:
         super().__init__(preset, device, validation)
         self.taps = preset.features_list
+        self.windows = 2
         self.clip: Any = build_clip(preset.clip_name)
+        self.clip.visual.conv1.requires_grad_(False)
+        for block in self.clip.visual.transformer.resblocks:
+            for last in (block.attn.out_proj, block.mlp.c_proj):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
         width = preset.umci.visual_dim
         self.heads = nn.ModuleList(DenseHead(width) for _ in self.taps)  # of pre-training only
         self.module = nn.ModuleDict({"clip": self.clip, "heads": self.heads}).to(device)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         batch = self._to_device(batch)
-        taps = self._taps(batch["image"])
+        taps = self._taps(batch["image"], self.windows)
         losses = [
             self._dense(head, tokens, batch) for head, tokens in zip(self.heads, taps, strict=True)
         ]
@@ -162,14 +173,23 @@ class ClipTask(_DenseTask):
         words = self._contrastive(taps[-1].float(), batch["tokens"])
         return dense + 0.3 * words, {"dense": dense.item(), "words": words.item()}
 
-    def _taps(self, image: Tensor) -> list[Tensor]:
+    def _taps(self, image: Tensor, windows: int) -> list[Tensor]:
         visual = self.clip.visual
+        position = visual.positional_embedding
         with torch.autocast(self.device.type, torch.bfloat16):
-            image = normalise(image.to(self.device))
-            return run_tower(visual, image, visual.positional_embedding, self.taps)
+            with torch.no_grad():
+                embedded = visual.conv1(normalise(image.to(self.device))).permute(0, 2, 3, 1)
+            grid = embedded.shape[1]
+            square = position[1:].unflatten(0, (grid, grid))[None]
+            cut = _cut(square, windows)  # n,h,w,C
+            part = torch.cat([position[:1].expand(len(cut), 1, -1), cut.flatten(1, 2)], dim=1)
+            taps = run_blocks(
+                visual, _cut(embedded, windows), part.repeat(len(embedded), 1, 1), self.taps
+            )
+        return [_join(tap, windows) for tap in taps]
 
     def _share_logits(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.heads[-1](self._taps(image)[-1])[1]
+        logits: Tensor = self.heads[-1](self._taps(image, 1)[-1])[1]
         return logits
 
     def _contrastive(self, last: Tensor, tokens: Tensor) -> Tensor:
@@ -181,6 +201,20 @@ class ClipTask(_DenseTask):
         same = (tokens[:, None] == tokens[None]).all(dim=-1).float()
         target = same / same.sum(dim=1, keepdim=True)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _cut(grid: Tensor, windows: int) -> Tensor:
+    """[B,H,W,C] -> [B*windows*windows, H/windows, W/windows, C], an image's windows together."""
+    rows = grid.unflatten(1, (windows, -1)).unflatten(3, (windows, -1))  # B,n,h,n,w,C
+    cut: Tensor = rows.transpose(2, 3).flatten(0, 2)
+    return cut
+
+
+def _join(parts: Tensor, windows: int) -> Tensor:
+    """The inverse of `_cut`."""
+    rows = parts.unflatten(0, (-1, windows, windows)).transpose(2, 3)  # B,n,h,n,w,C
+    joined: Tensor = rows.flatten(3, 4).flatten(1, 2)
+    return joined
 
 
 def held_out(preset: Preset, count: int) -> list[Sample]:

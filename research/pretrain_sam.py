@@ -141,6 +141,8 @@ def _rough_component(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     near = cv2.dilate(mask, np.ones((size // 8, size // 8), np.uint8))
     full = np.where(near > 0, full, 0)
     rough = full > float(rng.uniform(0.2, 0.6)) * float(full.max())
+    if not rough.any():  # the noise drowned a tiny defect
+        rough = mask > 0
     return _component(rough.astype(np.uint8), rng)
 
 

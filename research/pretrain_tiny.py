@@ -23,7 +23,7 @@ from clipsam.research.weights import load_clip, save_weights
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
-    """The patch embedding alone, then the whole tower."""
+    """The patch embedding alone, then the transformer and the text, then both on whole pictures."""
     embedding = pretrain_clip.EmbeddingTask(preset, device)
     tower = pretrain_clip.ClipTask(preset, device)
     clip = tower.clip
@@ -33,14 +33,17 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
     for name, task, steps in (
         ("embedding", embedding, args.steps_embedding),
         ("tower", tower, args.steps),
+        ("whole", tower, args.steps_full),
     ):
         if not steps:
             continue
+        tower.windows = 1 if name == "whole" else 2
+        rate = args.learning_rate / (5 if name == "whole" else 1)
         config = LoopConfig(
-            steps, args.batch_size, args.learning_rate, args.save_path / f"clip-{name}",
+            steps, args.batch_size, rate, args.save_path / f"clip-{name}",
             workers=args.workers, validate_every=args.validate_every, beta2=0.98,
         )  # fmt: skip
-        seed = args.seed * 2**36 + 2**33 * (name == "tower")
+        seed = args.seed * 2**36 + 2**33 * ("embedding", "tower", "whole").index(name)
         dataset = pretrain_clip.CaptionedImages(preset, seed, steps * args.batch_size)
         print(f"clip, {name}: {run(task, dataset, config)}")
         if name == "embedding":
@@ -74,10 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", choices=("clip", "sam"))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps_embedding", type=int, default=4000, help="CLIP's embedding alone")
-    parser.add_argument("--steps", type=int, default=3000, help="CLIP's tower; SAM at half size")
-    parser.add_argument("--steps_full", type=int, default=1000, help="SAM at full size")
-    parser.add_argument("--batch_size", type=int, default=16, help="of CLIP")
+    parser.add_argument("--steps_embedding", type=int, default=3000, help="CLIP's embedding alone")
+    parser.add_argument(
+        "--steps", type=int, default=600, help="CLIP's transformer; SAM at half size"
+    )
+    parser.add_argument(
+        "--steps_full", type=int, default=100, help="CLIP on whole pictures; SAM at full size"
+    )
+    parser.add_argument("--batch_size", type=int, default=8, help="of CLIP")
     parser.add_argument("--initial_weights", type=Path, help="a clip.safetensors to go on from")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--validate_every", type=int, default=250)

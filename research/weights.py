@@ -61,12 +61,13 @@ def load_clip(preset: Preset, path: Path | None) -> tuple[CLIP, str]:
     Without a path: the repository's file for `tiny`, else OpenAI's weights from open_clip's
     cache, downloading them if the machine can.
     """
+    origin = f"--clip-weights takes OpenAI's weights of {preset.clip_name} ({OPENAI_CLIP_URL})"
     if preset.clip_name == "tiny":
         path = path or _tiny_file("clip.safetensors", "--clip-weights")
+        origin = "--clip-weights takes the tiny CLIP of research/pretrain_tiny.py"
     else:
         path = path or _openai_clip(preset)
     model = build_clip(preset.clip_name)
-    origin = f"--clip-weights takes OpenAI's weights of {preset.clip_name} ({OPENAI_CLIP_URL})"
     state = read_state(path, "--clip-weights", origin)
     for name in ("input_resolution", "context_length", "vocab_size"):
         state.pop(name, None)  # TorchScript archives carry these as tensors

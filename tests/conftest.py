@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from clipsam.research.presets import PRESETS, Preset, SamConfig
-from clipsam.research.umci import UMCIConfig
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +47,7 @@ def small_preset() -> Preset:
             prompt_dim=64,
             mlp_dim=64,
         ),
-        umci=UMCIConfig(visual_dim=192, text_dim=128, hidden_dim=16, stages=2),
+        umci=replace(PRESETS["tiny"].umci, hidden_dim=16),
     )
 
 
