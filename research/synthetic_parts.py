@@ -5,13 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from clipsam.research.synthetic_canvas import Canvas, Mask
-from clipsam.research.synthetic_shapes import outline, polygon
+from clipsam.research.synthetic_canvas import Canvas, Mask, relief
+from clipsam.research.synthetic_shapes import outline, polygon, stroke, walk
 from clipsam.research.synthetic_textures import (
     F32,
     Rng,
+    blur,
     choose,
     f32,
+    fractal,
     integer,
     log_uniform,
     uniform,
@@ -55,6 +57,24 @@ def silhouette(rng: Rng, size: int, shape: str) -> tuple[F32, list[tuple[str, Ma
         things.append(("hole", bore > 127))
     things.insert(0, ("part", cover > 127))
     return f32(cover) * np.float32(1 / 255), things
+
+
+def mould(rng: Rng, canvas: Canvas) -> None:
+    """Lumps and a rounded rim, shaded by the light: dough, castings, nuts, anything not flat."""
+    lumps = fractal(
+        rng,
+        canvas.size,
+        log_uniform(rng, 3, 30),
+        integer(rng, 2, 5),
+        uniform(rng, 0.4, 0.75),
+    )
+    rim = blur(canvas.solid, log_uniform(rng, 4, 30) * canvas.unit)
+    inside = canvas.solid > 0.5
+    before = float(canvas.image[inside].std()) if inside.any() else 0.0
+    height = blur(lumps, uniform(rng, 0.4, 2.0) * canvas.unit)
+    relief(canvas, height + rim * np.float32(uniform(rng, 0, 12)), log_uniform(rng, 0.05, 0.4))
+    if inside.any():  # a defect must stand out from the lumps, too
+        canvas.roughness += max(0.0, float(canvas.image[inside].std()) - before)
 
 
 def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
@@ -106,6 +126,16 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
             half = log_uniform(rng, 1.5, 9) * unit
             axes = (round(half), round(half * uniform(rng, 0.5, 1)))
             cv2.ellipse(plate, at, axes, uniform(rng, 0, 180), 0, 360, (255.0,), -1, cv2.LINE_AA)
+    elif kind == "creases":
+        for _ in range(integer(rng, 2, 9)):
+            start = (
+                centre[0] + uniform(rng, -0.45, 0.45) * extent,
+                centre[1] + uniform(rng, -0.45, 0.45) * extent,
+            )
+            length, steps = extent * uniform(rng, 0.1, 0.5), integer(rng, 6, 20)
+            points = walk(rng, start, uniform(rng, 0, 6.3), length, steps, rng.normal(0, 1), 0.3)
+            widths = uniform(rng, 0.8, 2.5) * unit * rng.uniform(0.5, 1.3, steps)
+            stroke(plate, points, widths, 255 * rng.uniform(0.3, 1, steps))
     elif kind == "pads":
         pitch = uniform(rng, 6, 20) * unit
         for step in range(integer(rng, 2, 12)):
@@ -136,7 +166,9 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
     tone = rng.uniform(0.03, 0.97, len(base)) if rng.random() < 0.5 else base + rng.normal(0, 0.2)
     if name == "hole" or kind == "chips":
         tone = base * uniform(rng, 0.15, 0.7)
-    if float(np.abs(tone - base).mean()) < 0.06:
+    if kind == "creases":
+        tone = base * uniform(rng, 0.55, 0.9)
+    if kind != "creases" and float(np.abs(tone - base).mean()) < 0.06:
         tone = base - 0.15 if base.mean() > 0.4 else base + 0.2
     weight = (alpha * np.float32(uniform(rng, 0.5, 1)))[..., None]
     canvas.image += weight * (f32(np.clip(tone, 0, 1)) - canvas.image)

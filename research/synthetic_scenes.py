@@ -12,7 +12,7 @@ import numpy as np
 from clipsam.research.synthetic_camera import Shot, draw_shot
 from clipsam.research.synthetic_canvas import Canvas, Mask
 from clipsam.research.synthetic_clutter import add_clutter
-from clipsam.research.synthetic_parts import add_mark, silhouette
+from clipsam.research.synthetic_parts import add_mark, mould, silhouette
 from clipsam.research.synthetic_textures import (
     CONTRAST,
     F32,
@@ -80,6 +80,7 @@ class Recipe:
     shapes: str = "surface"
     colours: str = "any"
     marks: str = ""
+    lumpy: float = 0.2  # how often a part (not a surface) is moulded, see `mould`
 
 
 def _advice(text: str) -> tuple[str, ...]:
@@ -149,19 +150,36 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe("capsule, pill, tablet", "plain, grain", "capsule, disc, many", "any", "text, seam"),
     Recipe("capsules", "plain, grain", "many", "any", ""),
-    Recipe("hazelnut, cashew, almond", "cloudy, ridges, wood", "blob, capsule", _FOOD),
+    Recipe(
+        "hazelnut, cashew, almond",
+        "cloudy, ridges, wood",
+        "blob, capsule",
+        _FOOD,
+        "creases",
+        0.7,
+    ),
     Recipe(
         "cookie, biscuit",
         "cloudy, asphalt, ridges, cells, spots",
         "blob, blob, disc, rounded",
         _FOOD,
-        "chips, chips, holes",
+        "chips, chips, creases",
+        0.9,
+    ),
+    Recipe(
+        "bread, cake, muffin, potato, pebble",
+        "cloudy, asphalt, ridges, spots, grain",
+        "blob, blob, disc, rounded, capsule",
+        _FOOD + ", gray, red, green",
+        "creases, chips",
+        0.9,
     ),
     Recipe(
         "chewing gum, fryum, pipe fryum, macaroni",
         "plain, cloudy, ridges",
         "blob, ring, many, capsule",
         "white, cream, yellow, orange, tan, pink",
+        lumpy=0.5,
     ),
     Recipe("candle", "plain, cloudy", "many, disc", "white, cream, yellow", "rings"),
     Recipe(
@@ -280,6 +298,8 @@ def make_scene(rng: Rng, size: int) -> Scene:
         shot.gain,
         shot.noise,
     )
+    if not canvas.surface and rng.random() < recipe.lumpy:
+        mould(rng, canvas)
     marks = _advice(recipe.marks)
     if marks and rng.random() < 0.65:
         for _ in range(integer(rng, 1, 2)):
