@@ -6,7 +6,7 @@ Building a model gives it random weights; `weights.py` fills them from checkpoin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import open_clip
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from clipsam.research.convolutions import ConvEmbedding, UNetEmbedding
 from clipsam.research.umci import UMCIConfig
+from clipsam.runtime.decision import DecisionOptions
+from clipsam.runtime.fusion import FusionOptions
+from clipsam.runtime.prompts import PromptOptions
 
 # open_clip's tokenizer is the same for the tiny model, so any word may be typed.
 CONTEXT_LENGTH, VOCABULARY = 77, 49408
@@ -53,7 +56,9 @@ class Preset:
     sam_type: str  # "vit_h", "vit_l", "vit_b" or "tiny": the checkpoint's name
     sam: SamConfig
     umci: UMCIConfig
-    points: str = "shared"  # the paper's; see runtime/prompts.py
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+    fusion: FusionOptions = field(default_factory=FusionOptions)
+    decision: DecisionOptions = field(default_factory=DecisionOptions)
     description: str = ""
 
 
@@ -100,7 +105,10 @@ PRESETS = {
             convolutional=True,
         ),
         umci=UMCIConfig(visual_dim=128, text_dim=128, hidden_dim=64, stages=2),
-        points="per_region",
+        # Chosen on procedural pictures: docs/method.md.
+        prompts=PromptOptions(points="per_region", threshold=0.5, min_peak=0.88),
+        fusion=FusionOptions(mask_weight=0.05),
+        decision=DecisionOptions(threshold=0.5 / 1.15),  # O_f + sum m s > 0.5
         description="a demonstration and test model, trained on procedural images only",
     ),
 }

@@ -41,7 +41,7 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
         rate = args.learning_rate / (5 if name == "whole" else 1)
         config = LoopConfig(
             steps, args.batch_size, rate, args.save_path / f"clip-{name}",
-            workers=args.workers, validate_every=args.validate_every, beta2=0.98,
+            workers=args.workers, validate_every=args.validate_every, beta2=0.98, average=0.995,
         )  # fmt: skip
         seed = args.seed * 2**36 + 2**33 * ("embedding", "tower", "whole").index(name)
         dataset = pretrain_clip.CaptionedImages(preset, seed, steps * args.batch_size)

@@ -62,14 +62,14 @@ _WEIGHTS: dict[str, float] = {
     "crack": 1.1,
     "hole": 1.0,
     "blob": 1.0,
-    "stain": 0.8,
+    "stain": 0.6,
     "foreign texture": 0.9,
     "chipped edge": 1.2,
-    "missing part": 2.2,
+    "missing part": 2.8,
     "dent": 0.7,
-    "patch": 1.8,
+    "patch": 2.0,
     "inclusion": 1.5,
-    "uneven": 0.5,
+    "uneven": 0.25,
     "fray": 0.5,
 }
 

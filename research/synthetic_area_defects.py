@@ -105,7 +105,7 @@ def _islands(rng: Rng, canvas: Canvas) -> F32:
     field = turned(
         lambda n: fractal(rng, n, cells, octaves, gain, aspect), size, canvas.axis + np.pi / 2
     )
-    level = float(np.quantile(field[::4, ::4], 1 - uniform(rng, 0.05, 0.42)))
+    level = float(np.quantile(field[::4, ::4], 1 - uniform(rng, 0.05, 0.48)))
     edge = log_uniform(rng, 0.05, 0.5)
     return blur(np.clip((field - level) / np.float32(edge) + 0.5, 0, 1), uniform(rng, 0, 1.5))
 
@@ -113,7 +113,7 @@ def _islands(rng: Rng, canvas: Canvas) -> F32:
 def patch(rng: Rng, canvas: Canvas) -> Mask | None:
     """A broad ragged area, or several, of changed brightness and texture contrast."""
     size, unit = canvas.size, canvas.unit
-    islands = rng.random() < (0.6 if canvas.surface else 0.2)
+    islands = rng.random() < (0.7 if canvas.surface else 0.2)
     alpha = _islands(rng, canvas) if islands else _ellipses(rng, canvas)
     mask = visible_mask(canvas, alpha)
     if int(mask.sum()) < 30 * unit:
@@ -124,7 +124,9 @@ def patch(rng: Rng, canvas: Canvas) -> Mask | None:
     mean = old[inside].mean(axis=0)
     need = required_change(canvas, mask)
     dark = 0.88 if islands else 0.7
-    shift = log_uniform(rng, need, max(0.45, 1.5 * need)) * (-1 if rng.random() < dark else 1)
+    most = max(0.5, 1.5 * need)
+    shift = log_uniform(rng, need, most) if rng.random() < 0.5 else uniform(rng, need, most)
+    shift *= -1 if rng.random() < dark else 1
     if not 0.04 < float(mean.mean()) + shift < 0.96:
         shift = -shift
     grain = noise(rng, size, size * uniform(rng, 0.2, 1))[box][..., None]

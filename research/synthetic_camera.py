@@ -73,8 +73,8 @@ def _light(rng: Rng, size: int) -> F32:
         width = uniform(rng, 0.04, 0.25)
         band = np.exp(-(((v - uniform(rng, -0.4, 0.4)) / width) ** 2))
         gain += f32(band) * np.float32(uniform(rng, 0.1, 0.5))
-    if rng.random() < 0.15:
-        gain += fractal(rng, coarse, 2, 2, 0.5) * np.float32(uniform(rng, 0.02, 0.07))
+    if rng.random() < 0.35:
+        gain += fractal(rng, coarse, 2, 2, 0.5) * np.float32(uniform(rng, 0.02, 0.1))
     gain = np.clip(gain, 0.45, 1.5)
     return f32(cv2.resize(gain, (size, size), interpolation=cv2.INTER_LINEAR))
 

@@ -27,7 +27,7 @@ def add_clutter(rng: Rng, image: F32, background: F32, solid: F32) -> None:
     unit = size / 192
     room = f32(cv2.dilate(solid, np.ones((int(9 * unit), int(9 * unit)), np.uint8))) < 0.1
     if rng.random() < 0.3:
-        for _ in range(integer(rng, 1, 2)):
+        for _ in range(integer(rng, 1, 4)):  # several: the lines of a tray's edge
             _blend(background, border_band(rng, size), _tone(rng, background))
     if rng.random() < 0.2:
         plate = np.zeros((size, size), np.uint8)
