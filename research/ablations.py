@@ -1,12 +1,16 @@
-"""Table 2 of the paper on any data set: what each part of the method adds.
+"""Tables 2 and 3 of the paper on any data set: what each part and each setting of the method adds.
 
     python -m clipsam.research.ablations bundles/tiny synthetic
     python -m clipsam.research.ablations bundles/tiny path/to/steel --category steel
+    python -m clipsam.research.ablations bundles/paper path/to/mvtec --preset paper \
+        --umci_weights runs/full/umci.safetensors --runs runs --table 3
 
-CLIP runs once an image in PyTorch; on its tokens four rough maps are made: patch-text similarity
-("w/o UMCI"), UMCI with the strip path only, with the scale path only, and whole. SAM is the
-bundle's; the row "w/o MMR" stops before it. Every row's pixels are pooled as in `evaluate`. A row
-whose UMCI weights are not given is left out (`tiny` has them in weights/tiny/ablations).
+CLIP runs once an image in PyTorch; on its tokens the rough maps are made: patch-text similarity
+("w/o UMCI"), UMCI with the strip path only, with the scale path only, and whole (table 2), or UMCI
+of other widths c_h and pool sizes s, and other thresholds (table 3). SAM is the bundle's; the row
+"w/o MMR" stops before it. Every row's pixels are pooled as in `evaluate`. A row whose UMCI weights
+are not given is left out and named: `--runs` is searched for them (a file says what it was trained
+as; `tiny` has some in weights/tiny/ablations).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +27,66 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from clipsam.research.clip_features import ClipFeatures, PatchTextSimilarity, normalise
-from clipsam.research.datasets import LabelledImage
-from clipsam.research.evaluate import Measured, format_rows, select_items, table
+from clipsam.research.datasets import LAYOUTS, LabelledImage, recognise
+from clipsam.research.evaluate import select_items
+from clipsam.research.evaluate_protocols import check_protocol, format_protocol, protocol_notes
+from clipsam.research.evaluate_rows import (
+    Row,
+    Tally,
+    format_errors,
+    format_rows,
+    table,
+    to_csv,
+)
 from clipsam.research.presets import PRESETS, Preset, get_tokenizer
 from clipsam.research.text_prompts import text_features
+from clipsam.research.umci import UMCIConfig
 from clipsam.research.weights import TINY_WEIGHTS, load_clip, load_umci
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import ClipSAMError
 from clipsam.runtime.files import write_bytes
 from clipsam.runtime.fusion import fixed_scale, fuse
 from clipsam.runtime.preprocess import Image, clip_input
-from clipsam.runtime.prompts import find_prompts
+from clipsam.runtime.prompts import PromptOptions, find_prompts
 from clipsam.runtime.segment import Segmenter
 from clipsam.runtime.session import open_session
 
 RoughMap = Callable[[Sequence[Tensor], Tensor, int], Tensor]  # taps, text, S -> O_f [1,S,S]
-WITHOUT_MMR = "w/o MMR"
+FULL, WITHOUT_MMR, WITHOUT_UMCI = "full", "w/o MMR", "w/o UMCI"
+HIDDEN_DIMS = (194, 256, 384)  # table 3
+POOL_SIZES = ((2, 4), (3, 9), (6, 10))
+THRESHOLDS = (0.45, 0.47, 0.50)
 
 
-def rough_maps(preset: Preset, clip: Any, umci: Mapping[str, Path | None]) -> dict[str, RoughMap]:
-    """The makers of a rough map, by the row's name; `umci` names the weights of each (None: the
-    preset's own)."""
-    makers: dict[str, RoughMap] = {"w/o UMCI": PatchTextSimilarity(clip.visual).rough_map}
-    for name, path in umci.items():
-        makers[name] = load_umci(preset, path)[0].rough_map
-    return makers
+@dataclass(frozen=True)
+class Variant:
+    """One row: a way to the rough map, and what is done with it."""
+
+    name: str
+    maker: RoughMap
+    prompts: PromptOptions
+    refine: bool = True  # by SAM
 
 
 class Ablations:
-    """One CLIP and one SAM, several ways to a rough map."""
+    """One CLIP and one SAM, several ways to a final map."""
 
     def __init__(
-        self, preset: Preset, clip: Any, bundle: Bundle, makers: Mapping[str, RoughMap]
+        self, preset: Preset, clip: Any, bundle: Bundle, variants: Sequence[Variant]
     ) -> None:
-        self.clip, self.makers, self.manifest = clip, makers, bundle.manifest
+        self.clip, self.variants = clip, variants
         self.features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
         sessions = [
             open_session(bundle.graph_path(n), "cpu") for n in ("sam_encoder", "sam_decoder")
         ]
         self.sam = Segmenter(*sessions)
         self.masks_per_box = int(sessions[1].outputs["logits"].shape[1])
+        self.mask_weight = bundle.manifest.fusion.mask_weight
         self.tokenizer = get_tokenizer()
         self._text: dict[str, Tensor] = {}
 
@@ -76,30 +97,102 @@ class Ablations:
             self._text[category] = text_features(self.clip, self.tokenizer, category)[None]
         size, (height, width) = self.features.image_size, image.shape[:2]
         taps = self.features(normalise(torch.from_numpy(clip_input(image, size))))
-        embedding, finals = None, {}
-        for name, maker in self.makers.items():
-            small = maker(taps, self._text[category], size)[0].numpy()
-            rough = np.asarray(cv2.resize(small, (width, height)), np.float32)
-            prompts = find_prompts(rough, self.manifest.prompts)
+        embedding = None
+        rough_maps: dict[int, NDArray[np.float32]] = {}
+        finals = {}
+        for variant in self.variants:
+            rough = rough_maps.get(id(variant.maker))
+            if rough is None:
+                small = variant.maker(taps, self._text[category], size)[0].numpy()
+                rough = np.asarray(cv2.resize(small, (width, height)), np.float32)
+                rough_maps[id(variant.maker)] = rough
+            prompts = find_prompts(rough, variant.prompts)
             masks = None
-            if len(prompts):
+            if variant.refine and len(prompts):
                 embedding = embedding or self.sam.encode(image)
                 masks = self.sam.decode(embedding, prompts)
-            finals[name] = fixed_scale(fuse(rough, masks), self.masks_per_box)
-        finals[WITHOUT_MMR] = fixed_scale(rough, self.masks_per_box)  # of the last: the whole UMCI
+            finals[variant.name] = fixed_scale(
+                fuse(rough, masks, self.mask_weight), self.masks_per_box, self.mask_weight
+            )
         return finals
 
 
 def measure(
-    ablations: Ablations, items: Iterable[LabelledImage], size: int
-) -> dict[str, list[Measured]]:
+    ablations: Ablations, items: Iterable[LabelledImage], size: int, by_defect: bool
+) -> dict[str, Tally]:
     """Every row's maps of every item, at `size` pixels a side (0: image size)."""
-    measured: dict[str, list[Measured]] = {}
+    tallies = {variant.name: Tally(size, by_defect) for variant in ablations.variants}
     for item in items:
-        image, mask = item.load()
+        image, mask = item.load() if item.has_truth else (item.load_image(), None)
         for name, final in ablations.finals(image, item.category).items():
-            measured.setdefault(name, []).append(Measured.at_size(item, final, mask, size))
-    return measured
+            tallies[name].add(item, final, mask)
+    return tallies
+
+
+def find_runs(folder: Path, preset: Preset) -> dict[Path, UMCIConfig]:
+    """Every umci*.safetensors under a folder that belongs to the preset's CLIP, by what it says."""
+    found = {}
+    for path in sorted(folder.rglob("umci*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                config = UMCIConfig.from_json((file.metadata() or {}).get("umci", "{}"))
+        except (SafetensorError, ValueError, TypeError):
+            continue
+        wanted = preset.umci
+        if (config.visual_dim, config.text_dim) == (wanted.visual_dim, wanted.text_dim):
+            found[path] = config
+    return found
+
+
+def table_2(
+    prompts: PromptOptions, similarity: RoughMap, umci: RoughMap, paths: Mapping[str, RoughMap]
+) -> list[Variant]:
+    """The rows of table 2; `paths` holds UMCI trained with one path, by the path's name."""
+    rows = [Variant(f"{name} path only", maker, prompts) for name, maker in paths.items()]
+    rows.append(Variant(WITHOUT_UMCI, similarity, prompts))
+    rows.append(Variant(WITHOUT_MMR, umci, prompts, refine=False))
+    return [*rows, Variant(FULL, umci, prompts)]
+
+
+def table_3(
+    prompts: PromptOptions,
+    base: UMCIConfig,
+    umci: RoughMap,
+    others: Sequence[tuple[UMCIConfig, RoughMap]],
+) -> list[Variant]:
+    """The rows of table 3; `others` are UMCI trained with another c_h or s than `base`."""
+    by_width = {c.hidden_dim: m for c, m in others if c == replace(base, hidden_dim=c.hidden_dim)}
+    by_pool = {c.pool_sizes: m for c, m in others if c == replace(base, pool_sizes=c.pool_sizes)}
+    by_width[base.hidden_dim] = by_pool[base.pool_sizes] = umci
+    rows = [Variant(width_name(c), by_width[c], prompts) for c in sorted(by_width)]
+    rows += [Variant(pool_name(s), by_pool[s], prompts) for s in sorted(by_pool)]
+    for threshold in sorted({*THRESHOLDS, prompts.threshold}):
+        rows.append(Variant(f"thr {threshold:.2f}", umci, replace(prompts, threshold=threshold)))
+    return rows
+
+
+def width_name(hidden_dim: int) -> str:
+    """The row of a width c_h."""
+    return f"c_h {hidden_dim}"
+
+
+def pool_name(pool_sizes: Sequence[int]) -> str:
+    """The row of pool sizes s."""
+    return "s " + " & ".join(map(str, pool_sizes))
+
+
+def missing_rows(number: int, names: Iterable[str]) -> list[str]:
+    """For each row of the paper's table that is not among `names`, how to get it."""
+    flags = {f"{path} path only": f"--paths {path}" for path in ("strip", "scale")}
+    if number == 3:
+        flags = {width_name(c): f"--hidden_dim {c}" for c in HIDDEN_DIMS}
+        flags |= {pool_name(s): f"--pool_sizes {' '.join(map(str, s))}" for s in POOL_SIZES}
+    return [
+        f"{name} left out: train it with `python -m clipsam.research.train ... {flag}` and give "
+        "its folder as --runs"
+        for name, flag in flags.items()
+        if name not in set(names)
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,49 +206,84 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    preset = PRESETS[args.preset]
+    number = args.table
+    items = select_items(
+        args.dataset, args.category, args.count, args.size, args.limit, args.layout
+    )
+    preset, bundle = PRESETS[args.preset], Bundle.open(args.bundle)
     clip, _ = load_clip(preset, args.clip_weights)
-    umci: dict[str, Path | None] = {}
-    for name in ("strip", "scale"):
-        path = getattr(args, f"{name}_weights")
-        shipped = TINY_WEIGHTS / "ablations" / f"umci-{name}.safetensors"
-        if path is None and preset.name == "tiny" and shipped.is_file():
-            path = shipped
-        if path is not None:
-            umci[f"{name} path only"] = path
-    makers = rough_maps(preset, clip.eval(), {**umci, "full": args.umci_weights})
-    ablations = Ablations(preset, clip, Bundle.open(args.bundle), makers)
-    items = select_items(args.dataset, args.category, args.count, args.size, args.limit)
-    measured = measure(ablations, tqdm(items, unit="image"), args.size)
-    order = [name for name in (*measured, "full") if name != "full"] + ["full"]
-    rows = [{"set": name, **summary(measured[name])} for name in order]
-    print(f"{args.dataset}, mean over defects\n{format_rows(rows, first='row')}")
+    variants = _variants(args, preset, clip.eval(), bundle.manifest.prompts)
+    ablations = Ablations(preset, clip, bundle, variants)
+    by_defect = len({item.group for item in items}) == 1
+    tallies = measure(ablations, tqdm(items, unit="image"), args.size, by_defect)
+    rows = [{"set": name, **summary(tally)} for name, tally in tallies.items()]
+    print(f"{args.dataset}, mean over {'defects' if by_defect else 'categories'}")
+    print(format_rows(rows, first="row"))
+    notes = [format_errors(rows), *missing_rows(number, tallies)]
+    known = recognise(items)
+    if known and known[0] == "mvtec":  # the paper's tables 2 and 3 are about it
+        dataset, warning = check_protocol(number, items)
+        print("\n" + format_protocol(number, dataset, [(str(row["set"]), row) for row in rows]))
+        resolution = f"{args.size}x{args.size} px" if args.size else "image size"
+        notes += [*protocol_notes(number, dataset, resolution), *([warning] if warning else [])]
+    for note in notes:
+        print(f"note: {note}")
     if args.json:
         write_bytes(args.json, json.dumps(rows, indent=1).encode())
+    if args.csv:
+        write_bytes(args.csv, to_csv(rows))
     return 0
 
 
-def summary(measured: Sequence[Measured]) -> dict[str, float | str]:
-    """The mean over a data set's defects, or its only defect's row."""
-    rows = table(measured)
+def _variants(
+    args: argparse.Namespace, preset: Preset, clip: Any, prompts: PromptOptions
+) -> list[Variant]:
+    """The rows whose weights there are."""
+    runs = find_runs(args.runs, preset) if args.runs else {}
+    if preset.name == "tiny":
+        runs = {**find_runs(TINY_WEIGHTS / "ablations", preset), **runs}
+    model = load_umci(preset, args.umci_weights)[0]
+    if args.table == 3:
+        others = [
+            (config, load_umci(preset, path)[0].rough_map)
+            for path, config in runs.items()
+            if config != model.config
+        ]
+        return table_3(prompts, model.config, model.rough_map, others)
+    files = {c.paths[0]: p for p, c in runs.items() if len(c.paths) == 1}
+    given = {name: getattr(args, f"{name}_weights") for name in ("strip", "scale")}
+    files |= {name: path for name, path in given.items() if path is not None}
+    paths = {n: load_umci(preset, files[n])[0].rough_map for n in given if n in files}
+    return table_2(prompts, PatchTextSimilarity(clip.visual).rough_map, model.rough_map, paths)
+
+
+def summary(tally: Tally) -> Row:
+    """The mean over a data set's categories or defects, or its only defect's row."""
+    rows = table(tally)
     row = next((row for row in rows if row["set"] == "mean"), rows[0])
     return {key: value for key, value in row.items() if key != "set"}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Table 2: what each part of the method adds.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path, help="whose SAM and prompt options are used")
-    parser.add_argument("dataset", help="a folder in MVTec AD's layout, or `synthetic`")
+    parser.add_argument("dataset", help="a folder, or `synthetic`")
+    parser.add_argument("--table", type=int, choices=(2, 3), default=2)
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="tiny")
     parser.add_argument("--clip_weights", type=Path)
     parser.add_argument("--umci_weights", type=Path)
     parser.add_argument("--strip_weights", type=Path, help="UMCI trained with --paths strip")
     parser.add_argument("--scale_weights", type=Path, help="UMCI trained with --paths scale")
+    parser.add_argument("--runs", type=Path, help="folder searched for umci.safetensors files")
     parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
     parser.add_argument("--size", type=int, default=0, help="side for the metrics; 0: image size")
     parser.add_argument("--limit", type=int, help="only N images of each defect, evenly spread")
     parser.add_argument("--count", type=int, default=200, help="images of the synthetic set")
     parser.add_argument("--json", type=Path, help="write the table as JSON")
+    parser.add_argument("--csv", type=Path, help="write the table as CSV")
     return parser
 
 

@@ -1,97 +1,167 @@
-"""Folders in MVTec AD's layout, and the synthetic set, as lists of labelled images.
+"""Data sets as lists of labelled images: the field's layouts, anyone's folders, the synthetic set.
 
-ROOT/train/good/*.png             not used by zero-shot evaluation
-ROOT/test/good/*.png
-ROOT/test/<defect>/NNN.png
-ROOT/ground_truth/<defect>/NNN_mask.png   paired by stem, > 0 is anomalous
+items = find_dataset(Path("VisA"))            # layout found by looking; every defect has a mask
+listing = open_dataset(Path("my_parts"))      # as far as it goes, masks may be missing
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
+from clipsam.research.datasets_image import GOOD, LabelledImage, Listing
+from clipsam.research.datasets_layouts import LAYOUTS, detect
+from clipsam.research.datasets_layouts import mvtec_category as _mvtec_category
 from clipsam.research.synthetic import sample_from_seed
 from clipsam.runtime.errors import DatasetError
-from clipsam.runtime.image_io import SUFFIXES, read_image
-from clipsam.runtime.preprocess import Image
+from clipsam.runtime.image_io import SUFFIXES
+
+__all__ = [
+    "GOOD",
+    "LAYOUTS",
+    "SYNTHETIC_TEST_SEED",
+    "LabelledImage",
+    "Listing",
+    "check_gaps",
+    "find_dataset",
+    "limits",
+    "mvtec_category",
+    "open_dataset",
+    "recognise",
+    "synthetic_dataset",
+    "without_masks_at_all",
+]
 
 # Training, pre-training and validation draw their samples far away from these.
 SYNTHETIC_TEST_SEED = 2**42
 
+# The categories of the published sets, by which a table knows what it is shown beside.
+CATEGORIES = {
+    "mvtec": frozenset(
+        (
+            "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut",
+            "pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
+        )
+    ),
+    "visa": frozenset(
+        (
+            "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2",
+            "pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum",
+        )
+    ),
+    "mtd": frozenset({"mtd"}),
+    "ksdd2": frozenset({"ksdd2"}),
+}  # fmt: skip
 
-@dataclass(frozen=True)
-class LabelledImage:
-    """One image of a test split; `mask_path` is None for a good one."""
 
-    name: str  # defect folder / file name
-    defect: str  # folder name, "good" for good ones
-    category: str  # what the text prompts call it
-    image_path: Path | None  # None: synthetic, made from `seed`
-    mask_path: Path | None = None
-    seed: int = 0
-    size: int = 0
+def open_dataset(root: Path, category: str | None = None, layout: str | None = None) -> Listing:
+    """What is in a folder, with the problems that its names alone show.
 
-    def load(self) -> tuple[Image, NDArray[np.bool_]]:
-        """HxWx3 uint8 RGB and its mask bool [H,W]. Raises ImageError or DatasetError."""
-        if self.image_path is None:
-            sample = sample_from_seed(self.seed, self.size)
-            return sample.image, sample.mask > 0
-        image = read_image(self.image_path)
-        if self.mask_path is None:
-            return image, np.zeros(image.shape[:2], np.bool_)
-        mask = cv2.imread(str(self.mask_path), cv2.IMREAD_GRAYSCALE)
-        if mask is None or mask.shape != image.shape[:2]:
-            found = "cannot be read" if mask is None else f"is {mask.shape[1]}x{mask.shape[0]}"
-            raise DatasetError(
-                f"The mask {self.mask_path} {found}, its image is "
-                f"{image.shape[1]}x{image.shape[0]}: repair the pair."
-            )
-        return image, mask > 0
+    `category` overrides the word for the text prompts, `layout` (a key of `LAYOUTS`) what the
+    folder looks like. Raises DatasetError when it is no data set.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise DatasetError(f"There is no layout {layout!r}: use one of {', '.join(LAYOUTS)}.")
+    found = layout or (detect(root) if root.is_dir() else None)
+    if found is None:
+        raise DatasetError(
+            f"{root} is no data set: neither it nor its folders have a test/ folder, and it is "
+            "not VisA, MTD, KSDD2 or a folder of images; see `clipsam dataset check --help`."
+        )
+    try:
+        listing = LAYOUTS[found](root, category)
+    except OSError as error:
+        raise DatasetError(f"{root} cannot be read as {found}: {error}.") from error
+    if not listing.images:
+        place = root / "test" if (root / "test").is_dir() else root
+        raise DatasetError(
+            f"{place} holds no images in the layout {found} ({', '.join(SUFFIXES)})."
+        )
+    return listing
+
+
+def find_dataset(
+    root: Path, category: str | None = None, layout: str | None = None
+) -> list[LabelledImage]:
+    """The test split of a folder in any of the layouts, every defective image with its mask.
+
+    `category` and `layout` as in `open_dataset`. Raises DatasetError naming the first image
+    without a mask, or what the folder lacks.
+    """
+    listing = open_dataset(root, category, layout)
+    check_paired(listing)
+    return listing.images
+
+
+def check_paired(listing: Listing) -> None:
+    """Raise DatasetError naming the first defective image without a mask."""
+    without = {item.image_path for item in listing.images if not item.has_truth}
+    for path, problem in listing.problems:
+        if path in without:
+            raise DatasetError(f"{path} {problem}: add it or move the image.")
+
+
+def limits(images: Sequence[LabelledImage]) -> list[str]:
+    """What cannot be computed on these images, a sentence each."""
+    notes = []
+    good = [item for item in images if item.good]
+    defective = [item for item in images if not item.good]
+    without = sorted({item.defect for item in defective if not item.has_truth})
+    if not defective:
+        notes.append(
+            "there are no defective images: only how many good ones are called anomalous can be "
+            "counted"
+        )
+    elif not good:
+        notes.append("there are no good images: image-level figures cannot be computed")
+    if without:
+        which = "" if len(without) > 8 else f" ({', '.join(without)})"
+        left = "some defects have no masks" + which
+        if all(not item.has_truth for item in defective):
+            left = "no defect has a mask"
+        notes.append(f"{left}: pixel figures leave them out; image-level figures and counts stand")
+    return notes
+
+
+def check_gaps(listing: Listing) -> None:
+    """Raise DatasetError naming the first mask that is missing among others of its defect."""
+    meant = without_masks_at_all(listing.images)
+    known = [item for item in listing.images if (item.group, item.defect) not in meant]
+    check_paired(replace(listing, images=known))
+
+
+def without_masks_at_all(images: Sequence[LabelledImage]) -> set[tuple[str, str]]:
+    """The (category, defect) pairs of which no image has a mask: meant so, not forgotten."""
+    defective = [item for item in images if not item.good]
+    masked = {(item.group, item.defect) for item in defective if item.has_truth}
+    return {(item.group, item.defect) for item in defective} - masked
 
 
 def mvtec_category(root: Path, category: str) -> list[LabelledImage]:
     """The test split of one category folder in MVTec AD's layout.
 
-    `category` is the word for the text prompts. Raises DatasetError naming the first image
-    without a mask, or what the folder lacks.
+    `category` is the word for the text prompts. Raises DatasetError as `find_dataset` does.
     """
-    test = root / "test"
-    if not test.is_dir():
+    if not (root / "test").is_dir():
         raise DatasetError(f"{root} has no folder test/: give one category in MVTec AD's layout.")
-    found: list[LabelledImage] = []
-    for folder in sorted(p for p in test.iterdir() if p.is_dir()):
-        for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
-            mask = None
-            if folder.name != "good":
-                mask = root / "ground_truth" / folder.name / f"{path.stem}_mask.png"
-                if not mask.is_file():
-                    raise DatasetError(f"{path} has no mask {mask}: add it or move the image.")
-            name = f"{folder.name}/{path.name}"
-            found.append(LabelledImage(name, folder.name, category, path, mask))
-    if not found:
-        raise DatasetError(f"{test} holds no images ({', '.join(SUFFIXES)}).")
-    return found
+    listing = _mvtec_category(root, category)
+    if not listing.images:
+        raise DatasetError(f"{root / 'test'} holds no images ({', '.join(SUFFIXES)}).")
+    check_paired(listing)
+    return listing.images
 
 
-def find_dataset(root: Path, category: str | None = None) -> list[LabelledImage]:
-    """One category folder, or a folder of category folders (each named by its folder).
+def recognise(items: Sequence[LabelledImage]) -> tuple[str, int, int] | None:
+    """Which published set the images are of: its name, how many of its categories, of how many.
 
-    `category` overrides the word for the text prompts.
+    None when a category is of no published set. Only names are compared.
     """
-    if (root / "test").is_dir():
-        return mvtec_category(root, category or _word(root))
-    folders = sorted(p for p in root.glob("*") if (p / "test").is_dir()) if root.is_dir() else []
-    if not folders:
-        raise DatasetError(
-            f"{root} is no data set: neither it nor its folders have a test/ folder."
-        )
-    return [item for f in folders for item in mvtec_category(f, category or _word(f))]
+    groups = {item.group for item in items}
+    for name, categories in CATEGORIES.items():
+        if groups and groups <= categories:
+            return name, len(groups), len(categories)
+    return None
 
 
 def synthetic_dataset(
@@ -101,12 +171,8 @@ def synthetic_dataset(
     items = []
     for i in range(count):
         sample = sample_from_seed(seed + i, size)
-        defect = sample.defects[0].kind if sample.defects else "good"
+        defect = sample.defects[0].kind if sample.defects else GOOD
         items.append(
             LabelledImage(f"{i:05d}", defect, sample.category, None, seed=seed + i, size=size)
         )
     return items
-
-
-def _word(folder: Path) -> str:
-    return folder.resolve().name.replace("_", " ")

@@ -1,11 +1,14 @@
-"""Measure a bundle on a data set: pixel AUROC, AP, F1-max and PRO, per defect and in the mean.
+"""Measure a bundle on a data set: AUROC, AP, F1-max and PRO per defect or category, and the mean.
 
     clipsam evaluate bundles/tiny path/to/steel --category steel
-    clipsam evaluate bundles/tiny synthetic --sheet sheet.png
+    clipsam evaluate bundles/tiny path/to/mvtec --protocol table1 --csv rows.csv
+    clipsam evaluate bundles/tiny synthetic --sheet sheet.png --per-image images.csv
+    clipsam evaluate --torch paper path/to/VisA --umci_weights umci.safetensors --sam_weights ...
 
-The bundle runs exactly as on the box. Pixels are pooled over a group's images after resizing map
-and mask to `--size` (0: as they are). A defect's row pools its images and the good ones; a data
-set without good images still has good pixels.
+A bundle runs exactly as on the box. Pixels are pooled over a row's images after resizing map and
+mask to `--size` (0: as they are). A defect's row pools its images and the good ones; a data set
+without good images still has good pixels. Where there are no masks, or no good or no defective
+images, what can be computed is, and what cannot is said.
 """
 
 from __future__ import annotations
@@ -13,155 +16,130 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from clipsam.research.contact_sheet import contact_row, sheet_indices, write_sheet
-from clipsam.research.datasets import LabelledImage, find_dataset, synthetic_dataset
-from clipsam.research.metrics import pixel_metrics, pro_score
+from clipsam.research.datasets import (
+    LAYOUTS,
+    LabelledImage,
+    check_gaps,
+    limits,
+    open_dataset,
+    synthetic_dataset,
+)
+from clipsam.research.evaluate_protocols import (
+    ABLATIONS,
+    PROTOCOLS,
+    check_protocol,
+    format_protocol,
+    protocol_notes,
+)
+from clipsam.research.evaluate_rows import (
+    Tally,
+    dataset_row,
+    format_errors,
+    format_rows,
+    per_image_csv,
+    table,
+    to_csv,
+    verdicts,
+)
 from clipsam.runtime.errors import ClipSAMError
 from clipsam.runtime.files import write_bytes
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.preprocess import Image
-from clipsam.runtime.session import PROVIDERS
+from clipsam.runtime.prompts import PromptOptions
+from clipsam.runtime.result import Result
+from clipsam.runtime.session import PRECISIONS, PROVIDERS
 
 _NOTHING: Image = np.zeros((0, 0, 3), np.uint8)
-METRICS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "pro": "PRO"}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One image after inspection, at the metric's resolution."""
+class Model(Protocol):
+    """What is evaluated: a bundle (`BundleModel`) or PyTorch (`evaluate_torch.TorchModel`)."""
 
-    item: LabelledImage
-    final: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    score: float
-    anomalous: bool
+    identity: str
+    categories: Collection[str]
+    prompts: PromptOptions
+    size: int  # side of CLIP's input
 
-    @classmethod
-    def at_size(
-        cls,
-        item: LabelledImage,
-        final: NDArray[np.float32],
-        mask: NDArray[np.bool_],
-        size: int,
-        anomalous: bool = False,
-    ) -> Measured:
-        """Map and mask brought to size x size pixels (0: left as they are)."""
-        score = float(final.max())
-        if size:
-            final = np.asarray(cv2.resize(final, (size, size), interpolation=cv2.INTER_AREA))
-            small = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-            mask = small > 0.5
-        return cls(item, final, mask, score, anomalous)
+    def inspect(self, image: Image, category: str, refine: bool = True) -> Result: ...
+
+    def rough_map(self, image: Image, category: str) -> NDArray[np.float32]: ...
+
+
+class BundleModel:
+    """An opened bundle."""
+
+    def __init__(self, model: ClipSAM) -> None:
+        self.model = model
+        manifest = model.bundle.manifest
+        self.identity = f"bundle {model.bundle.id}"
+        self.categories: Collection[str] = frozenset(manifest.categories)
+        self.prompts, self.size = manifest.prompts, manifest.clip_image_size
+
+    def inspect(self, image: Image, category: str, refine: bool = True) -> Result:
+        """Inspect one image; without `refine` stop at the rough map."""
+        return self.model.inspect(image, category, deadline_ms=None if refine else 0.0)
+
+    def rough_map(self, image: Image, category: str) -> NDArray[np.float32]:
+        """O_f: an inspection without time for SAM returns it, divided by Eq. 9's fixed scale."""
+        unrefined = self.model.inspect(image, category, norm="fixed", deadline_ms=0.0).score_map
+        return np.asarray(
+            unrefined
+            * np.float32(
+                1 + self.model.bundle.manifest.fusion.mask_weight * self.model.masks_per_box
+            ),
+            np.float32,
+        )
 
 
 def evaluate(
-    model: ClipSAM,
+    model: ClipSAM | Model,
     items: Iterable[LabelledImage],
     size: int,
     sheet: dict[int, Image] | None = None,
     without_mmr: bool = False,
-) -> list[Measured]:
+    by_defect: bool = True,
+) -> Tally:
     """Inspect every item; the contact sheet's rows are filled in for the indices in `sheet`.
 
     An unknown category falls back to the generic word, as appendix A does. `without_mmr` stops at
-    the rough map (table 2).
+    the rough map (table 2). `size` and `by_defect` are `Tally`'s.
     """
-    deadline_ms = 0.0 if without_mmr else None
-    measured = []
-    known = set(model.bundle.manifest.categories)
+    subject = BundleModel(model) if isinstance(model, ClipSAM) else model
+    tally = Tally(size, by_defect)
     for index, item in enumerate(items):
-        image, mask = item.load()
-        category = item.category if item.category in known else "object"
-        result = model.inspect(image, category, deadline_ms=deadline_ms)
+        image, mask = item.load() if item.has_truth else (item.load_image(), None)
+        category = item.category if item.category in subject.categories else "object"
+        result = subject.inspect(image, category, refine=not without_mmr)
         if sheet is not None and index in sheet:
-            rough = _rough_map(model, image, category)
-            sheet[index] = contact_row(image, mask, rough, model.bundle.manifest.prompts, result)
-        measured.append(Measured.at_size(item, result.score_map, mask, size, result.anomalous))
-    return measured
-
-
-def _rough_map(model: ClipSAM, image: Image, category: str) -> NDArray[np.float32]:
-    """O_f: an inspection without time for SAM returns it, divided by Eq. 9's fixed scale."""
-    unrefined = model.inspect(image, category, norm="fixed", deadline_ms=0.0).score_map
-    return np.asarray(unrefined * np.float32(1 + model.masks_per_box), np.float32)
-
-
-def table(measured: Sequence[Measured]) -> list[dict[str, float | str]]:
-    """A row per defect, then their mean, then all pixels pooled, then the image level."""
-    good = [m for m in measured if m.item.defect == "good"]
-    rows: list[dict[str, float | str]] = []
-    defects = sorted({m.item.defect for m in measured} - {"good"})
-    for defect in defects:
-        group = [m for m in measured if m.item.defect == defect]
-        rows.append({"set": defect, "images": len(group), **_pixels(group + good)})
-    if len(rows) > 1:
-        mean = {k: float(np.mean([float(r[k]) for r in rows])) for k in METRICS}
-        rows.append({"set": "mean", "images": len(measured) - len(good), **mean})
-        rows.append({"set": "pooled", "images": len(measured), **_pixels(measured)})
-    if good and defects:
-        image_level = pixel_metrics(
-            np.array([m.score for m in measured], np.float32),
-            np.array([m.item.defect != "good" for m in measured]),
-        )
-        rows.append({"set": "image level", "images": len(measured), **image_level})
-    return rows
-
-
-def verdicts(measured: Sequence[Measured]) -> str:
-    """How many good and how many defective images the default threshold calls anomalous."""
-    parts = []
-    for name, wanted in (("good", True), ("defective", False)):
-        group = [m for m in measured if (m.item.defect == "good") == wanted]
-        if group:
-            hits = sum(m.anomalous for m in group)
-            parts.append(f"{hits} of {len(group)} {name} images ({100 * hits / len(group):.0f} %)")
-    return "called anomalous: " + ", ".join(parts)
-
-
-def _pixels(group: Sequence[Measured]) -> dict[str, float]:
-    finals, masks = [m.final for m in group], [m.mask for m in group]
-    flat = pixel_metrics(
-        np.concatenate([f.ravel() for f in finals]), np.concatenate([m.ravel() for m in masks])
-    )
-    return {**flat, "pro": pro_score(finals, masks)}
-
-
-def format_rows(rows: Sequence[Mapping[str, float | str]], first: str = "set") -> str:
-    """The table as Markdown; `first` heads the column of names."""
-    lines = [f"| {first} | images | " + " | ".join(METRICS.values()) + " |", "| --- " * 6 + "|"]
-    for row in rows:  # PRO has no meaning at image level
-        figures = " | ".join(f"{row[k]:.3f}" if k in row else "" for k in METRICS)
-        lines.append(f"| {row['set']} | {row['images']} | {figures} |")
-    return "\n".join(lines)
+            rough = subject.rough_map(image, category)
+            truth = np.zeros(image.shape[:2], np.bool_) if mask is None else mask
+            sheet[index] = contact_row(image, truth, rough, subject.prompts, result)
+        tally.add(item, result.score_map, mask, anomalous=result.anomalous, found=result.mask)
+    return tally
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the module; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="clipsam evaluate", description="Pixel AUROC, AP, F1-max and PRO of a bundle."
-    )
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("dataset", help="a folder in MVTec AD's layout, or `synthetic`")
-    parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
-    parser.add_argument("--size", type=int, default=0, help="side for the metrics; 0: image size")
-    parser.add_argument("--limit", type=int, help="only N images of each defect, evenly spread")
-    parser.add_argument("--count", type=int, default=200, help="images of the synthetic set")
-    parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--without-mmr", action="store_true", help="stop at the rough map")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
-    parser.add_argument("--json", type=Path, help="write the table as JSON")
-    args = parser.parse_args(argv)
+    parser = _parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(arguments)
     try:
+        if args.protocol in ABLATIONS:
+            from clipsam.research.ablations import main as ablations
+
+            return ablations([*_without(arguments, "--protocol"), "--table", args.protocol[-1]])
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return _run(args)
     except ClipSAMError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -169,42 +147,139 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    items = select_items(args.dataset, args.category, args.count, args.size, args.limit)
+    items = select_items(
+        args.dataset, args.category, args.count, args.size or 0, args.limit, args.layout
+    )
+    number = PROTOCOLS.get(args.protocol or "")
+    dataset, warning = check_protocol(number, items) if number else ("", "")
     sheet: dict[int, Image] | None = None
     if args.sheet:
         sheet = dict.fromkeys(sheet_indices([item.defect for item in items]), _NOTHING)
-    with ClipSAM.open(args.bundle, args.provider, args.threads) as model:
-        measured = evaluate(model, tqdm(items, unit="image"), args.size, sheet, args.without_mmr)
-        identity = model.bundle.id
-    rows = table(measured)
-    resolution = f"{args.size}x{args.size} px" if args.size else "image size"
-    print(f"bundle {identity}, {args.dataset}, pooled pixels at {resolution}\n{format_rows(rows)}")
-    print(verdicts(measured))
+    one_category = len({item.group for item in items}) == 1
+    with _open(args) as model:
+        size = args.size if args.size is not None else model.size if number else 0
+        tally = evaluate(
+            model, tqdm(items, unit="image"), size, sheet, args.without_mmr, one_category
+        )
+        identity = model.identity
+    rows = table(tally)
+    resolution = f"{size}x{size} px" if size else "image size"
+    print(f"{identity}, {args.dataset}, pooled pixels at {resolution}\n{format_rows(rows)}")
+    print(verdicts(tally.images))
+    notes = limits(items)
+    if any("auroc_error" in row for row in rows):
+        notes.append(format_errors(rows))
+    if number:
+        name = "w/o MMR" if args.without_mmr else "ClipSAM"
+        print("\n" + format_protocol(number, dataset, [(name, dataset_row(rows))]))
+        notes += protocol_notes(number, dataset, resolution)
+        if "pro_200" in dataset_row(rows):
+            peers = 100 * float(dataset_row(rows)["pro_200"])
+            notes.append(f"PRO with the 200 thresholds of most published code: {peers:.1f}")
+        notes += [warning] if warning else []
+    for note in notes:
+        print(f"note: {note}")
     if args.sheet and sheet:
         write_sheet(args.sheet, [sheet[index] for index in sorted(sheet)])
     if args.json:
         write_bytes(args.json, json.dumps(rows, indent=1).encode())
+    if args.csv:
+        write_bytes(args.csv, to_csv(rows))
+    if args.per_image:
+        write_bytes(args.per_image, per_image_csv(tally.images))
     return 0
 
 
+@contextmanager
+def _open(args: argparse.Namespace) -> Iterator[Model]:
+    if args.torch:
+        from clipsam.research.evaluate_torch import TorchModel, Weights
+        from clipsam.research.presets import PRESETS
+
+        if args.bundle not in PRESETS:
+            raise ClipSAMError(
+                f"With --torch the first argument is a preset ({', '.join(PRESETS)}), not "
+                f"{args.bundle}."
+            )
+        weights = Weights(args.clip_weights, args.umci_weights, args.sam_weights)
+        yield TorchModel.load(PRESETS[args.bundle], weights, args.device)
+        return
+    with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
+        yield BundleModel(model)
+
+
 def select_items(
-    dataset: str, category: str | None, count: int, size: int, limit: int | None
+    dataset: str,
+    category: str | None,
+    count: int,
+    size: int,
+    limit: int | None,
+    layout: str | None = None,
 ) -> list[LabelledImage]:
-    """The images of a folder, at most `limit` of each defect, or `count` of the synthetic set."""
+    """The images of a folder, at most `limit` of each defect of each category, or `count` of the
+    synthetic set. Raises DatasetError when some of a defect's masks are missing, not all."""
     if dataset == "synthetic":
         return list(synthetic_dataset(count, size or 256))
-    return _limit(find_dataset(Path(dataset), category), limit)
+    listing = open_dataset(Path(dataset), category, layout)
+    check_gaps(listing)
+    return _limit(listing.images, limit)
 
 
 def _limit(items: Sequence[LabelledImage], limit: int | None) -> list[LabelledImage]:
     if limit is None:
         return list(items)
     kept = []
-    for defect in sorted({item.defect for item in items}):
-        group = [item for item in items if item.defect == defect]
+    for kind in sorted({(item.group, item.defect) for item in items}):
+        group = [item for item in items if (item.group, item.defect) == kind]
         pick = np.linspace(0, len(group) - 1, min(limit, len(group))).round().astype(int)
         kept += [group[i] for i in pick]
     return kept
+
+
+def _without(arguments: Sequence[str], flag: str) -> list[str]:
+    """The arguments without a flag and its value, in either spelling."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument != flag and not argument.startswith(f"{flag}="):
+            kept.append(argument)
+        skip = not skip and argument == flag
+    return kept
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is not known here may be meant for `ablations`
+    )
+    parser.add_argument("bundle", help="a bundle's folder; with --torch a preset's name")
+    parser.add_argument("dataset", help="a folder, or `synthetic`")
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), help="a table of the paper")
+    parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="side for the metrics; 0: image size (default: 0, CLIP's input with --protocol)",
+    )
+    parser.add_argument("--limit", type=int, help="only N images of each defect, evenly spread")
+    parser.add_argument("--count", type=int, default=200, help="images of the synthetic set")
+    parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: the provider's fastest")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--without-mmr", action="store_true", help="stop at the rough map")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
+    parser.add_argument("--json", type=Path, help="write the table as JSON")
+    parser.add_argument("--csv", type=Path, help="write the table as CSV")
+    parser.add_argument("--per-image", type=Path, help="write every image as CSV, worst first")
+    torch = parser.add_argument_group("a PyTorch model instead of a bundle")
+    torch.add_argument("--torch", action="store_true")
+    torch.add_argument("--clip_weights", type=Path)
+    torch.add_argument("--umci_weights", "--checkpoint_path", type=Path)
+    torch.add_argument("--sam_weights", type=Path)
+    torch.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    return parser
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@
 
 A pixel is counted in the bin of its score and forgotten. Bins are cut on the score's floating-point
 bits: 4096 bins an octave from 2**-40 to 1, so a map that lives below 1e-3 is resolved as finely as
-one that fills 0..1. Every bin's edge is a threshold at which all counts are exact; only the order of
-*different* scores within one bin is lost. `errors` bounds what that order can change, from the
+one that fills 0..1. Every bin's edge is a threshold at which all counts are exact; only the order
+of *different* scores within one bin is lost. `errors` bounds what that order can change, from the
 counts themselves: whatever the scores were, |figure - exact figure| <= error. A bin that only ever
 saw one score (a saturated map, a map of few levels) loses nothing and adds nothing to the bound.
 """
@@ -169,7 +169,7 @@ class PixelHistogram:
     def pro_200(self, limit: float = PRO_LIMIT) -> float:
         """PRO as the peers compute it (see `metrics_thresholds.pro_200`), for their tables.
 
-        Its thresholds are moved to the nearest lower edge of a bin.
+        Its thresholds are moved up to the next edge of a bin.
         """
         c = self._curve()
         low, high = self._range
@@ -207,9 +207,7 @@ class PixelHistogram:
         return float(error / limit)
 
 
-def normalised_area(
-    rate: NDArray[np.float64], overlap: NDArray[np.float64], limit: float
-) -> float:
+def normalised_area(rate: NDArray[np.float64], overlap: NDArray[np.float64], limit: float) -> float:
     """The area under the points with a rate below `limit`, these stretched over 0..1.
 
     The points are in order of rising threshold (falling rate). Not a number with fewer than two.
