@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training_files import write_weights
 
 from clipsam.research.presets import PRESETS, build_clip
 from clipsam.research.steering import PLAIN, SWAPPED, UNRELATED, draw_wording
 from clipsam.research.text_prompts import ABNORMAL_STATES, text_features
-from clipsam.research.train import SyntheticImages, UmciTask, collate
 from clipsam.research.train import main as train
+from clipsam.research.training_data import SyntheticImages, collate
+from clipsam.research.umci_task import UmciTask
 
 
 def test_shares_of_the_wordings() -> None:
@@ -60,6 +62,7 @@ def test_the_target_follows_the_wording(task: UmciTask) -> None:
 
 def test_steered_training_runs_and_is_saved(tmp_path: Path) -> None:
     arguments = ["--preset", "tiny", "--dataset", "synthetic", "--save_path", str(tmp_path)]
+    arguments += ["--clip_weights", str(write_weights(tmp_path) / "clip.safetensors")]
     few = ["--validation_images", "3", "--workers", "0", "--device", "cpu", "--batch_size", "2"]
     assert train([*arguments, *few, "--steps", "2", "--steering", "0.5", "--bf16"]) == 0
     assert (tmp_path / "umci.safetensors").exists()
