@@ -1,7 +1,8 @@
 """The bundle: a folder with everything the box needs, and the manifest that vouches for it.
 
     manifest.json        schema, files with sha256, graphs, options, provenance, parity figures
-    clip_umci.onnx …     the graphs, with external data beside them when large
+    clip_umci.onnx …     the graphs in float32, with external data beside them when large
+    clip_umci.fp16.onnx  the same in another precision; as many as were built
     text_features.npz    `categories` [K] and `features` float32 [K,C_t,2]
     parity.json          how far every graph is from PyTorch, in full
 
@@ -13,118 +14,39 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.decision import DecisionOptions
 from clipsam.runtime.errors import BundleError, CategoryError
 from clipsam.runtime.files import sha256, write_bytes
-from clipsam.runtime.fusion import FusionOptions
-from clipsam.runtime.preprocess import PreprocessOptions
-from clipsam.runtime.prompts import PromptOptions
-from clipsam.runtime.session import TensorSpec
+from clipsam.runtime.manifest import (
+    FLOAT32,
+    GRAPHS,
+    MANIFEST,
+    REBUILD,
+    SCHEMA,
+    GraphEntry,
+    Manifest,
+)
+from clipsam.runtime.session import PRECISIONS
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
+__all__ = [
+    "FLOAT32",
+    "GRAPHS",
+    "MANIFEST",
+    "REBUILD",
+    "SCHEMA",
+    "TEXT_FEATURES",
+    "Bundle",
+    "GraphEntry",
+    "Manifest",
+    "write_manifest",
+    "write_text_features",
+]
+
 TEXT_FEATURES = "text_features.npz"
-REBUILD = "build it again with `python export/build_engines.py`"
-
-# The contract between export and runtime: graph -> (inputs, outputs).
-GRAPHS = {
-    "clip_umci": (("image", "text"), ("rough",)),
-    "sam_encoder": (("image", "valid_size"), ("embedding",)),
-    "sam_decoder": (("embedding", "point_coords", "point_labels"), ("logits", "scores")),
-}
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class GraphEntry:
-    """One graph: its file, and its tensors as the exporter declared them."""
-
-    file: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-    def input(self, name: str) -> TensorSpec:
-        """The input called `name`."""
-        return next(spec for spec in self.inputs if spec.name == name)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What `manifest.json` holds, checked."""
-
-    name: str
-    graphs: Mapping[str, GraphEntry]
-    files: Mapping[str, str]  # relative path -> sha256, of every file but the manifest
-    categories: tuple[str, ...]
-    preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
-    prompts: PromptOptions = field(default_factory=PromptOptions)
-    fusion: FusionOptions = field(default_factory=FusionOptions)
-    decision: DecisionOptions = field(default_factory=DecisionOptions)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    parity: Mapping[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
-
-    @property
-    def clip_image_size(self) -> int:
-        """S, the side of CLIP's input in pixels."""
-        return int(self.graphs["clip_umci"].input("image").shape[1])
-
-    @property
-    def sam_image_size(self) -> int:
-        """The side of SAM's square input in pixels (1024 in the paper)."""
-        return int(self.graphs["sam_encoder"].input("image").shape[1])
-
-    def to_json(self) -> str:
-        """The text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Inverse of `to_json`; raises BundleError on anything it does not know."""
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{MANIFEST} is not JSON ({error}): {REBUILD}.") from error
-        schema = values.get("schema") if isinstance(values, dict) else None
-        if schema != SCHEMA:
-            raise BundleError(
-                f"The bundle has schema {schema!r}, this version of clipsam reads schema {SCHEMA}: "
-                f"install the clipsam that built it, or {REBUILD}."
-            )
-        try:
-            values["graphs"] = {n: _graph(g) for n, g in values["graphs"].items()}
-            values["categories"] = tuple(values["categories"])
-            for name, kind in (
-                ("preprocess", PreprocessOptions),
-                ("prompts", PromptOptions),
-                ("fusion", FusionOptions),
-                ("decision", DecisionOptions),
-            ):
-                values[name] = kind(**values[name])
-            _check_types(values)
-            manifest = cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-            raise BundleError(
-                f"{MANIFEST} is damaged ({type(error).__name__}: {error}): {REBUILD}."
-            ) from error
-        for name, (inputs, outputs) in GRAPHS.items():
-            entry = manifest.graphs.get(name)
-            if entry is None or (
-                {spec.name for spec in entry.inputs} != set(inputs)
-                or {spec.name for spec in entry.outputs} != set(outputs)
-            ):
-                raise BundleError(f"{MANIFEST} does not describe the graph {name}: {REBUILD}.")
-        return manifest
 
 
 class Bundle:
@@ -154,16 +76,38 @@ class Bundle:
                 "give the folder that holds the manifest."
             ) from error
         manifest = Manifest.from_json(data.decode("utf-8", errors="replace"))
-        named = {graph.file for graph in manifest.graphs.values()} | {TEXT_FEATURES}
+        graphs = (g for variant in manifest.variants.values() for g in variant.values())
+        named = {graph.file for graph in graphs} | {TEXT_FEATURES}
         if unlisted := sorted(named - set(manifest.files)):
             raise BundleError(f"{MANIFEST} has no hash of {unlisted[0]}: {REBUILD}.")
         for name, digest in manifest.files.items():
             _verify(folder, name, digest)
         return cls(folder, manifest, hashlib.sha256(data).hexdigest()[:12])
 
-    def graph_path(self, name: str) -> Path:
-        """The ONNX file of the graph called `name`."""
-        return self.folder / self.manifest.graphs[name].file
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that all three graphs are there in, "fp32" first."""
+        variants = self.manifest.variants
+        return tuple(p for p in PRECISIONS if set(variants.get(p, ())) == set(GRAPHS))
+
+    def graph_entry(self, name: str, precision: str = FLOAT32) -> GraphEntry:
+        """What the manifest says of the graph called `name` in this precision.
+
+        Raises BundleError, naming what there is, when the bundle has no such graph.
+        """
+        try:
+            return self.manifest.variants[precision][name]
+        except KeyError:
+            there = ", ".join(p for p, graphs in self.manifest.variants.items() if name in graphs)
+            raise BundleError(
+                f"The bundle has no graph {name} in {precision}, only in {there or 'none'}: build "
+                f"it again with `python export/build_engines.py --precision {precision}`, or use "
+                "another precision."
+            ) from None
+
+    def graph_path(self, name: str, precision: str = FLOAT32) -> Path:
+        """The ONNX file of the graph called `name` in this precision; see `graph_entry`."""
+        return self.folder / self.graph_entry(name, precision).file
 
     def text(self, category: str) -> NDArray[np.float32]:
         """Text features L float32 [C_t,2] of a category; column 0 normal, column 1 abnormal.
@@ -207,36 +151,6 @@ def _read_text(path: Path, categories: tuple[str, ...]) -> dict[str, NDArray[np.
     except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
         raise BundleError(f"{path.name} cannot be read ({error}): {REBUILD}.") from error
     return {name: features[i] for i, name in enumerate(names)}
-
-
-def _graph(values: dict[str, Any]) -> GraphEntry:
-    if unknown := set(values) - {f.name for f in fields(GraphEntry)}:
-        raise ValueError(f"unknown graph field {sorted(unknown)[0]}")
-    return GraphEntry(
-        values["file"],
-        *(
-            tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in values[side])
-            for side in ("inputs", "outputs")
-        ),
-    )
-
-
-def _check_types(values: dict[str, Any]) -> None:
-    """Raise TypeError or ValueError where JSON of the right form holds values of a wrong type."""
-    texts = {"name": values["name"], **values["files"]}
-    texts.update({f"graph {name}": graph.file for name, graph in values["graphs"].items()})
-    texts.update({f"category {i}": name for i, name in enumerate(values["categories"])})
-    for name, text in texts.items():
-        if not isinstance(text, str) or "\0" in text + name:
-            raise TypeError(f"{name} is {text!r}, not a word")
-    for name in ("provenance", "parity"):
-        if not isinstance(values.get(name, {}), dict):
-            raise TypeError(f"{name} is not a mapping")
-    for graph in ("clip_umci", "sam_encoder"):
-        if graph in values["graphs"]:
-            shape = values["graphs"][graph].input("image").shape
-            if len(shape) != 4 or not isinstance(shape[1], int):
-                raise ValueError(f"the image of {graph} has no fixed size")
 
 
 def _verify(folder: Path, name: str, digest: str) -> None:

@@ -19,7 +19,7 @@ from clipsam.runtime.errors import ClipSAMError, MissingBackendError
 from clipsam.runtime.fusion import NORMS
 from clipsam.runtime.inspect_files import Counts, find_jobs, inspect_files
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.session import PROVIDERS
+from clipsam.runtime.session import PRECISIONS, PROVIDERS
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "evaluate":
+    if rest and args.command not in ("evaluate", "dataset"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
     try:
@@ -62,7 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("images", type=Path, nargs="+", help="image files or folders")
     inspect.add_argument("--category", default="object", help='what the part is, e.g. "metal nut"')
     inspect.add_argument("--output", type=Path, required=True, help="folder for the results")
-    inspect.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu")
+    inspect.add_argument(
+        "--provider",
+        choices=tuple(PROVIDERS),
+        default="cpu",
+        help="what runs the graphs: onnxruntime on the CPU (default) or by CUDA, or TensorRT",
+    )
+    inspect.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the graphs (default: the provider's fastest that the bundle has; int8 only if "
+        "asked for)",
+    )
     inspect.add_argument("--threads", type=_positive(int), help="CPU threads (default: all cores)")
     inspect.add_argument(
         "--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)"
@@ -86,12 +97,18 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", add_help=False, help="measure a bundle on a data set (needs clipsam[research])"
     )
     evaluate.set_defaults(run=_evaluate)
+    dataset = commands.add_parser(
+        "dataset",
+        add_help=False,
+        help="`dataset check ROOT`: count and check a data set (needs clipsam[research])",
+    )
+    dataset.set_defaults(run=_dataset)
     return parser
 
 
 def _inspect(args: argparse.Namespace) -> int:
     jobs = find_jobs(args.images, args.output)
-    with ClipSAM.open(args.bundle, args.provider, args.threads) as model:
+    with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
         if args.deadline_ms is not None:
             model.warm_up()
         counts = inspect_files(
@@ -177,6 +194,17 @@ def _evaluate(args: argparse.Namespace) -> int:
             f"`clipsam evaluate` needs {error.name}: pip install 'clipsam[research]'."
         ) from error
     code: int = evaluate(args.rest)
+    return code
+
+
+def _dataset(args: argparse.Namespace) -> int:
+    try:
+        from clipsam.research.dataset_check import main as dataset
+    except ImportError as error:
+        raise MissingBackendError(
+            f"`clipsam dataset` needs {error.name}: pip install 'clipsam[research]'."
+        ) from error
+    code: int = dataset(args.rest)
     return code
 
 

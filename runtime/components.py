@@ -1,12 +1,13 @@
-"""Connected components of a binary map, in an order that does not depend on the library."""
+"""Connected components of a binary map, in an order that does not depend on any library."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from clipsam.runtime.runs import Indices, Runs
 
 
 @dataclass(frozen=True)
@@ -20,37 +21,72 @@ class Component:
     area: int
     centroid: tuple[float, float]  # (x, y)
     evidence: float  # sum of the weights over its pixels
-    mask: NDArray[np.bool_]  # within its box, [y_max-y_min+1, x_max-x_min+1]
+    pixels: Indices  # its pixels in the flattened map, ascending: row by row
+    map_width: int
 
     @property
-    def window(self) -> tuple[slice, slice]:
-        """(rows, columns) of its box, to index a map with."""
-        return slice(self.y_min, self.y_max + 1), slice(self.x_min, self.x_max + 1)
-
-    def pixels(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """(xs, ys) of its pixels in the map, in row-major order."""
-        ys, xs = np.nonzero(self.mask)
-        return xs + self.x_min, ys + self.y_min
+    def mask(self) -> NDArray[np.bool_]:
+        """Its pixels within its box, bool [y_max-y_min+1, x_max-x_min+1]. Made at every call."""
+        ys, xs = np.divmod(self.pixels, self.map_width)
+        mask = np.zeros((self.y_max - self.y_min + 1, self.x_max - self.x_min + 1), np.bool_)
+        mask[ys - self.y_min, xs - self.x_min] = True
+        return mask
 
 
 def find_components(
     binary: NDArray[np.bool_], weights: NDArray[np.float32], min_area: int
 ) -> list[Component]:
     """Components of at least `min_area` pixels, largest evidence first, ties by position."""
-    count, labels, stats, centroids = cv2.connectedComponentsWithStats(
-        binary.view(np.uint8), connectivity=8
+    runs, first = _by_component(Runs.of(binary), min_area)
+    if not len(runs):
+        return []
+    y, x = np.divmod(runs.starts, runs.width)
+    last = x + runs.lengths - 1
+    ends = np.append(first[1:], len(runs)) - 1
+    area = np.add.reduceat(runs.lengths, first)
+    # Sums of whole numbers: a centroid does not depend on the order of summation.
+    centroid_x = np.add.reduceat(runs.lengths * (x + last) // 2, first) / area
+    centroid_y = np.add.reduceat(runs.lengths * y, first) / area
+    columns = zip(
+        np.minimum.reduceat(x, first).tolist(),
+        y[first].tolist(),
+        np.maximum.reduceat(last, first).tolist(),
+        y[ends].tolist(),
+        area.tolist(),
+        zip(centroid_x.tolist(), centroid_y.tolist(), strict=True),
+        strict=True,
     )
-    found = []
-    for label in range(1, count):
-        x, y, width, height, area = (int(v) for v in stats[label])
-        if area < min_area:
-            continue
-        rows, columns = slice(y, y + height), slice(x, x + width)
-        mask = labels[rows, columns] == label
-        evidence = float(weights[rows, columns][mask].sum(dtype=np.float64))
-        centroid = (float(centroids[label, 0]), float(centroids[label, 1]))
-        found.append(Component(x, y, x + width - 1, y + height - 1, area, centroid, evidence, mask))
+    pixels = runs.pixels()
+    values = weights.take(pixels)
+    found, start = [], 0
+    for x_min, y_min, x_max, y_max, size, centroid in columns:
+        own = slice(start, start + size)
+        evidence = float(values[own].sum(dtype=np.float64))
+        found.append(
+            Component(x_min, y_min, x_max, y_max, size, centroid, evidence, pixels[own], runs.width)
+        )
+        start += size
+    # Sorting is stable and the components come by their first pixel, so no tie is left to chance.
     return sorted(found, key=lambda c: (-c.evidence, c.y_min, c.x_min, c.y_max, c.x_max))
+
+
+def _by_component(runs: Runs, min_area: int) -> tuple[Runs, Indices]:
+    """The runs of the components of at least `min_area` pixels, component by component.
+
+    Components come by their first pixel, each row by row. Also where each begins in the runs.
+    """
+    if not len(runs):
+        return runs, np.zeros(0, np.intp)
+    roots = runs.roots()
+    order = np.argsort(roots, kind="stable")
+    runs, roots = runs.take(order), roots[order]
+    first = np.flatnonzero(np.diff(roots, prepend=-1))
+    count = np.diff(first, append=len(runs))
+    large = np.add.reduceat(runs.lengths, first) >= min_area
+    if not large.all():
+        runs, count = runs.take(np.repeat(large, count)), count[large]
+        first = np.cumsum(count) - count
+    return runs, first
 
 
 def pixel_area(fraction: float, shape: tuple[int, ...]) -> int:

@@ -45,30 +45,70 @@ def decide(
     """Mask bool [H,W] and its regions, largest evidence first.
 
     `final` is the fixed-scale map, `components` those of the rough map (Eq. 7), `refined` whether
-    SAM's masks are part of `final`; without them the components are the answer.
+    SAM's masks are part of `final`; without them the components are the answer. A region that
+    touches no component is none: SAM redraws defects, it does not find them.
     """
     mask = np.zeros(final.shape, np.bool_)
+    flat = mask.reshape(-1)
+    found: list[Component] = []
     if refined:
         smallest = pixel_area(options.min_area, final.shape)
-        for region in find_components(final > options.threshold, final, smallest):
-            mask[region.window] |= region.mask
+        found = find_components(final > options.threshold, final, smallest)
+        suspicious = np.zeros(flat.shape, np.bool_)
+        for component in components:
+            suspicious[component.pixels] = True
+        found = [region for region in found if suspicious.take(region.pixels).any()]
+        for region in found:
+            flat[region.pixels] = True
+    kept = False
     for component in components:
-        if not mask[component.window][component.mask].any():
-            mask[component.window] |= component.mask
-    return mask, tuple(_region(region, final) for region in find_components(mask, final, 1))
+        if not flat[component.pixels].any():
+            flat[component.pixels] = kept = True
+    if kept:  # what was added may touch a region
+        found = find_components(mask, final, 1)
+    return mask, _regions(found, mask, final)
 
 
-def _region(component: Component, final: NDArray[np.float32]) -> Region:
-    c = component
-    values = final[c.window][c.mask]
-    outlines, _ = cv2.findContours(
-        c.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(c.x_min, c.y_min)
+def _regions(
+    components: Sequence[Component], mask: NDArray[np.bool_], final: NDArray[np.float32]
+) -> tuple[Region, ...]:
+    """The components of `mask`, with their outlines and scores."""
+    if not components:
+        return ()
+    outlines = _outlines(components, mask)
+    return tuple(
+        Region(
+            box=(c.x_min, c.y_min, c.x_max - c.x_min + 1, c.y_max - c.y_min + 1),
+            area=c.area,
+            centroid=c.centroid,
+            contour=outlines[int(c.pixels[0])],
+            score=float(final.take(c.pixels).max()),
+        )
+        for c in components
     )
-    outline = max(outlines, key=len).reshape(-1, 2)
-    return Region(
-        box=(c.x_min, c.y_min, c.x_max - c.x_min + 1, c.y_max - c.y_min + 1),
-        area=c.area,
-        centroid=c.centroid,
-        contour=tuple((int(x), int(y)) for x, y in outline),
-        score=float(values.max()),
+
+
+def _outlines(
+    components: Sequence[Component], mask: NDArray[np.bool_]
+) -> dict[int, tuple[tuple[int, int], ...]]:
+    """The outer outline of every component of `mask`, by the component's first pixel.
+
+    All at once, within the rectangle that holds them: one by one would be slow where large boxes
+    overlap.
+    """
+    top, bottom = min(c.y_min for c in components), max(c.y_max for c in components)
+    left, right = min(c.x_min for c in components), max(c.x_max for c in components)
+    outlines, hierarchy = cv2.findContours(
+        mask[top : bottom + 1, left : right + 1].view(np.uint8),
+        cv2.RETR_CCOMP,
+        cv2.CHAIN_APPROX_SIMPLE,
+        offset=(left, top),
     )
+    found = {}
+    for outline, (*_, parent) in zip(outlines, hierarchy[0].tolist(), strict=True):
+        if parent < 0:  # not the outline of a hole
+            points = np.asarray(outline, np.int32).reshape(-1, 2)
+            # The first pixel of a component is a corner of its outline.
+            first = int((points[:, 1].astype(np.int64) * mask.shape[1] + points[:, 0]).min())
+            found[first] = tuple((x, y) for x, y in points.tolist())
+    return found

@@ -9,7 +9,8 @@ around a whole inspection, or a branch of the tree to tell causes apart::
     ├── BundleError         a bundle that is missing, damaged, altered or of another schema
     ├── SessionError        an engine that cannot be opened or run
     │   ├── MissingBackendError   its library is not installed
-    │   └── ProviderError         the device asked for is not the device that would run
+    │   ├── ProviderError         the device asked for is not the device that would run
+    │   └── EngineError           a TensorRT engine that is missing, damaged, or not for this box
     ├── WeightsError        a checkpoint that is missing, truncated or of another model
     ├── ExportError         a graph that could not be exported or does not agree with PyTorch
     ├── DatasetError        a data set folder that does not have the layout expected
@@ -45,6 +46,10 @@ class MissingBackendError(SessionError):
 
 class ProviderError(SessionError):
     """The engine would run on another device than the one asked for."""
+
+
+class EngineError(SessionError):
+    """A TensorRT engine is missing, damaged, or was built for another box or another graph."""
 
 
 class WeightsError(ClipSAMError):

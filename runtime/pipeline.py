@@ -15,8 +15,9 @@ from types import TracebackType
 
 import numpy as np
 
-from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.decision import decide
+from clipsam.runtime.engine_file import onnx_digest
 from clipsam.runtime.errors import BundleError
 from clipsam.runtime.fusion import check_norm, fixed_scale, fuse, image_scale
 from clipsam.runtime.preprocess import Image, check_image
@@ -24,7 +25,7 @@ from clipsam.runtime.prompts import find_prompts
 from clipsam.runtime.result import ANOMALOUS, GOOD, Result
 from clipsam.runtime.rough_map import rough_map
 from clipsam.runtime.segment import Segmenter
-from clipsam.runtime.session import Session, TensorSpec, open_session
+from clipsam.runtime.session import PREFERRED, Session, backend_of, open_session
 
 # What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
 # about 35 late parts when SAM takes twice as long as there is).
@@ -44,20 +45,34 @@ class ClipSAM:
 
     @classmethod
     def open(
-        cls, bundle: Bundle | Path | str, provider: str = "cpu", threads: int | None = None
+        cls,
+        bundle: Bundle | Path | str,
+        provider: str = "cpu",
+        threads: int | None = None,
+        precision: str | None = None,
     ) -> ClipSAM:
-        """Open the bundle (a folder) with every graph on `provider`: "cpu" or "cuda".
+        """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
 
-        `threads` bounds the CPU threads of a graph (None: all cores). Raises BundleError or
-        SessionError.
+        `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
+        `session.PRECISIONS`; None takes the provider's fastest of those that are there and keep
+        the result (`session.PREFERRED`). Raises BundleError or SessionError, EngineError where no
+        TensorRT engine fits this box.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        chosen = _choose_precisions(opened, provider, precision)
         with ExitStack() as stack:
             sessions = {}
             for name in GRAPHS:
-                session = open_session(opened.graph_path(name), provider, threads)
+                entry = opened.graph_entry(name, chosen[name])
+                session = open_session(
+                    opened.folder / entry.file,
+                    provider,
+                    threads,
+                    precision=_found_as(opened, provider, name, chosen[name]) or chosen[name],
+                    sha256=onnx_digest(opened.manifest.files, entry.file),
+                )
                 sessions[name] = stack.enter_context(session)
-                _check_contract(opened, name, session)
+                _check_contract(entry, session)
             stack.pop_all()
         return cls(opened, sessions)
 
@@ -100,8 +115,9 @@ class ClipSAM:
             with clock("decode"):
                 masks = self._sam.decode(embedding, prompts)  # Eq. 8
         with clock("fuse"):
-            total = fuse(rough, masks)  # Eq. 9
-            final = fixed_scale(total, self.masks_per_box)
+            weight = options.fusion.mask_weight
+            total = fuse(rough, masks, weight)  # Eq. 9
+            final = fixed_scale(total, self.masks_per_box, weight)
             mask, regions = decide(
                 final, prompts.components, options.decision, refined=masks is not None
             )
@@ -184,25 +200,45 @@ class _Clock:
         return {**self._stages, "total": self.total}
 
 
-def _check_contract(bundle: Bundle, name: str, session: Session) -> None:
+def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict[str, str]:
+    """graph -> the bundle's precision to open it in.
+
+    Unless one is asked for: the first that is preferred and there for every graph, so that what
+    runs is what was compared as a whole; else the first that is there for each graph, as a build
+    leaves it that had to fall back for one of them.
+    """
+    if asked is not None:
+        return dict.fromkeys(GRAPHS, asked)
+    preferred = [p for p in PREFERRED.get(provider, ()) if p in bundle.precisions] or [FLOAT32]
+    there = {
+        name: [p for p in preferred if _found_as(bundle, provider, name, p)] for name in GRAPHS
+    }
+    for precision in preferred:
+        if all(precision in found for found in there.values()):
+            return dict.fromkeys(GRAPHS, precision)
+    # Where nothing is there, opening the preferred one says what to do.
+    return {name: (found or preferred)[0] for name, found in there.items()}
+
+
+def _found_as(bundle: Bundle, provider: str, name: str, precision: str) -> str | None:
+    """The precision by which the graph's engine is found, or None when it is not there.
+
+    A precision may take over the file of another (int8 has no decoder of its own), so its engine.
+    """
+    entry = bundle.graph_entry(name, precision)
+    backend = backend_of(provider)
+    for found in (entry.precision, precision):
+        if backend.available(bundle.folder / entry.file, found):
+            return found
+    return None
+
+
+def _check_contract(entry: GraphEntry, session: Session) -> None:
     """Refuse a graph whose tensors are not those that the manifest declares."""
-    entry = bundle.manifest.graphs[name]
     for declared, found in ((entry.inputs, session.inputs), (entry.outputs, session.outputs)):
         for spec in declared:
-            if spec.name not in found or not _agree(spec, found[spec.name]):
+            if spec.name not in found or not spec.agrees(found[spec.name]):
                 raise BundleError(
                     f"The graph {entry.file} does not have the tensor {spec} that its manifest "
                     "declares: build the bundle again."
                 )
-
-
-def _agree(declared: TensorSpec, found: TensorSpec) -> bool:
-    """Same dtype, rank and fixed sizes; how a free axis is called does not matter."""
-    return (
-        declared.dtype == found.dtype
-        and len(declared.shape) == len(found.shape)
-        and all(
-            a == b or isinstance(a, str) or isinstance(b, str)
-            for a, b in zip(declared.shape, found.shape, strict=True)
-        )
-    )

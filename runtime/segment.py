@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.mask_upscale import MaskWindow, upscale_mask
 from clipsam.runtime.preprocess import Geometry, Image, sam_input
 from clipsam.runtime.prompts import Prompts
 from clipsam.runtime.session import Session, check_finite
@@ -34,27 +34,28 @@ class Masks:
     scores: NDArray[np.float32]  # [q,3] predicted IoU
     geometry: Geometry
 
-    def binary(self) -> Iterator[tuple[NDArray[np.bool_], float]]:
-        """Every mask at image size, bool [H,W], with its score; prompts in order, then masks.
+    def windows(self) -> Iterator[tuple[MaskWindow, float]]:
+        """Every mask that is not empty, as the window of the image it lies in, with its score.
 
-        SAM's two-step bilinear resize (to its input's size, cropped to the image, to the image's
-        size), then logit > 0. One at a time: 48 masks of a large image do not fit in memory.
+        Prompts in order, then masks. SAM's two-step bilinear resize (to its input's size, cropped
+        to the image, to the image's size); a pixel is in the mask where that is positive. One at
+        a time: 48 masks of a large image do not fit in memory.
         """
-        for logits, score in zip(
-            self.logits.reshape(-1, *self.logits.shape[2:]), self.scores.ravel(), strict=True
-        ):
-            yield self._upscale(logits) > 0, float(score)
+        flat = self.logits.reshape(-1, *self.logits.shape[2:])
+        for logits, score in zip(flat, self.scores.ravel(), strict=True):
+            window = upscale_mask(logits, self.geometry)
+            if window is not None:
+                yield window, float(score)
 
-    def _upscale(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        size = self.geometry.sam_size
-        height, width = self.geometry.sam_shape
-        square = cv2.resize(logits, (size, size), interpolation=cv2.INTER_LINEAR)
-        image = cv2.resize(
-            np.ascontiguousarray(square[:height, :width]),
-            (self.geometry.width, self.geometry.height),
-            interpolation=cv2.INTER_LINEAR,
-        )
-        return np.asarray(image, np.float32)
+    def binary(self) -> Iterator[tuple[NDArray[np.bool_], float]]:
+        """Every mask at image size, bool [H,W], with its score: `windows` with what is around."""
+        flat = self.logits.reshape(-1, *self.logits.shape[2:])
+        for logits, score in zip(flat, self.scores.ravel(), strict=True):
+            mask = np.zeros((self.geometry.height, self.geometry.width), np.bool_)
+            window = upscale_mask(logits, self.geometry)
+            if window is not None:
+                mask[window.rows, window.columns] = window.logits > 0
+            yield mask, float(score)
 
 
 class Segmenter:

@@ -6,6 +6,7 @@ A backend is one file with one class that fills `inputs`, `outputs` and `provide
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.errors import SessionError
+from clipsam.runtime.errors import ProviderError, SessionError
 
 Array = NDArray[Any]
 
@@ -24,6 +25,15 @@ Array = NDArray[Any]
 PROVIDERS = {
     "cpu": ("clipsam.runtime.session_ort", "OrtSession"),
     "cuda": ("clipsam.runtime.session_ort", "OrtSession"),
+    "tensorrt": ("clipsam.runtime.session_trt", "TrtSession"),
+}
+# How a graph may compute; its inputs and outputs are the same in each.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# What each provider uses of what a bundle has, unless told; int8 has to be asked for.
+PREFERRED = {
+    "cpu": ("fp32",),
+    "cuda": ("fp16", "fp32"),  # onnxruntime lacks kernels for bf16
+    "tensorrt": ("fp16", "bf16", "fp32"),
 }
 
 
@@ -40,6 +50,15 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{','.join(map(str, self.shape))}]"
+
+    def agrees(self, other: TensorSpec) -> bool:
+        """Same name, dtype, rank and fixed sizes; a free axis agrees with anything."""
+        return (
+            (self.name, self.dtype, len(self.shape)) == (other.name, other.dtype, len(other.shape))
+        ) and all(
+            a == b or isinstance(a, str) or isinstance(b, str)
+            for a, b in zip(self.shape, other.shape, strict=True)
+        )
 
     def problem(self, array: object, axes: dict[str, int]) -> str | None:
         """What keeps `array` from being this tensor, or None; learns the sizes of free axes."""
@@ -65,12 +84,19 @@ class Session(ABC):
 
     Attributes:
       inputs, outputs: the engine's tensors by name.
-      provider: what really runs it, e.g. "cpu" or "cuda".
+      provider: what really runs it, one of `PROVIDERS`.
+      precision: of the graph, one of `PRECISIONS`.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     provider: str
+    precision: str
+
+    @classmethod
+    def available(cls, path: Path, precision: str) -> bool:
+        """Whether there is something to open for the graph at `path` in this precision."""
+        return path.is_file()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the engine once.
@@ -119,20 +145,34 @@ def check_finite(outputs: Mapping[str, Array], *names: str) -> None:
             )
 
 
-def open_session(path: Path, provider: str = "cpu", threads: int | None = None) -> Session:
-    """Open the engine at `path` (an ONNX graph) on `provider`, one of `PROVIDERS`.
+def open_session(
+    path: Path,
+    provider: str = "cpu",
+    threads: int | None = None,
+    *,
+    precision: str = "fp32",
+    sha256: str | None = None,
+) -> Session:
+    """Open the engine of the graph at `path` (an ONNX file) on `provider`, one of `PROVIDERS`.
 
-    `threads` bounds the CPU threads of one run (None: the backend's default, all cores).
+    `threads` bounds the CPU threads of one run (None: the backend's default, all cores; a GPU
+    ignores it). `precision`, one of `PRECISIONS`, is that of the ONNX file. `sha256` is
+    `engine_file.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
     Raises MissingBackendError (naming the extra to install), ProviderError (the provider is
-    unknown, or another device would run; there is no silent fallback) or SessionError.
+    unknown, or another device would run; there is no silent fallback), EngineError (no TensorRT
+    engine of this graph fits) or another SessionError.
     """
-    if provider not in PROVIDERS:
-        from clipsam.runtime.errors import ProviderError
-
-        raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")
-    import importlib
-
-    module, name = PROVIDERS[provider]
-    backend = getattr(importlib.import_module(module), name)
-    session: Session = backend(path, provider, threads)
+    if precision not in PRECISIONS:
+        raise SessionError(f"Unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
+    backend: Any = backend_of(provider)
+    session: Session = backend(path, provider, threads, precision=precision, sha256=sha256)
     return session
+
+
+def backend_of(provider: str) -> type[Session]:
+    """The class that answers for `provider`; raises ProviderError when there is none."""
+    if provider not in PROVIDERS:
+        raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")
+    module, name = PROVIDERS[provider]
+    backend: type[Session] = getattr(importlib.import_module(module), name)
+    return backend

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from clipsam.runtime.session import Array, Session, TensorSpec
 
 _ORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "ort", "cuda": "ort-gpu"}
+_OPTIONS = {
+    "cpu": {},
+    # By default CUDA rounds fp32 products to TF32's 10 bits: fp32 is for those who want it exact.
+    "cuda": {"use_tf32": "0"},
+}
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -26,7 +33,20 @@ _DTYPES = {
 class OrtSession(Session):
     """A graph opened by onnxruntime on exactly the provider that was asked for."""
 
-    def __init__(self, path: Path, provider: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        provider: str,
+        threads: int | None = None,
+        *,
+        precision: str = "fp32",
+        sha256: str | None = None,  # the graph itself is what is opened
+    ) -> None:
+        if provider == "cpu" and precision == "bf16":
+            raise ProviderError(
+                "onnxruntime cannot run bf16 on the CPU: use precision 'fp32', or provider "
+                "'tensorrt'."
+            )
         ort = _import_onnxruntime(provider)
         wanted = _ORT_PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
@@ -42,7 +62,9 @@ class OrtSession(Session):
             # An operator the device cannot run is an error, not a quiet copy to the CPU.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=[wanted])
+            self._session: Any = ort.InferenceSession(
+                str(path), options, providers=[(wanted, _OPTIONS[provider])]
+            )
         except Exception as error:
             raise SessionError(
                 f"onnxruntime cannot open {path.name} on {provider} ({_first_line(error)}): "
@@ -55,7 +77,10 @@ class OrtSession(Session):
                 f"{provider} was asked for but onnxruntime would run {path.name} on the CPU: check "
                 "the GPU, its driver and the CUDA libraries, or use provider 'cpu'."
             )
-        self.provider = provider
+        self.provider, self.precision = provider, precision
+        # With outputs that the device copies straight into the caller's arrays. On the CPU
+        # onnxruntime's own way copies no more.
+        self._binds = provider != "cpu"
         self.inputs = {spec.name: spec for spec in map(_spec, self._session.get_inputs())}
         self.outputs = {spec.name: spec for spec in map(_spec, self._session.get_outputs())}
 
@@ -65,6 +90,8 @@ class OrtSession(Session):
             raise SessionError("This session is closed: open it again.")
         contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         try:
+            if self._binds:
+                return self._run_bound(session, contiguous)
             outputs = session.run(list(self.outputs), contiguous)
         except Exception as error:
             raise SessionError(
@@ -72,6 +99,28 @@ class OrtSession(Session):
                 "or build the bundle again."
             ) from error
         return dict(zip(self.outputs, outputs, strict=True))
+
+    def _run_bound(self, session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run with arrays made beforehand for the outputs whose shapes the inputs' axes give."""
+        binding = session.io_binding()
+        axes: dict[int | str, int] = {}
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+            axes.update(zip(self.inputs[name].shape, array.shape, strict=True))
+        axes.pop("?", None)  # axes without a name are not one axis
+        results: dict[str, Array] = {}
+        for name, spec in self.outputs.items():
+            shape = [size if isinstance(size, int) else axes.get(size, -1) for size in spec.shape]
+            if -1 in shape:
+                binding.bind_output(name)
+            else:
+                results[name] = made = np.empty(shape, spec.dtype)
+                binding.bind_output(name, "cpu", 0, made.dtype, shape, made.ctypes.data)
+        session.run_with_iobinding(binding)
+        if len(results) < len(self.outputs):
+            ours = zip(self.outputs, binding.copy_outputs_to_cpu(), strict=True)
+            results.update({name: array for name, array in ours if name not in results})
+        return {name: results[name] for name in self.outputs}
 
     def close(self) -> None:
         """Free the graph and its memory arena."""
@@ -85,6 +134,11 @@ def _import_onnxruntime(provider: str) -> Any:
         raise MissingBackendError(
             f"Provider {provider!r} needs onnxruntime: pip install 'clipsam[{_EXTRAS[provider]}]'."
         ) from error
+    if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        # CUDA and cuDNN may come from NVIDIA's wheels, which the loader does not search. What it
+        # prints of those that it does not find, the error of opening a graph says better.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
     return onnxruntime
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipsam.runtime.components import Component, find_components
+from clipsam.runtime.components import Component, find_components, pixel_area
 from clipsam.runtime.decision import DecisionOptions, decide
 from clipsam.runtime.fusion import FusionOptions, check_norm, fixed_scale, fuse, image_scale
 from clipsam.runtime.preprocess import Geometry
@@ -87,8 +87,11 @@ def test_norms() -> None:
 
 
 def refined(
-    final: Map, threshold: float, min_area: float, components: Sequence[Component] = ()
+    final: Map, threshold: float, min_area: float, components: Sequence[Component] | None = None
 ) -> tuple[NDArray[np.bool_], tuple[Region, ...]]:
+    if components is None:  # the rough map found what the final map shows
+        smallest = pixel_area(min_area, final.shape)
+        components = find_components(final > threshold, final, smallest)
     return decide(final, components, DecisionOptions(threshold, min_area), refined=True)
 
 
@@ -249,3 +252,22 @@ def test_the_mask_is_the_union_of_the_regions(shape: tuple[int, int]) -> None:
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="threshold must lie"):
         DecisionOptions(**options)
+
+
+def test_a_region_that_touches_no_component_is_none() -> None:
+    """SAM redraws what CLIP found; a mask that lies elsewhere finds nothing of its own."""
+    rough, final = blank(), blank()
+    rough[5:8, 5:8] = 0.9
+    final[4:9, 4:9] = 0.6
+    final[30:35, 30:35] = 0.7
+    mask, (region,) = refined(final, 0.25, 0, components_of(rough))
+    assert region.box == (4, 4, 5, 5)
+    assert mask.sum() == 25
+
+
+def test_the_weight_of_a_mask_in_equation_9() -> None:
+    rough = np.full((8, 8), 0.4, np.float32)
+    assert fixed_scale(rough, 3, 0.05)[0, 0] == pytest.approx(0.4 / 1.15)
+    assert FusionOptions().mask_weight == 1
+    with pytest.raises(ValueError, match="mask_weight"):
+        FusionOptions(mask_weight=1.5)

@@ -1,0 +1,271 @@
+"""Where TensorRT engines lie in a bundle, and whether one may be trusted.
+
+    BUNDLE/engines/sm89-10.13.3.9-fp16/clip_umci.engine
+    BUNDLE/engines/sm89-10.13.3.9-fp16/clip_umci.json      its sidecar
+
+The folder is the compute capability, the TensorRT version and the precision, so several boxes can
+share one bundle. An engine is refused, in a sentence that names the command that builds it again,
+unless its sidecar says that it fits this box and this graph, and its bytes are the sidecar's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipsam.runtime.engine_sidecar import (
+    Sidecar,
+    SidecarError,
+    read_sidecar,
+    this_platform,
+    version_numbers,
+)
+from clipsam.runtime.errors import EngineError
+from clipsam.runtime.files import sha256, write_bytes
+
+ENGINES = "engines"
+DATA_SUFFIX = ".data"  # of the weights beside an ONNX file too large for one file
+
+_TAG = b"ftrt"
+_VERSION = slice(24, 28)  # of the header: major, minor, patch, build, a byte each
+_AMPERE = (8, 0)
+_NAMED = 4  # engines of other boxes that an error names
+
+
+@dataclass(frozen=True)
+class Box:
+    """What an engine must fit: this box's TensorRT and GPU.
+
+    Attributes:
+      tensorrt: `tensorrt.__version__`.
+      compute_capability: (major, minor).
+      gpu: the GPU's name; None: any GPU of that compute capability.
+    """
+
+    tensorrt: str
+    compute_capability: tuple[int, int]
+    gpu: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.gpu or 'GPU'} {sm(self.compute_capability)}, TensorRT {self.tensorrt}"
+
+    def folder(self, bundle_folder: Path, precision: str) -> Path:
+        """Where engines built on this box belong."""
+        key = f"{sm(self.compute_capability)}-{self.tensorrt}-{precision}"
+        return bundle_folder / ENGINES / key
+
+    def misfit(self, sidecar: Sidecar) -> str | None:
+        """Why an engine does not run here ("is for …"), or None where it does."""
+        if sidecar.platform != this_platform():
+            return f"is for {sidecar.platform}, this is {this_platform()}"
+        flags = sidecar.flags
+        built, here = version_numbers(sidecar.tensorrt), version_numbers(self.tensorrt)
+        if sidecar.tensorrt != self.tensorrt:
+            if not flags.version_compatible:
+                return f"is for TensorRT {sidecar.tensorrt}, this is {self.tensorrt}"
+            if built[0] != here[0] or built > here:
+                return (
+                    f"is for TensorRT {sidecar.tensorrt} and later {built[0]}.x, this is "
+                    f"{self.tensorrt}"
+                )
+        if flags.hardware_compatibility == "ampere_plus":
+            if self.compute_capability < _AMPERE:
+                return f"is for Ampere GPUs and later, this is {sm(self.compute_capability)}"
+        elif sidecar.compute_capability != self.compute_capability:
+            found, own = sm(sidecar.compute_capability), sm(self.compute_capability)
+            return f"is for another GPU, {sidecar.gpu} {found}, this is {own}"
+        elif flags.hardware_compatibility == "none" and self.gpu not in (None, sidecar.gpu):
+            # TensorRT promises nothing between two models of one compute capability either.
+            return (
+                f"is for another GPU, {sidecar.gpu}, this is {self.gpu} (--hardware-compatibility "
+                "makes one engine for both)"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that was checked: its file, its sidecar and its bytes."""
+
+    path: Path
+    sidecar: Sidecar
+    plan: bytes
+
+
+def sm(compute_capability: tuple[int, int]) -> str:
+    """(8, 9) -> "sm89"."""
+    return "sm{}{}".format(*compute_capability)
+
+
+def rebuild_hint(bundle_folder: Path, precision: str) -> str:
+    """What to do about every engine that cannot be used."""
+    return (
+        "build it on this box with `python export/build_engines.py --engines-only "
+        f"{shlex.quote(str(bundle_folder))} --precision {precision}`"
+    )
+
+
+def onnx_digest(files: Mapping[str, str], name: str) -> str:
+    """What identifies the ONNX file `name` of a bundle, given the sha256 of every file of it.
+
+    The file's own sha256; with weights beside it a hash of both, since new weights may leave the
+    graph's file as it is.
+    """
+    if (data := files.get(name + DATA_SUFFIX)) is None:
+        return files[name]
+    return hashlib.sha256(f"{files[name]} {data}".encode()).hexdigest()
+
+
+def digest_onnx(path: Path) -> str:
+    """`onnx_digest` of a file on disk; raises OSError."""
+    data = path.with_name(path.name + DATA_SUFFIX)
+    return onnx_digest(
+        {p.name: sha256(p) for p in (path, data) if p == path or p.exists()}, path.name
+    )
+
+
+def find_engine(
+    bundle_folder: Path,
+    graph: str,
+    precision: str,
+    onnx_sha256: str,
+    tensorrt_version: str,
+    compute_capability: tuple[int, int],
+    gpu: str | None = None,
+) -> Path:
+    """The engine of `graph` for this box, checked in full; raises EngineError.
+
+    `onnx_sha256` is the `onnx_digest` of the ONNX file it has to be built from.
+    """
+    box = Box(tensorrt_version, compute_capability, gpu)
+    return read_engine(bundle_folder, graph, precision, onnx_sha256, box).path
+
+
+def has_engine(bundle_folder: Path, graph: str, precision: str, box: Box) -> bool:
+    """Whether there is an engine for this box, by its name or sidecar; it may still be damaged."""
+    path = box.folder(bundle_folder, precision) / f"{graph}.engine"
+    return path.exists() or bool(_portable(bundle_folder, graph, precision, box))
+
+
+def read_engine(
+    bundle_folder: Path, graph: str, precision: str, onnx_sha256: str, box: Box
+) -> Engine:
+    """The engine of `graph` for this box with its bytes, which are those that were checked.
+
+    The box's own folder comes first; without one there, an engine of another folder whose sidecar
+    declares it compatible. Raises EngineError.
+    """
+    hint = rebuild_hint(bundle_folder, precision)
+    path = box.folder(bundle_folder, precision) / f"{graph}.engine"
+    if not path.exists():
+        portable = _portable(bundle_folder, graph, precision, box)
+        if not portable:
+            raise EngineError(_none_fits(bundle_folder, graph, precision, box))
+        path = portable[0]
+    name = path.relative_to(bundle_folder).as_posix()
+    try:
+        sidecar = read_sidecar(path.with_suffix(".json"))
+    except SidecarError as error:
+        raise EngineError(f"The sidecar of {name} cannot be used ({error}): {hint}.") from error
+    if (sidecar.graph, sidecar.precision) != (graph, precision):
+        raise EngineError(
+            f"The engine {name} is of {sidecar.graph} in {sidecar.precision}, not of {graph} in "
+            f"{precision}: {hint}."
+        )
+    if misfit := box.misfit(sidecar):
+        raise EngineError(f"The engine {name} {misfit}: {hint}.")
+    if sidecar.onnx_sha256 != onnx_sha256:
+        raise EngineError(
+            f"The engine {name} was built from another ONNX file than the bundle's {graph} in "
+            f"{precision}: {hint}."
+        )
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise EngineError(
+            f"The engine {name} cannot be read ({error.strerror}): {hint}."
+        ) from error
+    if problem := _damage(plan, sidecar):
+        raise EngineError(f"The engine {name} {problem}: {hint}.")
+    return Engine(path, sidecar, plan)
+
+
+def write_engine(folder: Path, plan: bytes, sidecar: Sidecar) -> Path:
+    """Write an engine and its sidecar into `folder` (see `Box.folder`); returns its path.
+
+    Each appears whole or not at all, the sidecar last: when this is interrupted between the two,
+    the old sidecar does not vouch for the new engine, and it is refused. Raises OutputError.
+    """
+    path = folder / f"{sidecar.graph}.engine"
+    write_bytes(path, plan)
+    write_bytes(path.with_suffix(".json"), sidecar.to_json().encode())
+    return path
+
+
+def _damage(plan: bytes, sidecar: Sidecar) -> str | None:
+    """What shows that these are not the bytes that the sidecar vouches for."""
+    if len(plan) != sidecar.engine_size:
+        return f"was truncated or altered ({len(plan)} bytes, not {sidecar.engine_size})"
+    if plan[:4] != _TAG or len(plan) < _VERSION.stop:
+        return "is not a TensorRT engine"
+    (layout,) = struct.unpack("<I", plan[4:8])
+    if layout != 0:
+        return f"has a header of an unknown kind ({layout})"
+    # A version-compatible plan wraps another plan; whose version its header has is not documented.
+    if not sidecar.flags.version_compatible:
+        header = tuple(plan[_VERSION])
+        # A byte a number. JetPack's TensorRT reports three numbers, not four.
+        if any(
+            a != b % 256 for a, b in zip(header, version_numbers(sidecar.tensorrt), strict=False)
+        ):
+            found = ".".join(map(str, header))
+            return f"was built by TensorRT {found}, its sidecar says {sidecar.tensorrt}"
+    if hashlib.sha256(plan).hexdigest() != sidecar.engine_sha256:
+        return "was altered (its sha256 is not its sidecar's)"
+    return None
+
+
+def _portable(bundle_folder: Path, graph: str, precision: str, box: Box) -> list[Path]:
+    """Engines of other folders that run here too, those of the newest TensorRT first."""
+    fitting = []
+    for path in _engines(bundle_folder, graph):
+        try:
+            sidecar = read_sidecar(path.with_suffix(".json"))
+        except SidecarError:
+            continue  # another box's, and of no use here
+        if (sidecar.graph, sidecar.precision) == (graph, precision) and not box.misfit(sidecar):
+            fitting.append((version_numbers(sidecar.tensorrt), path))
+    return [path for _, path in sorted(fitting, reverse=True)]
+
+
+def _engines(bundle_folder: Path, graph: str) -> list[Path]:
+    return sorted((bundle_folder / ENGINES).glob(f"*/{graph}.engine"))
+
+
+def _none_fits(bundle_folder: Path, graph: str, precision: str, box: Box) -> str:
+    """No engine, and what there is instead."""
+    hint = rebuild_hint(bundle_folder, precision)
+    found = _engines(bundle_folder, graph)
+    if not found:
+        return f"{bundle_folder} has no TensorRT engine of {graph}: {hint}."
+    reasons = [f"{path.parent.name} {_why_not(path, graph, box)}" for path in found[:_NAMED]]
+    if len(found) > _NAMED:
+        reasons.append(f"and {len(found) - _NAMED} more")
+    return (
+        f"{bundle_folder} has no {precision} engine of {graph} for this box ({box}): "
+        f"{'; '.join(reasons)}; {hint}."
+    )
+
+
+def _why_not(path: Path, graph: str, box: Box) -> str:
+    try:
+        sidecar = read_sidecar(path.with_suffix(".json"))
+    except SidecarError:
+        return "has no readable sidecar"
+    if sidecar.graph != graph:
+        return f"is of {sidecar.graph}"
+    return box.misfit(sidecar) or f"is {sidecar.precision}: --precision {sidecar.precision} uses it"
