@@ -4,6 +4,7 @@
     python export/build_engines.py --preset paper \\
         --sam-weights sam_vit_h_4b8939.pth --umci-weights umci.safetensors \\
         --categories "gear wheel" "brake disc"                 # the paper's models
+    python export/build_engines.py --precision fp16 int8 --calibration good_parts/
 
 Every graph is held against PyTorch, and the whole against the plain reference; a bundle that does
 not agree is not written. Graphs that did not change since the bundle was built last are taken
@@ -28,11 +29,12 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
     sys.modules["clipsam"] = _namespace
 
 from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.session import PRECISIONS
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
 PRESET_NAMES = ("paper", "vit-b", "tiny")
 OPSETS = (20, 23)
-PRECISIONS = ("fp32",)
+ATTENTIONS = ("stock", "mask", "mask-free")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +75,9 @@ def _build(options: argparse.Namespace) -> int:
                 options.random_weights,
             ),
             categories=_categories(options.categories),
-            precision=options.precision,
+            precisions=tuple(options.precision),
+            attention=options.attention,
+            calibration=options.calibration,
             opset=options.opset,
             threads=options.threads,
         )
@@ -133,7 +137,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORD",
         help="product words or phrases added to the default list; also several between commas",
     )
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the graphs (default: fp32)")
+    add(
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["fp32"],
+        help="of the graphs, beside fp32, which is always there (bf16 is for TensorRT only, int8 "
+        "brings fp16 along and needs --calibration)",
+    )
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        default="stock",
+        help="how SAM's encoder writes its attention: as published (default), or one of two forms "
+        "of the same numbers that engines can fuse",
+    )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="images of good parts, from which int8 takes its ranges and on which it is checked",
+    )
     add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="of ONNX (default: 20)")
     add("--output", type=Path, metavar="FOLDER", help="default: bundles/PRESET")
     add(

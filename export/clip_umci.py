@@ -14,6 +14,14 @@ class ClipUmciGraph(nn.Module):
     CLIP's mean and standard deviation are folded in, so the caller hands over uint8 pixels.
     """
 
+    # UMCI's dialogues with the text run over a few dozen vectors: their products, taken before any
+    # scaling, would near half's limit to save nothing. From its last layer on, logits and
+    # probabilities are float32, since a threshold cuts them.
+    keep_float32 = (
+        "umci.stages.*.paths.*.rows", "umci.stages.*.paths.*.columns",
+        "umci.stages.*.paths.*.scales", "umci.stages.*.head.2",
+    )  # fmt: skip
+
     def __init__(self, features: ClipFeatures, umci: UMCIStages) -> None:
         super().__init__()
         self.features = features

@@ -10,34 +10,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.export.parity import checkable, remedy
+from clipsam.export.tolerances import TOLERANCES
 from clipsam.research.reference import Reference, ReferenceResult
-from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle
 from clipsam.runtime.decision import decide
 from clipsam.runtime.errors import ExportError
+from clipsam.runtime.fusion import fixed_scale, fuse
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.preprocess import Geometry, Image
-from clipsam.runtime.prompts import PromptOptions
+from clipsam.runtime.preprocess import Image
+from clipsam.runtime.prompts import PromptOptions, find_prompts
 from clipsam.runtime.result import ANOMALOUS, GOOD
-from clipsam.runtime.segment import Masks
+from clipsam.runtime.rough_map import rough_map
+from clipsam.runtime.segment import Segmenter
 from clipsam.runtime.session import Array, Session, open_session
 
-# Masks are binary, so a logit that rounds to the other side of zero flips one pixel of an edge.
-# The official upscaling computes its coordinates in float32 and is off by 1e-5 of the largest
-# logit (OpenCV's by 1e-7, both against float64); of a mask of 200 pixels, one pixel is 0.5 %.
-MASK_IOU = 0.999
 MASK_PIXELS = 2  # a mask that differs in no more is the same, however small
-SCORE_TOLERANCE = 1e-4  # absolute; SAM's scores lie near 0..1
-MAP_TOLERANCE = 1e-3  # absolute, on the 0..1 map, where the masks are the same
 
 
 @dataclass(frozen=True)
 class EndToEndCheck:
     """One image through the bundle and through the reference."""
 
+    precision: str
     image: str
     prompts: int
-    same_boxes: bool
-    mask_iou: float  # the worst mask's
+    same_boxes: bool  # what float32 must have; other precisions move an edge by a pixel
+    mask_iou: float  # the worst mask's in float32, else the mean; for the reference's prompts
     flipped: int  # pixels of the image where any mask differs
     scores: float  # largest difference
     final_map: float  # largest difference where no mask differs
@@ -104,22 +103,27 @@ def check_end_to_end(
     expected: Sequence[Expected],
     threads: int | None = None,
     progress: Callable[[], object] = lambda: None,
+    precision: str = FLOAT32,
 ) -> list[EndToEndCheck]:
-    """The runtime's own pipeline on the reference's images.
+    """The runtime's own pipeline in `precision` on the reference's images.
 
     Raises ExportError, naming the image and what differs, at the first that disagrees, and when
     no image reached SAM.
     """
     checks = []
     with ExitStack() as stack:
-        sessions = {
-            name: _Recorder(
-                stack.enter_context(open_session(bundle.graph_path(name), "cpu", threads))
-            )
-            for name in GRAPHS
-        }
+        sessions: dict[str, Session] = {}
+        for name in GRAPHS:
+            entry = bundle.graph_entry(name, precision)
+            path = bundle.graph_path(name, precision)
+            file = stack.enter_context(checkable(path, entry.precision))
+            session = stack.enter_context(open_session(file, "cpu", threads))
+            sessions[name] = _Remembering(session)
         for item in expected:
-            checks.append(_check(bundle, sessions, item))
+            check = _compare(bundle, sessions, item, precision)
+            checks.append(check)
+            if not check.passed:
+                raise ExportError(_complaint(check))
             progress()
     if not any(check.prompts for check in checks):
         raise ExportError(
@@ -129,66 +133,90 @@ def check_end_to_end(
     return checks
 
 
-def _check(bundle: Bundle, sessions: Mapping[str, _Recorder], item: Expected) -> EndToEndCheck:
+def _compare(
+    bundle: Bundle, sessions: Mapping[str, Session], item: Expected, precision: str
+) -> EndToEndCheck:
+    """The verdict is the bundle's own from beginning to end; SAM is asked the reference's prompts,
+    so that masks can be compared one by one."""
     manifest = replace(bundle.manifest, prompts=item.options)
     model = ClipSAM(Bundle(bundle.folder, manifest, bundle.id), dict(sessions))
     result = model.inspect(item.image, item.category, norm="fixed")
-    reference = item.result
+    reference, limit = item.result, TOLERANCES[precision]
     count = len(reference.prompts)
 
-    same_boxes = result.prompts == count
-    iou, same_masks, scores = 1.0, True, 0.0
+    rough = rough_map(sessions["clip_umci"], item.image, bundle.text(item.category))
+    own = find_prompts(rough, item.options)
+    same_boxes = np.array_equal(own.boxes, reference.prompts.boxes)
+    masks, overlaps, same_masks, scores = None, [1.0], True, 0.0
     flipped = np.zeros(item.image.shape[:2], np.bool_)
-    if same_boxes and count:
-        decoder = sessions["sam_decoder"]
-        height, width = reference.rough.shape
-        geometry = Geometry(height, width, manifest.sam_image_size)
-        boxes = geometry.to_sam(reference.prompts.boxes.reshape(-1, 2, 2))
-        same_boxes = np.array_equal(decoder.fed["point_coords"][:, -2:], boxes)
-        masks = Masks(decoder.returned["logits"], decoder.returned["scores"], geometry)
+    if count:
+        segmenter = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
+        masks = segmenter.decode(segmenter.encode(item.image), reference.prompts)
         scores = float(np.abs(masks.scores - reference.scores).max())
         flat = reference.masks.reshape(-1, *reference.masks.shape[2:])
+        overlaps = []
         for (found, _), wanted in zip(masks.binary(), flat, strict=True):
             differs = found != wanted
             pixels = int(differs.sum())
-            overlap = 1 - pixels / max(1, int((found | wanted).sum()))
-            same_masks &= overlap >= MASK_IOU or pixels <= MASK_PIXELS
-            iou = min(iou, overlap)
+            overlaps.append(1 - pixels / max(1, int((found | wanted).sum())))
+            same_masks &= overlaps[-1] >= limit.mask_iou or pixels <= MASK_PIXELS
             flipped |= differs
-    final_map = float(np.abs(result.score_map - reference.final)[~flipped].max(initial=0.0))
+    exact = precision == FLOAT32
+    mask_iou = min(overlaps) if exact else sum(overlaps) / len(overlaps)
+    final = result.score_map
+    if not np.array_equal(own.coordinates(), reference.prompts.coordinates()):
+        weight = manifest.fusion.mask_weight
+        final = fixed_scale(fuse(rough, masks, weight), model.masks_per_box, weight)
+    final_map = float(np.abs(final - reference.final)[~flipped].max(initial=0.0))
 
     _, regions = decide(
         reference.final, reference.prompts.components, manifest.decision, refined=count > 0
     )
     same_verdict = result.verdict == (ANOMALOUS if regions else GOOD)
-    faults = {
-        "its components": not same_boxes,
-        f"a mask (IoU {iou:.4f}, at least {MASK_IOU} is needed)": not same_masks,
-        f"a score (by {scores:.1e}, {SCORE_TOLERANCE} is allowed)": scores > SCORE_TOLERANCE,
-        f"the final map (by {final_map:.1e}, {MAP_TOLERANCE} is allowed)": final_map
-        > MAP_TOLERANCE,
-        "the verdict": not same_verdict,
-    }
-    if wrong := [what for what, is_wrong in faults.items() if is_wrong]:
-        raise ExportError(
-            f"The bundle does not agree with the PyTorch reference on the check image "
-            f"'{item.name}': {', '.join(wrong)} differs; no bundle was written."
-        )
-    return EndToEndCheck(
-        item.name, count, same_boxes, iou, int(flipped.sum()), scores, final_map, same_verdict, True
+    passed = (
+        (same_boxes and same_masks if exact else mask_iou >= limit.mask_iou)
+        and scores <= limit.scores
+        and final_map <= limit.final_map
+        and same_verdict
     )
+    return EndToEndCheck(
+        precision, item.name, count, same_boxes, mask_iou, int(flipped.sum()), scores, final_map,
+        same_verdict, passed,
+    )  # fmt: skip
 
 
-class _Recorder(Session):
-    """A session that remembers what it was fed and what it returned last."""
+def _complaint(check: EndToEndCheck) -> str:
+    limit, exact = TOLERANCES[check.precision], check.precision == FLOAT32
+    faults = {
+        "its components": exact and not check.same_boxes,
+        f"a mask (IoU {check.mask_iou:.4f}, at least {limit.mask_iou} is needed)": check.mask_iou
+        < limit.mask_iou,
+        f"a score (by {check.scores:.1e}, {limit.scores:.0e} is allowed)": check.scores
+        > limit.scores,
+        f"the final map (by {check.final_map:.1e}, {limit.final_map:.0e} is allowed)": (
+            check.final_map > limit.final_map
+        ),
+        "the verdict": not check.same_verdict,
+    }
+    wrong = ", ".join(what for what, is_wrong in faults.items() if is_wrong)
+    return (
+        f"The bundle in {check.precision} does not agree with the PyTorch reference on the check "
+        f"image '{check.image}': {wrong} differs; no bundle was written. "
+        f"{'' if exact else remedy(check.precision)}"
+    ).strip()
+
+
+class _Remembering(Session):
+    """A session that does not run again for what it was fed last."""
 
     def __init__(self, inner: Session) -> None:
         self._inner = inner
         self.inputs, self.outputs, self.provider = inner.inputs, inner.outputs, inner.provider
-        self.fed: Mapping[str, Array] = {}
-        self.returned: Mapping[str, Array] = {}
+        self._fed: Mapping[str, Array] = {}
+        self._returned: Mapping[str, Array] = {}
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        returned = self._inner.run(feeds)
-        self.fed, self.returned = dict(feeds), dict(returned)
-        return returned
+        if not self._fed or not all(np.array_equal(feeds[n], self._fed[n]) for n in feeds):
+            self._returned = self._inner.run(feeds)
+            self._fed = {name: array.copy() for name, array in feeds.items()}
+        return {name: array.copy() for name, array in self._returned.items()}

@@ -5,7 +5,7 @@ Images carry no texture that a model knows; the point is numbers of every size i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -58,6 +58,22 @@ def clip_umci_cases(size: int, text: NDArray[np.float32], seed: int = 0) -> Iter
         yield GraphCase(
             name, {"image": torch.from_numpy(batch), "text": torch.from_numpy(features)}
         )
+
+
+def image_cases(
+    name: str, images: Iterable[tuple[str, Image]], size: int, text: NDArray[np.float32]
+) -> Iterator[GraphCase]:
+    """Named images as inputs of the graph called `name` (one that takes images), one a case.
+
+    `size` is the side of the graph's image in pixels; `text` [K,C_t,2] is cycled through.
+    """
+    for i, (label, image) in enumerate(images):
+        if name == "clip_umci":
+            feeds = {"image": clip_input(image, size), "text": text[i % len(text)][None]}
+        else:
+            frame, valid = sam_input(image, Geometry(image.shape[0], image.shape[1], size))
+            feeds = {"image": frame, "valid_size": valid}
+        yield GraphCase(label, {key: torch.from_numpy(value) for key, value in feeds.items()})
 
 
 def sam_encoder_cases(size: int, seed: int = 0) -> Iterator[GraphCase]:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clipsam.runtime.bundle import FLOAT32
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 _LIBRARIES = (
@@ -19,8 +21,11 @@ _LIBRARIES = (
 )  # fmt: skip
 _ALL = (
     "clipsam.export.to_onnx",
+    "clipsam.export.graphs",
+    "clipsam.export.variants",
     "clipsam.export.parity",
     "clipsam.export.parity_inputs",
+    "clipsam.export.tolerances",
     "clipsam.export.models",
     "clipsam.research.presets",
     "clipsam.research.weights",
@@ -33,21 +38,33 @@ _MODULES = {
         "clipsam.research.clip_features",
         "clipsam.research.umci",
     ),
-    "sam_encoder": (*_ALL, "clipsam.export.sam_encoder"),
+    "sam_encoder": (*_ALL, "clipsam.export.sam_encoder", "clipsam.export.sam_attention"),
     "sam_decoder": (*_ALL, "clipsam.export.sam_decoder"),
     "text": ("clipsam.research.text_prompts", "clipsam.research.presets"),
 }
+# What is added for the graph in another precision than float32.
+_HALF = ("clipsam.export.precision", "clipsam.export.emulation")
+_PRECISION_MODULES = {
+    "fp16": _HALF,
+    "bf16": _HALF,
+    "int8": (
+        *_HALF,
+        "clipsam.export.quantise",
+        "clipsam.export.ranges",
+        "clipsam.export.calibration",
+    ),
+}
 
 
-def content_key(name: str, facts: Mapping[str, Any]) -> str:
+def content_key(name: str, facts: Mapping[str, Any], precision: str = FLOAT32) -> str:
     """sha256 over everything that decides what the part called `name` contains.
 
-    `facts` (weights' digests, configuration, opset, precision) is joined by the sources of the
-    modules that make the part and by the libraries' versions.
+    `facts` (weights' digests, configuration, opset) is joined by the precision, the sources of the
+    modules that make the part and the libraries' versions.
     """
-    sources = {
-        module: hashlib.sha256(_source(module)).hexdigest() for module in sorted(_MODULES[name])
-    }
+    modules = (*_MODULES[name], *_PRECISION_MODULES.get(precision, ()))
+    sources = {module: hashlib.sha256(_source(module)).hexdigest() for module in sorted(modules)}
+    facts = {**facts, "precision": precision}
     content = {"name": name, "facts": facts, "sources": sources, "versions": library_versions()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -27,6 +27,13 @@ class SamDecoderGraph(nn.Module):
     grid_position: Tensor
     frequencies: Tensor
 
+    # A point's phase turns several times and needs float32's digits; the heads decide a mask's
+    # sign and a score, and cost nothing on a dozen tokens.
+    keep_float32 = (
+        "label_embeddings", "output_tokens", "no_mask", "grid_position", "frequencies",
+        "hypernetworks", "score_head",
+    )  # fmt: skip
+
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         prompt, decoder = sam.prompt_encoder, sam.mask_decoder
@@ -69,7 +76,10 @@ class SamDecoderGraph(nn.Module):
         sparse = self._embed(point_coords, point_labels)  # Q,P,C
         output = self.output_tokens.unsqueeze(0).expand(prompts, -1, -1)
         tokens = torch.cat([output, sparse], dim=1)  # Q,5+P,C: score, four masks, prompt
-        hidden, image = self.transformer(embedding + self.no_mask, self.grid_position, tokens)
+        dtype = self.upscaling[0].weight.dtype  # half in half precision, see export/precision.py
+        hidden, image = self.transformer(
+            (embedding + self.no_mask).to(dtype), self.grid_position.to(dtype), tokens.to(dtype)
+        )
 
         channels, height, width = embedding.shape[1:]
         image = image.transpose(1, 2).reshape(prompts, channels, height, width)
@@ -77,7 +87,7 @@ class SamDecoderGraph(nn.Module):
         hyper = torch.stack(
             [mlp(hidden[:, 2 + i]) for i, mlp in enumerate(self.hypernetworks)], dim=1
         )  # Q,3,C/8
-        logits = (hyper @ upscaled.flatten(2)).unflatten(2, (4 * height, 4 * width))
+        logits = (hyper.to(dtype) @ upscaled.flatten(2)).unflatten(2, (4 * height, 4 * width))
         return logits, self.score_head(hidden[:, 0])[:, 1:]
 
     def _embed(self, coords: Tensor, labels: Tensor) -> Tensor:

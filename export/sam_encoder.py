@@ -6,6 +6,8 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from clipsam.export.sam_attention import with_attention
+
 
 class SamEncoderGraph(nn.Module):
     """`Sam.preprocess` and `Sam.image_encoder` on an image that lies in a fixed square frame.
@@ -19,9 +21,12 @@ class SamEncoderGraph(nn.Module):
     std: Tensor
     position: Tensor
 
-    def __init__(self, sam: Sam) -> None:
+    keep_float32 = ("mean", "std")
+
+    def __init__(self, sam: Sam, attention: str = "stock") -> None:
+        """`attention`: how the encoder writes its attention, see `sam_attention.py`."""
         super().__init__()
-        self.encoder = sam.image_encoder
+        self.encoder = with_attention(sam.image_encoder, attention)
         self.image_size = int(sam.image_encoder.img_size)
         self.register_buffer("mean", sam.pixel_mean.detach().clone(), persistent=False)  # 3,1,1
         self.register_buffer("std", sam.pixel_std.detach().clone(), persistent=False)
@@ -38,7 +43,8 @@ class SamEncoderGraph(nn.Module):
         Returns:
           float32 [1,C,D/16,D/16].
         """
-        pixels = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        # Float first: TensorRT takes uint8 as an input, and does nothing with it but cast it.
+        pixels = (image.float().permute(0, 3, 1, 2) - self.mean) / self.std
         rows = (self.position < valid_size[0]).float()
         columns = (self.position < valid_size[1]).float()
         embedding: Tensor = self.encoder(pixels * (rows[:, None] * columns[None, :]))

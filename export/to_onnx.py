@@ -1,8 +1,8 @@
 """A traceable module becomes an ONNX file: one call, quiet, checked.
 
 Traps of the exporter that this file closes: it bakes in an axis whose example has size 1; it
-prints progress; it stores weights beside the graph whatever their size; and a module that asks
-for gradients is exported with them.
+prints progress; it stores weights beside the graph whatever their size; it writes paths of this
+machine into the file; and a module that asks for gradients is exported with them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from clipsam.runtime.errors import ExportError
 from clipsam.runtime.session import TensorSpec
 
 OPSETS = (20, 23)  # tested: 20 is portable, 23 has one `Attention` node per attention
+ATTENTION_OPSET = 23
 DATA_SUFFIX = ".data"  # of the file with the weights of a large graph, beside it
 
 # A protobuf file ends at 2 GiB; below this the weights are kept in the graph's own file.
@@ -61,9 +63,11 @@ def export_graph(
                 )
     module.eval().requires_grad_(False)
     dims = {name: torch.export.Dim(name) for free in axes.values() for name in free.values()}
-    shapes = tuple(
+    shapes: tuple[Any, ...] = tuple(
         {axis: dims[dim] for axis, dim in axes.get(name, {}).items()} or None for name in example
     )
+    if any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values()):
+        shapes = (shapes,)  # `forward(*inputs)` has one parameter
     size = sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
     try:
         with _quiet(), torch.no_grad():
@@ -79,6 +83,7 @@ def export_graph(
                 external_data=size > _INLINE_BYTES,
                 verbose=False,
             )
+            _clean(path)
             onnx.checker.check_model(str(path))
     except OSError:
         raise  # a full disk is the caller's affair
@@ -98,10 +103,43 @@ def export_graph(
                 )
 
 
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model with all its weights, beside it above 1.5 GB, and check it."""
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    external = size > _INLINE_BYTES
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=external,
+        location=f"{path.name}{DATA_SUFFIX}" if external else None,
+    )
+    onnx.checker.check_model(str(path))
+
+
 def tensor_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """(inputs, outputs) that the ONNX file at `path` declares."""
     graph = onnx.load(path, load_external_data=False).graph
     return tuple(map(_spec, graph.input)), tuple(map(_spec, graph.output))
+
+
+def _clean(path: Path) -> None:
+    """Take out what the exporter noted for debugging, and settle the precision of softmax.
+
+    Its notes are half of a small file and hold the source's lines and its place on this machine.
+    An `Attention` node would compute its softmax in the dtype of its inputs.
+    """
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    for noted in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del noted.metadata_props[:]
+    for weights in graph.initializer:
+        del weights.metadata_props[:]
+    for node in graph.node:
+        node.doc_string = ""
+        if node.op_type == "Attention":
+            precision = onnx.helper.make_attribute("softmax_precision", onnx.TensorProto.FLOAT)
+            node.attribute.append(precision)
+    onnx.save(model, path)  # refers to external data where it lies
 
 
 def _spec(value: Any) -> TensorSpec:

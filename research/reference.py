@@ -48,6 +48,7 @@ class Reference:
       sam: segment-anything's model.
       text: L float32 [C_t,2] of every category.
       prompts: threshold, points and boxes of Eq. 7.
+      mask_weight: of a mask in Eq. 9.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class Reference:
         sam: Sam,
         text: Mapping[str, NDArray[np.float32]],
         prompts: PromptOptions,
+        mask_weight: float = 1.0,
     ) -> None:
         self.features, self.umci = features.eval(), umci.eval()
         self.predictor = SamPredictor(sam.eval())
-        self.text, self.options = text, prompts
+        self.text, self.options, self.mask_weight = text, prompts, mask_weight
 
     def inspect(self, image: Image, category: str = "object") -> ReferenceResult:
         """Inspect one image, HxWx3 uint8 RGB, of a category that `text` holds."""
@@ -72,7 +74,8 @@ class Reference:
         """From the rough map [H,W] to the final one: Eq. 7, 8 and 9."""
         prompts = find_prompts(rough, options)
         masks, scores = self.segment(image, prompts)
-        return ReferenceResult(rough, prompts, masks, scores, fuse(rough, masks, scores))
+        final = fuse(rough, masks, scores, self.mask_weight)
+        return ReferenceResult(rough, prompts, masks, scores, final)
 
     @torch.no_grad()
     def rough_map(self, image: Image, text: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -114,11 +117,15 @@ class Reference:
 
 
 def fuse(
-    rough: NDArray[np.float32], masks: NDArray[np.bool_], scores: NDArray[np.float32]
+    rough: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    weight: float = 1.0,
 ) -> NDArray[np.float32]:
-    """Eq. 9: O_f plus every mask weighted by its score, divided by 4 and kept within 0..1."""
+    """Eq. 9: O_f plus every mask times its score times `weight` (paper: 1), divided by its largest
+    possible value for one box (4) and kept within 0..1."""
     total = rough.astype(np.float64)
     for of_box, scores_of_box in zip(masks, scores, strict=True):
         for mask, score in zip(of_box, scores_of_box, strict=True):
-            total = total + mask * float(score)
-    return np.clip(total / 4, 0, 1).astype(np.float32)
+            total = total + mask * float(score) * weight
+    return np.clip(total / (1 + 3 * weight), 0, 1).astype(np.float32)

@@ -98,12 +98,13 @@ def test_no_bundle_there(where: str, tmp_path: Path) -> None:
         (b"{", "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[]", "has schema None, this version of clipsam reads schema 1"),
+        (b"[]", "has schema None, this version of clipsam reads schema 2"),
         (b"3", "has schema None"),
         (b"{}", "has schema None"),
-        (b'{"schema": 2}', "has schema 2, this version .* install the clipsam that built it"),
-        (b'{"schema": "1"}', "has schema '1'"),
-        (b'{"schema": 1}', "is damaged"),
+        (b'{"schema": 1, "graphs": {}}', "has schema 1, .* or build it again with `python export/"),
+        (b'{"schema": 3}', "has schema 3, this version .* install the clipsam that built it"),
+        (b'{"schema": "2"}', "has schema '2'"),
+        (b'{"schema": 2}', "is damaged"),
     ],
 )
 def test_not_a_manifest(toy: Path, data: bytes, message: str) -> None:
@@ -112,18 +113,25 @@ def test_not_a_manifest(toy: Path, data: bytes, message: str) -> None:
 
 
 WRONG: dict[str, Callable[[Values], Any]] = {
-    "no graphs": lambda v: v.pop("graphs"),
+    "no graphs": lambda v: v.pop("variants"),
     "no files": lambda v: v.pop("files"),
     "no name": lambda v: v.pop("name"),
     "no categories": lambda v: v.pop("categories"),
     "no prompts": lambda v: v.pop("prompts"),
     "unknown key": lambda v: v.update(colour="red"),
     "unknown option": lambda v: v["prompts"].update(colour="red"),
-    "unknown graph field": lambda v: v["graphs"]["clip_umci"].update(colour="red"),
-    "graphs a list": lambda v: v.update(graphs=[]),
-    "graph a word": lambda v: v["graphs"].update(clip_umci="x"),
-    "no file of a graph": lambda v: v["graphs"]["clip_umci"].pop("file"),
-    "file a number": lambda v: v["graphs"]["clip_umci"].update(file=3),
+    "unknown graph field": lambda v: v["variants"]["fp32"]["clip_umci"].update(colour="red"),
+    "graphs a list": lambda v: v.update(variants=[]),
+    "no float32": lambda v: v["variants"].pop("fp32"),
+    "a variant a list": lambda v: v["variants"].update(fp16=[]),
+    "an unknown precision": lambda v: v["variants"].update(fp12={}),
+    "a graph's precision unknown": lambda v: v["variants"]["fp32"]["clip_umci"].update(
+        precision="fp12"
+    ),
+    "a graph's precision missing": lambda v: v["variants"]["fp32"]["clip_umci"].pop("precision"),
+    "graph a word": lambda v: v["variants"]["fp32"].update(clip_umci="x"),
+    "no file of a graph": lambda v: v["variants"]["fp32"]["clip_umci"].pop("file"),
+    "file a number": lambda v: v["variants"]["fp32"]["clip_umci"].update(file=3),
     "files a list": lambda v: v.update(files=[]),
     "hash a number": lambda v: v["files"].update({"parity.json": 3}),
     "name a list": lambda v: v.update(name=[1]),
@@ -138,11 +146,13 @@ WRONG: dict[str, Callable[[Values], Any]] = {
     "preprocessing unknown": lambda v: v["preprocess"].update(clip="crop"),
     "preprocess a word": lambda v: v.update(preprocess="crop"),
     "NUL in a path": lambda v: v["files"].update({"a\0b": "0"}),
-    "input without a shape": lambda v: v["graphs"]["clip_umci"]["inputs"][0].pop("shape"),
-    "image size free": lambda v: v["graphs"]["clip_umci"]["inputs"][0].update(
+    "input without a shape": lambda v: v["variants"]["fp32"]["clip_umci"]["inputs"][0].pop("shape"),
+    "image size free": lambda v: v["variants"]["fp32"]["clip_umci"]["inputs"][0].update(
         shape=["b", "s", "s", 3]
     ),
-    "image without axes": lambda v: v["graphs"]["sam_encoder"]["inputs"][0].update(shape=[]),
+    "image without axes": lambda v: v["variants"]["fp32"]["sam_encoder"]["inputs"][0].update(
+        shape=[]
+    ),
 }
 
 
@@ -153,13 +163,61 @@ def test_damaged_manifest(toy: Path, name: str) -> None:
 
 
 def test_a_contract_that_is_not_met(toy: Path) -> None:
-    edit(toy, lambda v: v["graphs"].pop("sam_encoder"))
+    edit(toy, lambda v: v["variants"]["fp32"].pop("sam_encoder"))
     refuse(toy, "does not describe the graph sam_encoder")
 
 
 def test_an_output_of_another_name(toy: Path) -> None:
-    edit(toy, lambda v: v["graphs"]["clip_umci"]["outputs"][0].update(name="map"))
+    edit(toy, lambda v: v["variants"]["fp32"]["clip_umci"]["outputs"][0].update(name="map"))
     refuse(toy, "does not describe the graph clip_umci")
+
+
+def add_int8(v: Values) -> None:
+    """As a build leaves it: int8 has two graphs of its own, its decoder is the fp16 one."""
+    for precision in ("int8", "fp16"):
+        v["variants"][precision] = variant = {}
+        for name, entry in v["variants"]["fp32"].items():
+            own = "fp16" if name == "sam_decoder" else precision
+            variant[name] = {**entry, "file": f"{name}.{own}.onnx", "precision": own}
+
+
+def test_precisions(toy: Path) -> None:
+    assert Bundle.open(toy).precisions == ("fp32",)
+    for name in ("clip_umci", "sam_encoder", "sam_decoder"):
+        for precision in ("fp16", "int8"):
+            shutil.copy(toy / f"{name}.onnx", toy / f"{name}.{precision}.onnx")
+    (toy / "sam_decoder.int8.onnx").unlink()
+    edit(toy, add_int8, rehash=True)
+
+    bundle = Bundle.open(toy)
+    assert bundle.precisions == ("fp32", "fp16", "int8")  # from the safest on
+    assert bundle.graph_path("sam_encoder") == toy / "sam_encoder.onnx"
+    assert bundle.graph_path("sam_encoder", "int8") == toy / "sam_encoder.int8.onnx"
+    assert bundle.graph_path("sam_decoder", "int8") == toy / "sam_decoder.fp16.onnx"
+    assert bundle.graph_entry("sam_decoder", "int8").precision == "fp16"
+    assert bundle.graph_entry("sam_encoder").precision == "fp32"
+    with pytest.raises(
+        BundleError, match=r"no graph clip_umci in bf16, only in fp32, int8, fp16: "
+    ):
+        bundle.graph_path("clip_umci", "bf16")
+    with pytest.raises(BundleError, match="no graph other in fp32, only in none"):
+        bundle.graph_path("other")
+
+    edit(toy, lambda v: v["variants"]["fp16"].pop("clip_umci"))
+    bundle = Bundle.open(toy)
+    assert bundle.precisions == ("fp32", "int8")  # fp16 is not complete
+    assert bundle.graph_path("sam_decoder", "fp16") == toy / "sam_decoder.fp16.onnx"
+    with pytest.raises(BundleError, match=r"build_engines.py --precision fp16`, or use another"):
+        bundle.graph_path("clip_umci", "fp16")
+
+
+def test_a_variant_has_the_tensors_of_float32(toy: Path) -> None:
+    for name in ("clip_umci", "sam_encoder", "sam_decoder"):
+        for precision in ("fp16", "int8"):
+            shutil.copy(toy / f"{name}.onnx", toy / f"{name}.{precision}.onnx")
+    edit(toy, add_int8, rehash=True)
+    edit(toy, lambda v: v["variants"]["fp16"]["clip_umci"]["inputs"][1].update(dtype="float16"))
+    refuse(toy, "describes clip_umci in fp16 with other tensors than in fp32")
 
 
 @pytest.mark.parametrize("name", ["clip_umci.onnx", "text_features.npz", "parity.json"])
@@ -312,7 +370,10 @@ def test_a_graph_that_is_not_what_the_manifest_says(toy: Path) -> None:
     edit(toy, lambda _: None, rehash=True)
     with pytest.raises(BundleError, match=r"clip_umci.onnx does not have the tensor image uint8"):
         ClipSAM.open(toy, threads=1)
-    edit(toy, lambda v: v["graphs"]["sam_encoder"]["inputs"][1].update(dtype="int32"))
-    edit(toy, lambda v: v["graphs"]["sam_encoder"]["inputs"][0].update(shape=[1, 96, 96, 3]))
+    edit(toy, lambda v: v["variants"]["fp32"]["sam_encoder"]["inputs"][1].update(dtype="int32"))
+    edit(
+        toy,
+        lambda v: v["variants"]["fp32"]["sam_encoder"]["inputs"][0].update(shape=[1, 96, 96, 3]),
+    )
     with pytest.raises(BundleError, match="does not have the tensor"):
         ClipSAM.open(toy, threads=1)

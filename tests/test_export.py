@@ -20,14 +20,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipsam.export import build_bundle, build_engines
+from clipsam.export import build_bundle, build_engines, variants
 from clipsam.export.build_bundle import BuildOptions, build
 from clipsam.export.models import Checkpoints
-from clipsam.export.parity import GRAPH_TOLERANCE, check_graph, format_table
-from clipsam.export.parity_inputs import clip_umci_cases, sam_decoder_cases, sam_encoder_cases
+from clipsam.export.parity import check_graph, compare, format_table, record
+from clipsam.export.parity_inputs import (
+    clip_umci_cases,
+    sam_decoder_cases,
+    sam_encoder_cases,
+)
+from clipsam.export.sam_attention import ATTENTIONS
 from clipsam.export.sam_decoder import SamDecoderGraph
 from clipsam.export.staging import check_replaceable
 from clipsam.export.to_onnx import OPSETS, export_graph, tensor_specs
+from clipsam.export.tolerances import TOLERANCES
 from clipsam.research.presets import PRESETS, Preset
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.errors import ExportError, OutputError
@@ -87,14 +93,19 @@ def test_bundle_says_what_it_is(random_bundle: Path) -> None:
     assert set(manifest.provenance["graph_keys"]) == {*GRAPHS, "text"}
     assert manifest.prompts.points == "per_region"
     assert manifest.categories[0] == "object"
-    for name, figures in manifest.parity["graphs"].items():
-        assert figures["max_rel"] <= figures["tolerance"] == GRAPH_TOLERANCE[name]
+    assert manifest.provenance["attention"] == "stock"
+    assert set(manifest.parity) == {"fp32"}
+    assert set(manifest.parity["fp32"]["graphs"]) == set(GRAPHS)
+    for figures in manifest.parity["fp32"]["graphs"].values():
+        assert figures["max_rel"] <= figures["tolerance"] == TOLERANCES["fp32"].max_rel
     whole = json.loads((random_bundle / "parity.json").read_text())["end_to_end"]
     assert len(whole) >= 4
     assert all(row["passed"] for row in whole)
     assert sum(row["prompts"] for row in whole) > 4
     names = {path.name for path in random_bundle.iterdir()}
     assert names == {"manifest.json", *manifest.files}  # nothing else, no external data
+    for path in random_bundle.iterdir():
+        assert str(REPOSITORY).encode() not in path.read_bytes()  # nor where it was built
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -157,9 +168,9 @@ def test_an_altered_graph_is_refused(
     small_preset: Preset, small_bundle: Path, tmp_path: Path
 ) -> None:
     sam = NOISE.load_sam(small_preset)[0]
-    module, cases = SamDecoderGraph(sam), list(sam_decoder_cases(256, 64))
+    recorded = record("sam_decoder", SamDecoderGraph(sam), sam_decoder_cases(256, 64))
     path = small_bundle / "sam_decoder.onnx"
-    assert all(check.passed for check in check_graph("sam_decoder", module, path, cases, 1))
+    assert all(c.passed for c in check_graph("sam_decoder", path, recorded, threads=1))
 
     model = onnx.load(path)
     weights = next(t for t in model.graph.initializer if len(t.dims) == 4)  # an upscaling kernel
@@ -167,8 +178,30 @@ def test_an_altered_graph_is_refused(
     values.flat[7] += 0.1
     weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
     onnx.save(model, tmp_path / "altered.onnx")
-    with pytest.raises(ExportError, match=r"sam_decoder does not agree.*logits.*1e-04 is allowed"):
-        check_graph("sam_decoder", module, tmp_path / "altered.onnx", cases, 1)
+    with pytest.raises(
+        ExportError, match=r"sam_decoder in fp32 does not agree.*logits.*\(1e-04 is allowed\)"
+    ):
+        check_graph("sam_decoder", tmp_path / "altered.onnx", recorded, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("found", "max_rel", "rms_rel"),
+    [
+        ([1, 2, 4], 0, 0),
+        ([1, 2, 5], 1 / 4, 1 / 21**0.5),
+        ([1, 1, 1], 3 / 4, (10 / 21) ** 0.5),
+        ([1, 2, np.nan], np.inf, np.inf),
+        ([1, 2, -np.inf], np.inf, np.inf),
+        ([1, 2], np.inf, np.inf),
+    ],
+)
+def test_what_an_output_is_off_by(found: list[float], max_rel: float, rms_rel: float) -> None:
+    expected = np.array([1, 2, 4], np.float32)
+    check = compare("sam_encoder", "", "", expected, np.array(found, np.float32), "int8")
+    assert check.max_rel == pytest.approx(max_rel)
+    assert check.rms_rel == pytest.approx(rms_rel)
+    limit = TOLERANCES["int8"]
+    assert check.passed == (max_rel <= limit.max_rel and rms_rel <= limit.rms_rel)
 
 
 def test_table_does_not_round_an_overlap_up_to_one() -> None:
@@ -189,7 +222,7 @@ def test_unchanged_graphs_are_taken_over(
     bundle: Path, small_preset: Preset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: (bundle / f"{name}.onnx").stat().st_ino for name in GRAPHS}
-    monkeypatch.setattr(build_bundle, "export_graph", _must_not_run)
+    monkeypatch.setattr(variants, "export_graph", _must_not_run)
 
     report = build(BuildOptions(small_preset, bundle, NOISE, categories=("gear wheel",), threads=1))
 
@@ -209,7 +242,7 @@ def test_changed_graphs_are_exported(
         "weights": BuildOptions(small_preset, bundle, Checkpoints(random_seed=2), threads=1),
         "opset": BuildOptions(small_preset, bundle, NOISE, opset=23, threads=1),
     }[change]
-    monkeypatch.setattr(build_bundle, "export_graph", _must_not_run)
+    monkeypatch.setattr(variants, "export_graph", _must_not_run)
     with pytest.raises(AssertionError, match="exported again"):
         build(options)
 
@@ -302,6 +335,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path, small_preset: Preset
 def test_choices_are_the_real_ones() -> None:
     assert set(build_engines.PRESET_NAMES) == set(PRESETS)
     assert build_engines.OPSETS == OPSETS
+    assert build_engines.ATTENTIONS == ATTENTIONS
     assert build_engines._categories(["metal nut", "gear, brake disc,"]) == (
         "metal nut",
         "gear",

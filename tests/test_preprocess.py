@@ -7,9 +7,10 @@ import PIL
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from plain_host import plain_resize
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from clipsam.runtime import ImageError
+from clipsam.runtime import ImageError, resample
 from clipsam.runtime.preprocess import (
     Geometry,
     PreprocessOptions,
@@ -84,6 +85,58 @@ def test_resize_takes_views() -> None:
     for view in (whole[..., ::-1], whole[5:50, 7:80], whole[::-1, ::2], locked):
         expected = pillow(np.ascontiguousarray(view), 33, 44)
         np.testing.assert_array_equal(resize_bilinear(view, 33, 44), expected)
+
+
+# Sides halved, quartered, doubled (float32 sums are exact, half of them half-way), thirds, sixths
+# and five fourths (exact halves among sums that are not), one more or less, and large ratios.
+SIDES = [
+    (512, 256), (1024, 256), (96, 192), (64, 512), (768, 256), (768, 128), (640, 512),
+    (513, 256), (511, 256), (257, 512), (3000, 40), (31, 500), (77, 26), (200, 201),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", SIDES[::3], ids=str)
+@pytest.mark.parametrize("columns", SIDES, ids=str)
+def test_resize_is_the_plain_one(rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    """Bit for bit, on noise, on the largest sums, and on ramps, whose sums are often half-way."""
+    old, new = zip(rows, columns, strict=True)
+    y, x = np.mgrid[0 : old[0], 0 : old[1]]
+    ramps = np.dstack([x % 256, y % 256, (x // 2 + y // 2) % 256]).astype(np.uint8)
+    for image in (noise(old), extreme(old), ramps):
+        found = resize_bilinear(image, *new)
+        assert found.shape == (*new, 3)
+        np.testing.assert_array_equal(found, plain_resize(image, *new))
+
+
+def test_resize_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise((157, 203))
+    expected = plain_resize(image, 61, 90)
+    for chunk in (1, 700, 5000):
+        monkeypatch.setattr(resample, "_CHUNK", chunk)
+        np.testing.assert_array_equal(resize_bilinear(image, 61, 90), expected)
+
+
+@pytest.mark.parametrize("sides", [*SIDES, (8165, 1024), (4000, 1024), (1000, 1024)], ids=str)
+def test_the_margin_covers_what_float32_is_off(sides: tuple[int, int]) -> None:
+    """The products against sums of integers: what the exact rounding rests on."""
+    filters = resample._filters(*sides)
+    draw = np.random.default_rng(3)
+    lines = np.concatenate(
+        [draw.integers(0, 256, (sides[0], 300)), 255 * draw.integers(0, 2, (sides[0], 300))], axis=1
+    )
+    lines[:, 0] = 255
+    exact = np.zeros((sides[1], lines.shape[1]))
+    for tap in range(filters.index.shape[1]):
+        exact += filters.weight[:, tap, None] * lines[filters.index[:, tap]]
+    found = np.concatenate(
+        [p.weights @ lines[p.sources].astype(np.float32) for p in filters.products]
+    )
+    off = np.abs(found.astype(np.float64) - exact / 2**22)
+    if filters.margin:
+        assert 0 < off.max() < filters.margin
+    else:
+        assert off[filters.short].max() == 0
+        assert filters.short.any()
 
 
 SAM_SHAPES = [(128, 128), (16, 1024), (1024, 16), (333, 1000), (97, 61), (1000, 999), (20, 20)]

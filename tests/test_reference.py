@@ -24,7 +24,15 @@ def _reference(bundle: Bundle, checkpoints: Checkpoints) -> Reference:
     clip, umci = checkpoints.load_clip(preset)[0], checkpoints.load_umci(preset)[0]
     features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
     text = {word: bundle.text(word) for word in ("object", "metal nut", "cookie")}
-    return Reference(features, umci, checkpoints.load_sam(preset)[0], text, bundle.manifest.prompts)
+    manifest = bundle.manifest
+    return Reference(
+        features,
+        umci,
+        checkpoints.load_sam(preset)[0],
+        text,
+        manifest.prompts,
+        manifest.fusion.mask_weight,
+    )
 
 
 @pytest.fixture(scope="module", params=["random", "shipped"])

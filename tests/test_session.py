@@ -1,36 +1,33 @@
-"""The contract of a session, which every backend keeps."""
+"""The contract of a session, which every backend keeps.
+
+`tensorrt-fake` is our TensorRT backend on stand-ins for NVIDIA's libraries (fake_cuda.py,
+fake_tensorrt.py): it shows that our code keeps the contract if TensorRT does what NVIDIA documents.
+`tensorrt` and `ort-cuda` need a GPU and are skipped without one. `ort-bound` runs on the CPU the
+way of binding outputs that `ort-cuda` uses.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
+from session_graph import INPUTS, feeds, make_graph
 from toy_bundle import write_graph
+from trt_engines import fake_box, has_tensorrt, write_fake_engine, write_real_engine
 
-from clipsam.runtime import MissingBackendError, ProviderError, SessionError
-from clipsam.runtime.session import PROVIDERS, Session, TensorSpec, open_session
+from clipsam.runtime import ProviderError, SessionError
+from clipsam.runtime.session import Session, TensorSpec, open_session
 from clipsam.runtime.session_ort import OrtSession
-
-# Free axes shared between inputs, a fixed axis, three dtypes, two outputs, one an input as it is.
-INPUTS = (
-    TensorSpec("left", "float32", ("n", 3)),
-    TensorSpec("right", "float32", ("n", "k")),
-    TensorSpec("picture", "uint8", (1, 4)),
-)
-OUTPUTS = (
-    TensorSpec("product", "float32", (3, "k")),
-    TensorSpec("brightness", "float32", (1, 4)),
-    TensorSpec("same", "float32", ("n", 3)),
-)
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,34 @@ class Backend:
     """A backend under test; add one here and it must pass everything below."""
 
     provider: str
+    damaged: str = r"cannot open bad.onnx on .*: build the bundle again"
 
     def open(self, path: Path, threads: int | None = 1) -> Session:
         return open_session(path, self.provider, threads)
+
+
+class BoundOrt(Backend):
+    """onnxruntime on the CPU with bound outputs, as on CUDA."""
+
+    def open(self, path: Path, threads: int | None = 1) -> Session:
+        session = super().open(path, threads)
+        assert isinstance(session, OrtSession)
+        session._binds = True
+        return session
+
+
+@dataclass(frozen=True)
+class TensorRT(Backend):
+    """An engine is built for every sound graph before it is opened."""
+
+    build: Callable[[Path], object] = write_fake_engine
+
+    def open(self, path: Path, threads: int | None = 1) -> Session:
+        with contextlib.suppress(Exception):
+            onnx.checker.check_model(path)
+            if not list(path.parent.glob(f"engines/*/{path.stem}.engine")):
+                self.build(path)
+        return super().open(path, threads)
 
 
 def has_cuda() -> bool:
@@ -53,49 +75,40 @@ def has_cuda() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
+NO_ENGINE = r"has no TensorRT engine of bad: build it on this box with `python export/build_engines"
+
+
 def backends() -> list[Any]:
     no_gpu = pytest.mark.skipif(not has_cuda(), reason="no GPU, or onnxruntime without CUDA")
-    no_trt = pytest.mark.skipif(
-        "tensorrt" not in PROVIDERS or not has_cuda(), reason="no TensorRT backend yet, or no GPU"
-    )
+    no_trt = pytest.mark.skipif(not has_tensorrt(), reason="no GPU, or no TensorRT")
+    fake = TensorRT("tensorrt", NO_ENGINE)
+    real = TensorRT("tensorrt", NO_ENGINE, write_real_engine)
     return [
         pytest.param(Backend("cpu"), id="ort-cpu"),
+        pytest.param(BoundOrt("cpu"), id="ort-bound"),
         pytest.param(Backend("cuda"), id="ort-cuda", marks=[pytest.mark.gpu, no_gpu]),
-        pytest.param(Backend("tensorrt"), id="tensorrt", marks=[pytest.mark.gpu, no_trt]),
+        pytest.param(fake, id="tensorrt-fake"),
+        pytest.param(real, id="tensorrt", marks=[pytest.mark.gpu, no_trt]),
     ]
 
 
 @pytest.fixture(scope="module", params=backends())
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return request.param  # type: ignore[no-any-return]
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    is_fake = getattr(request.param, "build", None) is write_fake_engine
+    with fake_box() if is_fake else contextlib.nullcontext():
+        yield request.param
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("graph") / "small.onnx"
-    nodes = [
-        ("Transpose", ["left"], "turned", {"perm": [1, 0]}),
-        ("MatMul", ["turned", "right"], "product", {}),
-        ("Cast", ["picture"], "brightness", {"to": TensorProto.FLOAT}),
-        ("Identity", ["left"], "same", {}),
-    ]
-    write_graph(path, INPUTS, OUTPUTS, nodes, {})
-    return path
+def graph(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each backend has a file of its own, with its own engine beside it."""
+    return make_graph(tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture
 def session(backend: Backend, graph: Path) -> Iterator[Session]:
     with backend.open(graph) as opened:
         yield opened
-
-
-def feeds(n: int = 5, k: int = 2, seed: int = 0) -> dict[str, NDArray[Any]]:
-    draw = np.random.default_rng(seed)
-    return {
-        "left": draw.standard_normal((n, 3), np.float32),
-        "right": draw.standard_normal((n, k), np.float32),
-        "picture": draw.integers(0, 256, (1, 4), np.uint8),
-    }
 
 
 def test_describes_itself(session: Session, backend: Backend) -> None:
@@ -228,7 +241,7 @@ def test_a_damaged_graph(
 ) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(graph.read_bytes()[:-40] if data is None else data)
-    with pytest.raises(SessionError, match=r"cannot open bad.onnx on .*: build the bundle again"):
+    with pytest.raises(SessionError, match=backend.damaged):
         backend.open(path)
     assert capfd.readouterr().err == ""
 
@@ -264,45 +277,19 @@ def test_unnamed_free_axes_are_independent() -> None:
     assert axes == {}
 
 
-def test_an_unknown_provider(graph: Path) -> None:
-    with pytest.raises(ProviderError, match="Unknown provider 'tpu': use one of cpu, cuda"):
-        open_session(graph, "tpu")
-
-
-@pytest.mark.skipif(has_cuda(), reason="this machine has a GPU")
-def test_cuda_without_a_gpu_is_refused(graph: Path) -> None:
-    with pytest.raises(ProviderError, match="use provider 'cpu'"):
-        open_session(graph, "cuda")
-
-
-def test_a_silent_fallback_is_refused(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime-gpu lists CUDA on a machine without a GPU, then runs on the CPU."""
-    import onnxruntime
-
-    real = onnxruntime.InferenceSession
-
-    def on_cpu(path: str, *_: object, **__: object) -> Any:
-        return real(path, providers=["CPUExecutionProvider"])
-
-    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
-    with pytest.raises(ProviderError, match=r"would run small.onnx on the CPU: check the GPU"):
-        open_session(graph, "cuda")
-
-
-@pytest.mark.parametrize(("provider", "extra"), [("cpu", "ort"), ("cuda", "ort-gpu")])
-def test_no_onnxruntime_names_the_extra(
-    graph: Path, monkeypatch: pytest.MonkeyPatch, provider: str, extra: str
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # import raises ImportError
-    with pytest.raises(MissingBackendError, match=rf"pip install 'clipsam\[{extra}\]'"):
-        OrtSession(graph, provider)
+def test_an_unknown_provider_or_precision(tmp_path: Path) -> None:
+    path = make_graph(tmp_path)
+    message = "Unknown provider 'tpu': use one of cpu, cuda, tensorrt"
+    with pytest.raises(ProviderError, match=message):
+        open_session(path, "tpu")
+    with pytest.raises(SessionError, match="Unknown precision 'fp8': use one of fp32, fp16, bf16"):
+        open_session(path, "cpu", precision="fp8")
 
 
 def test_backends_are_imported_late() -> None:
+    backends = ["clipsam.runtime.session_ort", "clipsam.runtime.session_trt"]
     code = (
-        "import sys; from clipsam.runtime import session; "
-        "sys.exit('clipsam.runtime.session_ort' in sys.modules or 'onnxruntime' in sys.modules)"
+        "import sys; from clipsam.runtime import pipeline; "
+        f"sys.exit(any(m in sys.modules for m in {[*backends, 'onnxruntime', 'tensorrt']}))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

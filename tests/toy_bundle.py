@@ -66,7 +66,7 @@ def build_toy_bundle(folder: Path, **overrides: Any) -> Path:
     (folder / "parity.json").write_text("{}\n")
     fields = {
         "name": "toy",
-        "graphs": graphs,
+        "variants": {"fp32": graphs},
         "files": hashes(folder),
         "categories": tuple(CATEGORIES),
         "provenance": {"checkpoints": {"clip": "none"}, "opset": 20},

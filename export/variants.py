@@ -1,0 +1,94 @@
+"""One graph in one precision: exported, then held against PyTorch."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clipsam.export.graphs import GraphSource
+from clipsam.export.parity import GraphCheck, Recorded, check_graph
+from clipsam.export.precision import DTYPES, HalfPrecision
+from clipsam.export.progress import counted
+from clipsam.export.quantise import quantise
+from clipsam.export.to_onnx import ATTENTION_OPSET, export_graph, tensor_specs
+from clipsam.runtime.bundle import FLOAT32, GRAPHS
+from clipsam.runtime.errors import ExportError
+from clipsam.runtime.session import PRECISIONS
+
+INT8 = "int8"
+INT8_BASE = "fp16"  # what of an int8 graph is not int8; and the whole of its decoder
+QUANTISED = ("clip_umci", "sam_encoder")
+# Of the emulated precisions, those that onnxruntime's CPU provider runs as well.
+RUN_BY_ONNXRUNTIME = ("fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A graph in a precision, and the precision whose file that is."""
+
+    graph: str
+    precision: str
+
+    @property
+    def own(self) -> str:
+        """int8 has no decoder of its own: a few tokens attending to an image gain nothing."""
+        falls_back = self.precision == INT8 and self.graph not in QUANTISED
+        return INT8_BASE if falls_back else self.precision
+
+    @property
+    def stem(self) -> str:
+        """The file's name without `.onnx`."""
+        return self.graph if self.own == FLOAT32 else f"{self.graph}.{self.own}"
+
+
+def complete(precisions: Sequence[str]) -> tuple[str, ...]:
+    """The precisions asked for with those they need, in the order they are built."""
+    wanted = {FLOAT32, *precisions, *([INT8_BASE] if INT8 in precisions else [])}
+    return tuple(precision for precision in PRECISIONS if precision in wanted)
+
+
+def build_variant(
+    source: GraphSource, precision: str, folder: Path, opset: int, threads: int | None, bar: Any
+) -> list[GraphCheck]:
+    """Write the graph of `source` in `precision` into `folder`, and check it.
+
+    For int8 the graph must be there in `INT8_BASE` already. Steps `bar` once for the export and
+    once for every check. Raises ExportError.
+    """
+    variant = Variant(source.name, precision)
+    path = folder / f"{variant.stem}.onnx"
+    cases: Sequence[Recorded] = source.recorded
+    if precision == INT8:
+        base = folder / f"{Variant(source.name, INT8_BASE).stem}.onnx"
+        quantise(base, path, source.calibration, INT8_BASE, threads)
+        cases = source.recorded_images
+    else:
+        module = source.module
+        if precision in DTYPES:
+            module = HalfPrecision(module, precision, fused_attention=opset >= ATTENTION_OPSET)
+        export_graph(module, source.example, source.axes, GRAPHS[source.name][1], path, opset)
+        del module
+    gc.collect()
+    bar.update()
+    if precision != FLOAT32 and tensor_specs(path) != tensor_specs(folder / f"{source.name}.onnx"):
+        raise ExportError(
+            f"The graph {source.name} came out in {precision} with other inputs or outputs than in "
+            f"{FLOAT32}: use the library versions of the constraints file."
+        )
+    checks = check_graph(source.name, path, counted(cases, bar), precision, threads)
+    if precision in RUN_BY_ONNXRUNTIME:
+        native = [replace(cases[0], name=f"{cases[0].name}, as onnxruntime runs it")]
+        checks += check_graph(
+            source.name, path, counted(native, bar), precision, threads, emulated=False
+        )
+    return checks
+
+
+def steps(source: GraphSource, precision: str) -> int:
+    """How often `build_variant` steps its bar."""
+    images = len(source.images.held_out) if source.images is not None else 0
+    checks = images if precision == INT8 else len(source.cases)
+    return 1 + checks + (precision in RUN_BY_ONNXRUNTIME)

@@ -1,0 +1,131 @@
+"""SAM's attention, rewritten: the same numbers as segment-anything's own module, and exportable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from segment_anything.modeling import Sam
+from segment_anything.modeling.image_encoder import Attention
+
+from clipsam.export.models import Checkpoints
+from clipsam.export.parity_inputs import sam_encoder_cases
+from clipsam.export.sam_attention import (
+    ATTENTIONS,
+    MaskAttention,
+    MaskFreeAttention,
+    with_attention,
+)
+from clipsam.export.sam_encoder import SamEncoderGraph
+from clipsam.export.to_onnx import OPSETS, export_graph
+from clipsam.research.presets import Preset
+from clipsam.runtime.session import open_session
+
+REWRITES = {"mask": MaskAttention, "mask-free": MaskFreeAttention}
+EXACT = 3e-6  # relative to the largest value
+
+
+def _attention(side: int, dim: int = 48, heads: int = 3, seed: int = 0) -> Attention:
+    """segment-anything's module on a side x side grid, its relative positions not zero."""
+    torch.manual_seed(seed)
+    module = Attention(dim, heads, use_rel_pos=True, input_size=(side, side)).eval()
+    for parameter in (module.rel_pos_h, module.rel_pos_w):
+        torch.nn.init.normal_(parameter)
+    return module.requires_grad_(False)
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture(scope="module")
+def sam(small_preset: Preset) -> Sam:
+    return Checkpoints(random_seed=3).load_sam(small_preset)[0]
+
+
+@pytest.mark.parametrize("kind", REWRITES)
+@pytest.mark.parametrize(("side", "batch"), [(14, 9), (32, 1), (6, 2)])
+@pytest.mark.parametrize("scale", [1.0, 5.0])  # from flat to peaked attention
+def test_a_block_says_what_the_stock_one_says(
+    kind: str, side: int, batch: int, scale: float
+) -> None:
+    stock = _attention(side)
+    x = scale * torch.randn(batch, side, side, 48, generator=torch.Generator().manual_seed(1))
+    expected = stock(x)
+    found = REWRITES[kind](stock)(x)
+    assert found.shape == expected.shape
+    assert _error(found, expected) <= EXACT
+
+
+@pytest.mark.parametrize("kind", REWRITES)
+def test_relative_positions_take_part(kind: str) -> None:
+    """Without them, or with rows and columns exchanged, the numbers would differ by far."""
+    stock = _attention(14)
+    x = torch.randn(2, 14, 14, 48, generator=torch.Generator().manual_seed(1))
+    rewritten = REWRITES[kind](stock)
+    rewritten.rel_h, rewritten.rel_w = rewritten.rel_w, rewritten.rel_h
+    assert _error(rewritten(x), stock(x)) > 0.01
+
+
+@pytest.mark.parametrize("kind", REWRITES)
+def test_the_whole_encoder(kind: str, sam: Sam) -> None:
+    """Windowed and global blocks; the window of 6 does not divide the grid of 16."""
+    assert {block.window_size for block in sam.image_encoder.blocks} == {0, 6}
+    *_, case = sam_encoder_cases(256)
+    with torch.no_grad():
+        expected = SamEncoderGraph(sam)(*case.feeds.values())
+        found = SamEncoderGraph(sam, kind)(*case.feeds.values())
+    assert _error(found, expected) <= EXACT
+
+
+def test_the_encoder_given_stays_as_it_is(sam: Sam) -> None:
+    rewritten = with_attention(sam.image_encoder, "mask-free")
+    assert with_attention(sam.image_encoder, "stock") is sam.image_encoder
+    for old, new in zip(sam.image_encoder.blocks, rewritten.blocks, strict=True):
+        assert isinstance(old.attn, Attention)
+        assert isinstance(new.attn, MaskFreeAttention)
+        assert new.attn.qkv.weight is old.attn.qkv.weight  # not a second copy of ViT-H
+        assert new.mlp.lin1.weight is old.mlp.lin1.weight
+
+
+@pytest.mark.parametrize(("side", "channels"), [(64, 208), (14, 112)])
+def test_head_sizes_of_vit_h(side: int, channels: int) -> None:
+    module = MaskFreeAttention(_attention(side, dim=80, heads=1))
+    assert 80 + module.one_hot.shape[1] == channels
+    assert channels % 8 == 0
+
+
+def test_what_cannot_be_rewritten_is_said(sam: Sam) -> None:
+    with pytest.raises(ValueError, match="attention='flash': use one of stock, mask, mask-free"):
+        with_attention(sam.image_encoder, "flash")
+    plain = Attention(48, 3, use_rel_pos=False)
+    with pytest.raises(ValueError, match="for its relative positions only"):
+        MaskAttention(plain)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_exports(kind: str, opset: int, sam: Sam, tmp_path: Path) -> None:
+    module, path = SamEncoderGraph(sam, kind), tmp_path / "sam_encoder.onnx"
+    *_, case = sam_encoder_cases(256)
+    export_graph(module, case.feeds, {}, ["embedding"], path, opset)
+
+    with torch.no_grad():
+        expected = SamEncoderGraph(sam)(*case.feeds.values()).numpy()
+    with open_session(path, threads=1) as session:
+        found = session.run({name: tensor.numpy() for name, tensor in case.feeds.items()})
+    error = np.abs(found["embedding"] - expected).max() / np.abs(expected).max()
+    assert error <= EXACT
+
+    attentions = [node for node in onnx.load(path).graph.node if node.op_type == "Attention"]
+    if opset < 23 or kind == "stock":
+        assert not attentions
+        return
+    assert len(attentions) == len(sam.image_encoder.blocks)  # one node per attention
+    inputs = {"mask": 4, "mask-free": 3}[kind]  # with and without a bias
+    assert {len(node.input) for node in attentions} == {inputs}
+    precision = {a.name: a.i for node in attentions for a in node.attribute}["softmax_precision"]
+    assert precision == onnx.TensorProto.FLOAT
