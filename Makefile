@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo env bundle test lint types unit test-full clean
+.PHONY: demo env bundle test lint types unit test-full test-gpu clean
 
 demo: bundle
 	$(BIN)/clipsam inspect bundles/tiny examples/images --output demo
@@ -39,6 +39,10 @@ unit: $(STAMP)
 # The paper's full-size graphs with random weights: about half an hour, and 17 GB of memory.
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full_size
+
+# On a box with an NVIDIA GPU and TensorRT (pip install 'clipsam[trt]', or JetPack's own).
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
 
 clean:
 	rm -rf build dist demo bundles .mypy_cache .ruff_cache .pytest_cache *.egg-info

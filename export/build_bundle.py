@@ -15,7 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from clipsam.export.calibration import CalibrationImages
-from clipsam.export.end_to_end import EndToEndCheck, Expected, check_end_to_end, run_reference
+from clipsam.export.end_to_end import (
+    EndToEndCheck,
+    Expected,
+    check_end_to_end,
+    check_threshold,
+    run_reference,
+)
 from clipsam.export.graphs import GraphSource, graph_sources
 from clipsam.export.models import Checkpoints
 from clipsam.export.parity import HOW, GraphCheck, summary
@@ -24,6 +30,8 @@ from clipsam.export.previous import PARITY, PreviousBundle
 from clipsam.export.progress import stage
 from clipsam.export.provenance import content_key, library_versions, source_commit
 from clipsam.export.quantise import read_quantised
+from clipsam.export.recorded import RECORDED, write_recording
+from clipsam.export.recording import Asked, make_recording, open_all, recording_steps, shrink
 from clipsam.export.staging import check_replaceable, link_or_copy, staged_bundle
 from clipsam.export.to_onnx import tensor_specs
 from clipsam.export.variants import INT8, QUANTISED, Variant, build_variant, complete, steps
@@ -50,8 +58,10 @@ from clipsam.runtime.bundle import (
 from clipsam.runtime.engine_file import ENGINES
 from clipsam.runtime.errors import ExportError
 from clipsam.runtime.files import sha256
+from clipsam.runtime.rough_map import rough_map
 
 _END_TO_END_IMAGES = 4
+_RECORDED_OWN = 2  # of the user's images
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,7 @@ class _Build:
         del reference, features, umci, sam  # before the engines take their memory
         gc.collect()
         whole = list(self._end_to_end(manifest, expected))
+        self._record(manifest, expected)
         self._finish(manifest, whole)
         return BuildReport(self.checks, whole, tuple(self.unchanged))
 
@@ -254,6 +265,25 @@ class _Build:
                     bundle, images, self.options.threads, bar.update, precision
                 )
             gc.collect()
+
+    def _record(self, manifest: Manifest, expected: Mapping[bool, list[Expected]]) -> None:
+        """Keep what engines are judged by on a box without PyTorch."""
+        bundle = Bundle(self.folder, manifest, "unwritten")
+        asked = [(item.name, item.image, item.category, item.options) for item in expected[False]]
+        own: list[Asked] = []
+        with (
+            open_all(bundle, self.options.threads) as sessions,
+            stage("recording", recording_steps(asked, expected[True][:_RECORDED_OWN])) as bar,
+        ):
+            for item in expected[True][:_RECORDED_OWN]:
+                image = shrink(item.image)
+                rough = rough_map(sessions["clip_umci"], image, bundle.text(item.category))
+                threshold = check_threshold(rough, item.options.threshold)
+                own.append(
+                    (item.name, image, item.category, replace(item.options, threshold=threshold))
+                )
+            recording = make_recording(bundle, sessions, asked, own, bar.update)
+        write_recording(self.folder / RECORDED, recording)
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
         figures: dict[str, Any] = {

@@ -5,11 +5,13 @@
         --sam-weights sam_vit_h_4b8939.pth --umci-weights umci.safetensors \\
         --categories "gear wheel" "brake disc"                 # the paper's models
     python export/build_engines.py --precision fp16 int8 --calibration good_parts/
+    python export/build_engines.py --engines-only BUNDLE       # on the box: TensorRT engines of it
 
 Every graph is held against PyTorch, and the whole against the plain reference; a bundle that does
 not agree is not written. Graphs that did not change since the bundle was built last are taken
-over. Exit code: 0 built, 1 an error (one sentence on stderr, nothing changed), 2 wrong usage,
-130 interrupted.
+over. Engines are held against what the bundle recorded of its float32 graphs before they are
+written; that needs TensorRT, and neither PyTorch nor onnx. Exit code: 0 built, 1 an error (one
+sentence on stderr, nothing changed), 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
     _namespace.__path__ = [str(_root)]
     sys.modules["clipsam"] = _namespace
 
+from clipsam.runtime.engine_sidecar import HARDWARE_LEVELS
 from clipsam.runtime.errors import ClipSAMError
 from clipsam.runtime.session import PRECISIONS
 
@@ -41,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.engines_only is not None:
+            return _build_engines(options)
         return _build(options)
     except ClipSAMError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,7 +80,7 @@ def _build(options: argparse.Namespace) -> int:
                 options.random_weights,
             ),
             categories=_categories(options.categories),
-            precisions=tuple(options.precision),
+            precisions=tuple(options.precision or ["fp32"]),
             attention=options.attention,
             calibration=options.calibration,
             opset=options.opset,
@@ -89,6 +94,30 @@ def _build(options: argparse.Namespace) -> int:
     if report.unchanged:
         print(f"\nUnchanged, not exported again: {', '.join(report.unchanged)}.")
     print(f"\nBuilt {output}. Use it:\n  clipsam inspect {output} IMAGE --output out")
+    return 0
+
+
+def _build_engines(options: argparse.Namespace) -> int:
+    from clipsam.export.engines_on_box import build_engines
+    from clipsam.runtime.engine_sidecar import BuildFlags
+
+    folder, gigabytes = options.engines_only, options.workspace_gb
+    report = build_engines(
+        folder,
+        options.precision,
+        BuildFlags(
+            version_compatible=options.version_compatible,
+            hardware_compatibility=options.hardware_compatibility,
+            optimization_level=options.optimisation_level,
+            workspace=None if gigabytes is None else int(gigabytes * (1 << 30)),
+        ),
+        options.fallback,
+        lambda text: print(text, file=sys.stderr),
+    )
+    for what, names in (("Kept", report.kept), ("Built and checked", report.written)):
+        if names:
+            print(f"{what}: {', '.join(names)}.")
+    print(f"Use them:\n  clipsam inspect {folder} IMAGE --provider tensorrt --output out")
     return 0
 
 
@@ -141,9 +170,9 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         nargs="+",
         choices=PRECISIONS,
-        default=["fp32"],
         help="of the graphs, beside fp32, which is always there (bf16 is for TensorRT only, int8 "
-        "brings fp16 along and needs --calibration)",
+        "brings fp16 along and needs --calibration); of engines, default: the one TensorRT prefers "
+        "of those the bundle has",
     )
     add(
         "--attention",
@@ -158,7 +187,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="images of good parts, from which int8 takes its ranges and on which it is checked",
     )
-    add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="of ONNX (default: 20)")
+    add(
+        "--opset",
+        type=int,
+        choices=OPSETS,
+        default=OPSETS[0],
+        help="of ONNX (default: 20; bf16 needs 22 and has it)",
+    )
     add("--output", type=Path, metavar="FOLDER", help="default: bundles/PRESET")
     add(
         "--random-weights",
@@ -167,7 +202,50 @@ def _parser() -> argparse.ArgumentParser:
         help="seeded noise for every model without a weights file: for checks only",
     )
     add("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+    _engine_options(parser)
     return parser
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("TensorRT engines for this machine's GPU").add_argument
+    add(
+        "--engines-only",
+        type=Path,
+        metavar="BUNDLE",
+        help="build the engines of an existing bundle, and no bundle; valid ones are kept",
+    )
+    add(
+        "--fallback",
+        action="store_true",
+        help="where an engine does not agree with float32, build the next safer precision",
+    )
+    add("--workspace-gb", type=_gigabytes, metavar="N", help="scratch memory (default: all)")
+    add(
+        "--optimisation-level",
+        type=int,
+        choices=range(6),
+        default=3,
+        help="0 builds fast, 5 looks for the fastest engine (default: 3)",
+    )
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="engines for later TensorRT of this major version, too; they bring code of their own "
+        "that is run on the CPU",
+    )
+    add(
+        "--hardware-compatibility",
+        choices=HARDWARE_LEVELS,
+        default=HARDWARE_LEVELS[0],
+        help="engines for more than this model of GPU; slower (default: none)",
+    )
+
+
+def _gigabytes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError("must be positive")
+    return value
 
 
 if __name__ == "__main__":

@@ -80,8 +80,15 @@ def _cast(source: str, target: str, to: int) -> NodeProto:
 
 
 def _tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor by name, inferred without the weights' values."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    """Element type of every tensor by name; on the way ONNX's own rules of types are checked."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ExportError(
+            f"A graph breaks ONNX's rules ({reason}): use another --opset, or the library versions "
+            "of the constraints file."
+        ) from error
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         types[value.name] = value.type.tensor_type.elem_type

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from clipsam.export.emulation import emulate
+from clipsam.export.graph_check import GraphCheck as GraphCheck
+from clipsam.export.graph_check import compare as compare
+from clipsam.export.graph_check import fault
 from clipsam.export.parity_inputs import GraphCase
-from clipsam.export.tolerances import SAFER, TOLERANCES
+from clipsam.export.tolerances import SAFER
 from clipsam.runtime.errors import ExportError
 from clipsam.runtime.manifest import FLOAT32, GRAPHS
 from clipsam.runtime.session import open_session
@@ -45,26 +47,6 @@ class Recorded:
     name: str
     feeds: Arrays
     outputs: Arrays
-
-
-@dataclass(frozen=True)
-class GraphCheck:
-    """One output of one graph on one input, against PyTorch in float32."""
-
-    precision: str
-    graph: str
-    case: str
-    output: str
-    max_abs: float
-    max_rel: float  # relative to the largest absolute value of PyTorch's output
-    rms_rel: float  # root mean square, relative to the output's
-    tolerance: float  # of max_rel
-    rms_tolerance: float
-    passed: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `parity.json`."""
-        return asdict(self)
 
 
 @torch.no_grad()
@@ -128,41 +110,10 @@ def check_graph(
     return checks
 
 
-def compare(
-    graph: str,
-    case: str,
-    output: str,
-    expected: NDArray[Any],
-    found: NDArray[Any],
-    precision: str = FLOAT32,
-) -> GraphCheck:
-    """Measure one output; a wrong shape or a value that is not finite fails."""
-    limit = TOLERANCES[precision]
-    max_abs = max_rel = rms_rel = np.inf
-    if expected.shape == found.shape and np.isfinite(found).all():
-        error = expected.astype(np.float64) - found
-        max_abs = float(np.abs(error).max())
-        max_rel = max_abs / max(float(np.abs(expected).max()), 1e-12)
-        square = float(np.square(expected, dtype=np.float64).mean())
-        rms_rel = float(np.sqrt(np.square(error).mean() / max(square, 1e-24)))
-    passed = max_rel <= limit.max_rel and rms_rel <= limit.rms_rel
-    return GraphCheck(
-        precision, graph, case, output, max_abs, max_rel, rms_rel,
-        limit.max_rel, limit.rms_rel, bool(passed),
-    )  # fmt: skip
-
-
 def _complaint(check: GraphCheck) -> str:
-    if not np.isfinite(check.max_abs):
-        found = "has values that are not numbers, or another shape"
-    elif check.max_rel > check.tolerance:
-        found = f"is off by {check.max_rel:.1e} of its largest value ({check.tolerance:.0e} is "
-        found += "allowed)"
-    else:
-        found = f"is off by {check.rms_rel:.1e} of its mean ({check.rms_tolerance:.0e} is allowed)"
     return (
         f"The graph {check.graph} in {check.precision} does not agree with PyTorch: {check.output} "
-        f"of '{check.case}' {found}; no bundle was written. {remedy(check.precision)}"
+        f"of '{check.case}' {fault(check)}; no bundle was written. {remedy(check.precision)}"
     )
 
 

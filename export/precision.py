@@ -46,6 +46,14 @@ _LAYERS = {
 }  # fmt: skip
 
 
+# SAM's relative positions (tokens x table -> score of every row, of every column) as plain
+# products: ONNX has no Einsum of bf16.
+_PRODUCTS = {
+    "bhwc,hkc->bhwk": lambda x, table: x @ table.mT,
+    "bhwc,wkc->bhwk": lambda x, table: (x.transpose(1, 2) @ table.mT).transpose(1, 2),
+}
+
+
 class HalfPrecision(nn.Module):
     """A graph's module in half precision: same inputs and outputs, float32 where it matters.
 
@@ -160,6 +168,8 @@ class _Casts(TorchFunctionMode):
         if func in _FUNCTIONS_IN_FLOAT32:
             first, *rest = args
             return func(first.float(), *rest, **kwargs).to(first.dtype)
+        if func is torch.einsum and args[0] in _PRODUCTS:
+            return _PRODUCTS[args[0]](*args[1:])
         if func is F.scaled_dot_product_attention and not self._fused_attention:
             return _attention(*args, **kwargs)
         return func(*args, **kwargs)

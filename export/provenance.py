@@ -24,6 +24,7 @@ _ALL = (
     "clipsam.export.graphs",
     "clipsam.export.variants",
     "clipsam.export.parity",
+    "clipsam.export.graph_check",
     "clipsam.export.parity_inputs",
     "clipsam.export.tolerances",
     "clipsam.export.models",

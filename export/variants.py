@@ -13,7 +13,7 @@ from clipsam.export.parity import GraphCheck, Recorded, check_graph
 from clipsam.export.precision import DTYPES, HalfPrecision
 from clipsam.export.progress import counted
 from clipsam.export.quantise import quantise
-from clipsam.export.to_onnx import ATTENTION_OPSET, export_graph, tensor_specs
+from clipsam.export.to_onnx import ATTENTION_OPSET, BF16_OPSET, export_graph, tensor_specs
 from clipsam.runtime.bundle import FLOAT32, GRAPHS
 from clipsam.runtime.errors import ExportError
 from clipsam.runtime.session import PRECISIONS
@@ -69,6 +69,7 @@ def build_variant(
         module = source.module
         if precision in DTYPES:
             module = HalfPrecision(module, precision, fused_attention=opset >= ATTENTION_OPSET)
+        opset = max(opset, BF16_OPSET) if precision == "bf16" else opset
         export_graph(module, source.example, source.axes, GRAPHS[source.name][1], path, opset)
         del module
     gc.collect()

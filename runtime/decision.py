@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.components import Component, find_components, pixel_area
 from clipsam.runtime.result import Region
+from clipsam.runtime.runs import Indices
+
+Outline = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,35 @@ def decide(
     """
     mask = np.zeros(final.shape, np.bool_)
     flat = mask.reshape(-1)
-    found: list[Component] = []
-    if refined:
+    regions: list[Component] = []
+    if refined and components:
         smallest = pixel_area(options.min_area, final.shape)
-        found = find_components(final > options.threshold, final, smallest)
-        suspicious = np.zeros(flat.shape, np.bool_)
-        for component in components:
-            suspicious[component.pixels] = True
-        found = [region for region in found if suspicious.take(region.pixels).any()]
-        for region in found:
-            flat[region.pixels] = True
-    kept = False
-    for component in components:
-        if not flat[component.pixels].any():
-            flat[component.pixels] = kept = True
-    if kept:  # what was added may touch a region
-        found = find_components(mask, final, 1)
-    return mask, _regions(found, mask, final)
+        regions = find_components(final > options.threshold, final, smallest)
+        rough = np.zeros(flat.shape, np.bool_)
+        rough[_pixels(components)[0]] = True
+        regions = [
+            region for region, met in zip(regions, _meet(regions, rough), strict=True) if met
+        ]
+        flat[_pixels(regions)[0]] = True
+    lost = [c for c, met in zip(components, _meet(components, flat), strict=True) if not met]
+    if lost:
+        flat[_pixels(lost)[0]] = True
+        regions = find_components(mask, final, 1)  # what was added may join regions
+    return mask, _regions(regions, mask, final)
+
+
+def _pixels(components: Sequence[Component]) -> tuple[Indices, Indices]:
+    """All pixels of several components, and where each component's begin."""
+    if not components:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    count = np.array([c.area for c in components])
+    return np.concatenate([c.pixels for c in components]), np.cumsum(count) - count
+
+
+def _meet(components: Sequence[Component], flat: NDArray[np.bool_]) -> list[bool]:
+    """For each component whether one of its pixels is set in a flattened mask."""
+    pixels, first = _pixels(components)
+    return np.logical_or.reduceat(flat.take(pixels), first).tolist() if components else []
 
 
 def _regions(
@@ -75,40 +90,48 @@ def _regions(
     """The components of `mask`, with their outlines and scores."""
     if not components:
         return ()
+    pixels, first = _pixels(components)
+    scores = np.maximum.reduceat(final.take(pixels), first).tolist()
     outlines = _outlines(components, mask)
     return tuple(
         Region(
             box=(c.x_min, c.y_min, c.x_max - c.x_min + 1, c.y_max - c.y_min + 1),
             area=c.area,
             centroid=c.centroid,
-            contour=outlines[int(c.pixels[0])],
-            score=float(final.take(c.pixels).max()),
+            contour=outline,
+            score=score,
         )
-        for c in components
+        for c, outline, score in zip(components, outlines, scores, strict=True)
     )
 
 
-def _outlines(
-    components: Sequence[Component], mask: NDArray[np.bool_]
-) -> dict[int, tuple[tuple[int, int], ...]]:
-    """The outer outline of every component of `mask`, by the component's first pixel.
+def _outlines(components: Sequence[Component], mask: NDArray[np.bool_]) -> list[Outline]:
+    """The outer outline of every component of `mask`."""
+    # All at once, within the rectangle that holds them: one by one, boxes that overlap would be
+    # searched over and over.
+    top, left = min(c.y_min for c in components), min(c.x_min for c in components)
+    bottom, right = max(c.y_max for c in components), max(c.x_max for c in components)
+    contours = _outer_contours(mask[top : bottom + 1, left : right + 1], left, top)
+    points = np.concatenate(contours).reshape(-1, 2)
+    count = np.array([len(contour) for contour in contours])
+    start = np.cumsum(count) - count
+    # A component's first pixel is a corner of its outline, and so among the points.
+    flat = points[:, 1].astype(np.intp) * mask.shape[1] + points[:, 0]
+    of_first = dict(zip(np.minimum.reduceat(flat, start).tolist(), range(len(start)), strict=True))
+    corners = [(x, y) for x, y in points.tolist()]
+    outlines = []
+    for component in components:
+        index = of_first.get(int(component.pixels[0]))
+        if index is None:  # it lies in the hole of another, where outer outlines do not show
+            inner = _outer_contours(component.mask, component.x_min, component.y_min)
+            outlines.append(tuple((x, y) for x, y in inner[0].reshape(-1, 2).tolist()))
+        else:
+            outlines.append(tuple(corners[start[index] : start[index] + count[index]]))
+    return outlines
 
-    All at once, within the rectangle that holds them: one by one would be slow where large boxes
-    overlap.
-    """
-    top, bottom = min(c.y_min for c in components), max(c.y_max for c in components)
-    left, right = min(c.x_min for c in components), max(c.x_max for c in components)
-    outlines, hierarchy = cv2.findContours(
-        mask[top : bottom + 1, left : right + 1].view(np.uint8),
-        cv2.RETR_CCOMP,
-        cv2.CHAIN_APPROX_SIMPLE,
-        offset=(left, top),
+
+def _outer_contours(mask: NDArray[np.bool_], x: int, y: int) -> list[NDArray[np.int32]]:
+    contours, _ = cv2.findContours(
+        mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y)
     )
-    found = {}
-    for outline, (*_, parent) in zip(outlines, hierarchy[0].tolist(), strict=True):
-        if parent < 0:  # not the outline of a hole
-            points = np.asarray(outline, np.int32).reshape(-1, 2)
-            # The first pixel of a component is a corner of its outline.
-            first = int((points[:, 1].astype(np.int64) * mask.shape[1] + points[:, 0]).min())
-            found[first] = tuple((x, y) for x, y in points.tolist())
-    return found
+    return [np.asarray(contour, np.int32) for contour in contours]

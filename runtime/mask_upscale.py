@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from clipsam.runtime.preprocess import Geometry
 
 # A rectangle's share of the image's height plus that of its width, above which one resize of the
-# whole image is quicker than two of a strip each: measured by benchmarks/bench_host.py --share.
+# whole image is quicker than two of a strip each: benchmarks/bench_host.py --sweep share.
 WHOLE_SHARE = 0.9
 # Samples more than needed. IPP leaves the thinnest strips to OpenCV, which rounds otherwise.
 MARGIN = 4
@@ -146,10 +146,9 @@ def _resize(values: Values, rows: _Axis, columns: _Axis) -> Values:
         return _resize_once(values, rows, columns, whole=(False, True))
     whole = not rows.exact, not columns.exact
     if all(whole) and _in_turn(rows, columns):
-        columns_only = _Axis.unchanged(values.shape[0]), columns
-        values = _resize_once(values, *columns_only, whole=(False, True))
-        rows_only = rows, _Axis.unchanged(values.shape[1])
-        return _resize_once(values, *rows_only, whole=(True, False))
+        height, width = values.shape[0], columns.count
+        values = _resize_once(values, _Axis.unchanged(height), columns, whole=(False, True))
+        return _resize_once(values, rows, _Axis.unchanged(width), whole=(True, False))
     return _resize_once(values, rows, columns, whole)
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from clipsam.research.presets import PRESETS, Preset, SamConfig
+from clipsam.runtime.decision import DecisionOptions
+from clipsam.runtime.fusion import FusionOptions
+from clipsam.runtime.prompts import PromptOptions
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,10 @@ def small_preset() -> Preset:
             mlp_dim=64,
         ),
         umci=replace(PRESETS["tiny"].umci, hidden_dim=16),
+        # The paper's options: tiny's were chosen for its trained weights.
+        prompts=PromptOptions(points="per_region"),
+        fusion=FusionOptions(),
+        decision=DecisionOptions(),
     )
 
 

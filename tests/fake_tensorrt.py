@@ -10,6 +10,7 @@ shows that our control flow is right by these rules, and nothing of TensorRT's o
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import types
 from collections.abc import Sequence
@@ -167,12 +168,26 @@ class Engine:
             for bound in (1, 4, LARGEST)
         ]
 
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector(self)
+
     def create_execution_context(self, strategy: Strategy) -> Context | None:
         if self.trt.refuse_context:
             self.trt.say("OutOfMemory (no further information)")
             return None
         assert strategy is Strategy.USER_MANAGED
         return Context(self)
+
+
+class Inspector:
+    """Describes an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def get_engine_information(self, format: Any) -> str:
+        assert format.name == "JSON"
+        return json.dumps({"Layers": list(self._engine.tensors)})
 
 
 class Context:

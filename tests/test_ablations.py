@@ -76,7 +76,7 @@ def test_every_row_goes_its_own_way_and_sam_sees_the_image_once(
 ) -> None:
     """With fakes for CLIP, SAM and their fusion: proves the bookkeeping, not the figures."""
     monkeypatch.setattr(
-        "clipsam.research.ablations.fuse", lambda rough, masks: rough + (masks is not None)
+        "clipsam.research.ablations.fuse", lambda rough, masks, weight: rough + weight * (masks is not None)
     )
     weak, strong = maker(0.46), maker(0.8)
     rows = [
@@ -98,6 +98,7 @@ def test_every_row_goes_its_own_way_and_sam_sees_the_image_once(
             return SimpleNamespace()
 
     ablations = Ablations.__new__(Ablations)
+    ablations.mask_weight = 1.0
     ablations.variants, ablations.masks_per_box, sam = rows, 3, Sam()
     ablations.sam = sam  # type: ignore[assignment]
     ablations.features = type("F", (), {"image_size": 16, "__call__": lambda s, x: [x]})()  # type: ignore[assignment]

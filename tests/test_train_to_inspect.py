@@ -34,7 +34,9 @@ def test_train_evaluate_export_inspect(tmp_path: Path) -> None:
     umci = run / "umci.safetensors"
     arguments = ["--preset", "tiny", "--data_path", str(data), "--save_path", str(run)]
     few = ["--clip_weights", str(clip), "--epoch", "1", "--batch_size", "2", "--workers", "0"]
-    assert train([*arguments, *few, "--device", "cpu"]) == 0
+    # So slow that the map stays the noise around 0.5 it is at first: on random features the first
+    # thing learned is that nothing is a defect, and without a prompt the export cannot check SAM.
+    assert train([*arguments, *few, "--learning_rate", "1e-6", "--device", "cpu"]) == 0
 
     weights = ["--clip_weights", str(clip), "--sam_weights", str(sam), "--umci_weights", str(umci)]
     json_torch, json_bundle = tmp_path / "torch.json", tmp_path / "bundle.json"

@@ -1,0 +1,257 @@
+"""From a bundle to TensorRT engines for the GPU of this machine, each through the gate.
+
+Engines that are there and valid are kept. A fresh one lives in a temporary folder until it and the
+three together have passed; only then is it written, with its sidecar and layer information. Needs
+TensorRT, NumPy and OpenCV: neither torch nor onnx nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from clipsam.export.engine_gate import GateError, check_session, check_whole
+from clipsam.export.graph_check import GraphCheck
+from clipsam.export.profiles import axis_sizes, graph_profiles
+from clipsam.export.recorded import RECORDED, Recording, read_recording
+from clipsam.export.to_tensorrt import build_engine, timing_cache_path
+from clipsam.runtime.bundle import GRAPHS, Bundle, GraphEntry
+from clipsam.runtime.cuda_memory import Cuda
+from clipsam.runtime.engine_file import ENGINES, Box, onnx_digest, read_engine, write_engine
+from clipsam.runtime.engine_sidecar import BuildFlags, Sidecar
+from clipsam.runtime.errors import BundleError, EngineError, OutputError
+from clipsam.runtime.files import write_bytes
+from clipsam.runtime.session import PREFERRED, Session, open_session
+from clipsam.runtime.tensorrt_library import import_tensorrt
+
+LAYERS_SUFFIX = ".layers.json"
+Say = Callable[[str], object]
+
+
+@dataclass
+class EngineReport:
+    """What became of the engines, each as "GRAPH PRECISION".
+
+    Attributes:
+      written: fresh and passed; kept: there already.
+      refused: what the gate said of those that were replaced by a safer precision.
+      checks: every comparison of a fresh engine.
+    """
+
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    checks: list[GraphCheck] = field(default_factory=list)
+
+
+def build_engines(
+    folder: Path,
+    precisions: Sequence[str] | None = None,
+    flags: BuildFlags | None = None,
+    fallback: bool = False,
+    say: Say = lambda text: None,
+) -> EngineReport:
+    """Build and judge the engines of the bundle in `folder`, those of all its graphs.
+
+    `precisions`: None is the one TensorRT prefers of those the bundle has. With `fallback`, what
+    the gate refuses is built in the next safer precision. Raises BundleError, ExportError
+    (GateError from the gate), SessionError or OutputError; then no engine of that precision was
+    written.
+    """
+    trt, cuda = import_tensorrt(), Cuda()
+    bundle = Bundle.open(folder)
+    if precisions is None:
+        precisions = [p for p in PREFERRED["tensorrt"] if p in bundle.precisions][:1]
+    for precision in precisions:  # before the minutes that follow
+        for name in GRAPHS:
+            bundle.graph_entry(name, precision)
+    if RECORDED in bundle.manifest.files or not (folder / RECORDED).exists():
+        recording = read_recording(folder)
+    else:
+        raise BundleError(
+            f"{RECORDED} is not one of the bundle's files: build the bundle again with "
+            "`python export/build_engines.py`."
+        )
+    report = EngineReport()
+    for precision in dict.fromkeys(precisions):
+        while True:
+            job = _Job(trt, cuda, bundle, recording, flags or BuildFlags(), fallback, say)
+            try:
+                job.run(precision)
+            except GateError as error:
+                # Each graph passed alone, so none can be replaced: all of them are.
+                if not fallback or error.graph is not None or error.safer is None:
+                    raise
+                say(str(error))
+                report.refused.append(str(error))
+                precision = error.safer
+                continue
+            break
+        report.written += job.report.written
+        report.kept += [what for what in job.report.kept if what not in report.written]
+        report.refused += job.report.refused
+        report.checks += job.report.checks
+    return report
+
+
+@dataclass
+class _Fresh:
+    """An engine that passed alone and waits for the others."""
+
+    sidecar: Sidecar
+    plan: bytes
+    layers: str
+
+
+class _Job:
+    """The engines of one precision."""
+
+    def __init__(
+        self,
+        trt: Any,
+        cuda: Cuda,
+        bundle: Bundle,
+        recording: Recording,
+        flags: BuildFlags,
+        fallback: bool,
+        say: Say,
+    ) -> None:
+        self.trt, self.cuda, self.bundle, self.recording = trt, cuda, bundle, recording
+        self.flags, self.fallback, self.say = flags, fallback, say
+        self.box = Box(trt.__version__, cuda.compute_capability, cuda.gpu_name)
+        self.report = EngineReport()
+
+    def run(self, precision: str) -> None:
+        """Build what is missing, judge it, write it."""
+        engines = self.bundle.folder / ENGINES
+        fresh: list[_Fresh] = []
+        try:
+            engines.mkdir(exist_ok=True)
+            staging = tempfile.TemporaryDirectory(prefix=".unjudged.", dir=engines)
+        except OSError as error:
+            raise OutputError(
+                f"{engines} cannot be written ({error.strerror}): free some space, or copy the "
+                "bundle to where it can be changed."
+            ) from error
+        with staging as temporary, ExitStack() as stack:
+            sessions = {}
+            for name in GRAPHS:
+                session, made = self._graph(name, precision, Path(temporary))
+                sessions[name] = stack.enter_context(session)
+                fresh += [made] if made is not None else []
+            if not fresh:
+                return
+            self.say("The three engines together.")
+            whole = check_whole(
+                self.bundle, sessions, self.recording.pictures_for(precision), precision
+            )
+        together = {
+            "end_to_end": {
+                "pictures": len(whole),
+                "mask_iou": min(check.mask_iou for check in whole),
+                "scores": max(check.scores for check in whole),
+                "final_map": max(check.final_map for check in whole),
+            }
+        }
+        for made in fresh:
+            self._write(
+                replace(made, sidecar=replace(made.sidecar, gate={**made.sidecar.gate, **together}))
+            )
+
+    def _graph(self, name: str, precision: str, temporary: Path) -> tuple[Session, _Fresh | None]:
+        """The engine of a graph, opened; that which is there, or a fresh one that passed alone."""
+        while True:
+            entry = self.bundle.graph_entry(name, precision)
+            if self._holds(name, entry):
+                self.report.kept.append(f"{name} {entry.precision}")
+                return self._open(self.bundle.folder, entry), None
+            try:
+                return self._fresh(name, entry, temporary)
+            except GateError as error:
+                if not self.fallback or error.safer is None:
+                    raise
+                self.say(str(error))
+                self.report.refused.append(str(error))
+                precision = error.safer
+
+    def _holds(self, name: str, entry: GraphEntry) -> bool:
+        """Whether a valid engine is there that was built as is asked now."""
+        path = self.box.folder(self.bundle.folder, entry.precision) / f"{name}.engine"
+        if not path.exists():
+            return False
+        try:
+            found = read_engine(
+                self.bundle.folder, name, entry.precision, self._digest(entry), self.box
+            )
+        except EngineError as error:
+            self.say(str(error))
+            return False
+        return found.sidecar.flags == self.flags
+
+    def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
+        self.say(f"Building {name} in {entry.precision} for {self.box}.")
+        profiles = graph_profiles(entry, axis_sizes(self.bundle.manifest))
+        built = build_engine(
+            self.trt,
+            self.cuda,
+            self.bundle.folder / entry.file,
+            profiles,
+            self.flags,
+            timing_cache_path(self.bundle.folder, self.box),
+        )
+        sidecar = Sidecar(
+            graph=name,
+            precision=entry.precision,
+            tensorrt=self.box.tensorrt,
+            compute_capability=self.box.compute_capability,
+            gpu=self.cuda.gpu_name,
+            driver=self.cuda.driver_version,
+            onnx_sha256=self._digest(entry),
+            engine_sha256=hashlib.sha256(built.plan).hexdigest(),
+            engine_size=len(built.plan),
+            inputs=entry.inputs,
+            outputs=entry.outputs,
+            profiles=profiles,
+            flags=self.flags,
+        )
+        write_engine(self.box.folder(temporary, entry.precision), built.plan, sidecar)
+        session = self._open(temporary, entry)
+        try:
+            checks = check_session(
+                name,
+                session,
+                self.recording.cases_for(name, entry.precision),
+                entry.precision,
+                [p for p, graphs in self.bundle.manifest.variants.items() if name in graphs],
+            )
+        except BaseException:
+            session.close()
+            raise
+        self.report.checks += checks
+        gate = {
+            "max_rel": max(check.max_rel for check in checks),
+            "rms_rel": max(check.rms_rel for check in checks),
+        }
+        return session, _Fresh(replace(sidecar, gate=gate), built.plan, built.layers)
+
+    def _open(self, folder: Path, entry: GraphEntry) -> Session:
+        return open_session(
+            folder / entry.file,
+            "tensorrt",
+            precision=entry.precision,
+            sha256=self._digest(entry),
+        )
+
+    def _digest(self, entry: GraphEntry) -> str:
+        return onnx_digest(self.bundle.manifest.files, entry.file)
+
+    def _write(self, made: _Fresh) -> None:
+        folder = self.box.folder(self.bundle.folder, made.sidecar.precision)
+        path = write_engine(folder, made.plan, made.sidecar)
+        write_bytes(path.with_suffix(LAYERS_SUFFIX), made.layers.encode())
+        self.report.written.append(f"{made.sidecar.graph} {made.sidecar.precision}")

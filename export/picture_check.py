@@ -1,0 +1,147 @@
+"""One picture through the whole pipeline, against what float32 said of it.
+
+No torch and no onnx in here: bundles are held against PyTorch by it, and engines on the box against
+what the bundle recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.export.tolerances import TOLERANCES
+from clipsam.runtime.bundle import FLOAT32, Bundle
+from clipsam.runtime.fusion import fixed_scale, fuse
+from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.preprocess import Image
+from clipsam.runtime.prompts import PromptOptions, Prompts, find_prompts
+from clipsam.runtime.rough_map import rough_map
+from clipsam.runtime.segment import Segmenter
+from clipsam.runtime.session import Array, Session
+
+MASK_PIXELS = 2  # a mask that differs in no more is the same, however small
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, how it was inspected, and what float32 said of it.
+
+    Attributes:
+      options: of the prompts, with the threshold they were found at.
+      masks: bool [3q,H,W], SAM's of every prompt in turn.
+      scores: float32 [q,3].
+      final: float32 [H,W], the map on the fixed scale.
+    """
+
+    name: str
+    image: Image
+    category: str
+    options: PromptOptions
+    prompts: Prompts
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    final: NDArray[np.float32]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class EndToEndCheck:
+    """One image through the engines, against float32."""
+
+    precision: str
+    image: str
+    prompts: int
+    same_boxes: bool  # what float32 must have; other precisions move an edge by a pixel
+    mask_iou: float  # the worst mask's in float32, else the mean; for float32's prompts
+    flipped: int  # pixels of the image where any mask differs
+    scores: float  # largest difference
+    final_map: float  # largest difference where no mask differs
+    same_verdict: bool
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `parity.json`."""
+        return asdict(self)
+
+
+def compare_picture(
+    bundle: Bundle, sessions: Mapping[str, Session], picture: Picture, precision: str
+) -> EndToEndCheck:
+    """The verdict is the engines' own from beginning to end; SAM is asked float32's prompts, so
+    that masks can be compared one by one. `precision` says how near they must be."""
+    manifest = replace(bundle.manifest, prompts=picture.options)
+    model = ClipSAM(Bundle(bundle.folder, manifest, bundle.id), dict(sessions))
+    result = model.inspect(picture.image, picture.category, norm="fixed")
+    prompts, limit = picture.prompts, TOLERANCES[precision]
+
+    rough = rough_map(sessions["clip_umci"], picture.image, bundle.text(picture.category))
+    own = find_prompts(rough, picture.options)
+    same_boxes = np.array_equal(own.boxes, prompts.boxes)
+    masks, overlaps, same_masks, scores = None, [1.0], True, 0.0
+    flipped = np.zeros(picture.image.shape[:2], np.bool_)
+    if len(prompts):
+        segmenter = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
+        masks = segmenter.decode(segmenter.encode(picture.image), prompts)
+        scores = float(np.abs(masks.scores - picture.scores).max())
+        overlaps = []
+        for (found, _), wanted in zip(masks.binary(), picture.masks, strict=True):
+            differs = found != wanted
+            pixels = int(differs.sum())
+            overlaps.append(1 - pixels / max(1, int((found | wanted).sum())))
+            same_masks &= overlaps[-1] >= limit.mask_iou or pixels <= MASK_PIXELS
+            flipped |= differs
+    exact = precision == FLOAT32
+    mask_iou = min(overlaps) if exact else sum(overlaps) / len(overlaps)
+    final = result.score_map
+    if not np.array_equal(own.coordinates(), prompts.coordinates()):
+        weight = manifest.fusion.mask_weight
+        final = fixed_scale(fuse(rough, masks, weight), model.masks_per_box, weight)
+    final_map = float(np.abs(final - picture.final)[~flipped].max(initial=0.0))
+    same_verdict = result.verdict == picture.verdict
+    passed = (
+        (same_boxes and same_masks if exact else mask_iou >= limit.mask_iou)
+        and scores <= limit.scores
+        and final_map <= limit.final_map
+        and same_verdict
+    )
+    return EndToEndCheck(
+        precision, picture.name, len(prompts), same_boxes, mask_iou, int(flipped.sum()), scores,
+        final_map, same_verdict, passed,
+    )  # fmt: skip
+
+
+def faults(check: EndToEndCheck) -> str:
+    """What differs in a picture that did not pass; for use inside a sentence."""
+    limit, exact = TOLERANCES[check.precision], check.precision == FLOAT32
+    found = {
+        "its components": exact and not check.same_boxes,
+        f"a mask (IoU {check.mask_iou:.4f}, at least {limit.mask_iou} is needed)": check.mask_iou
+        < limit.mask_iou,
+        f"a score (by {check.scores:.1e}, {limit.scores:.0e} is allowed)": check.scores
+        > limit.scores,
+        f"the final map (by {check.final_map:.1e}, {limit.final_map:.0e} is allowed)": (
+            check.final_map > limit.final_map
+        ),
+        "the verdict": not check.same_verdict,
+    }
+    return ", ".join(what for what, is_wrong in found.items() if is_wrong)
+
+
+class Remembering(Session):
+    """A session that does not run again for what it was fed last."""
+
+    def __init__(self, inner: Session) -> None:
+        self._inner = inner
+        self.inputs, self.outputs, self.provider = inner.inputs, inner.outputs, inner.provider
+        self._fed: Mapping[str, Array] = {}
+        self._returned: Mapping[str, Array] = {}
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if not self._fed or not all(np.array_equal(feeds[n], self._fed[n]) for n in feeds):
+            self._returned = self._inner.run(feeds)
+            self._fed = {name: array.copy() for name, array in feeds.items()}
+        return {name: array.copy() for name, array in self._returned.items()}
