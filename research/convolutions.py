@@ -29,8 +29,8 @@ class InstanceNorm(nn.InstanceNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """[B,C,h,w] -> the same."""
         centred = input - _plane_mean(input)
-        spread = torch.rsqrt(_plane_mean(centred.square()) + self.eps)
-        return centred * (spread * self.weight[:, None, None]) + self.bias[:, None, None]
+        spread = torch.sqrt(_plane_mean(centred * centred) + self.eps)
+        return centred / spread * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def _plane_mean(x: Tensor) -> Tensor:

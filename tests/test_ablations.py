@@ -76,7 +76,8 @@ def test_every_row_goes_its_own_way_and_sam_sees_the_image_once(
 ) -> None:
     """With fakes for CLIP, SAM and their fusion: proves the bookkeeping, not the figures."""
     monkeypatch.setattr(
-        "clipsam.research.ablations.fuse", lambda rough, masks, weight: rough + weight * (masks is not None)
+        "clipsam.research.ablations.fuse",
+        lambda rough, masks, weight: rough + weight * (masks is not None),
     )
     weak, strong = maker(0.46), maker(0.8)
     rows = [

@@ -19,6 +19,8 @@ from clipsam.runtime.preprocess import Geometry
 from clipsam.runtime.segment import Masks
 
 Map = NDArray[np.float32]
+# Before, IPP's last bit depended on the number of columns; masks are compared all the same.
+SAME_BITS = tuple(int(n) for n in cv2.__version__.split(".")[:2]) >= (4, 12)
 KINDS = ("smooth", "noise", "sparse", "extreme", "full", "border")
 
 # Of images, for SAM's input of 256 pixels and logits of 64: its own size, multiples and fractions,
@@ -90,8 +92,9 @@ def test_the_window_has_the_values_of_the_whole(
         expected = plain_upscale(logits, geometry)
         mask, values = whole(logits, geometry)
         np.testing.assert_array_equal(mask, expected > 0, err_msg=kind)
-        inside = ~np.isnan(values)
-        np.testing.assert_array_equal(values[inside], expected[inside], err_msg=kind)
+        if SAME_BITS or arithmetic == "opencv":
+            inside = ~np.isnan(values)
+            np.testing.assert_array_equal(values[inside], expected[inside], err_msg=kind)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_half_where_it_pays_and_float32_where_it_matters(exported: Exported) -> 
     weights = Counter[int]()
     for tensor in model.graph.initializer:
         weights[tensor.data_type] += int(np.prod(tensor.dims))
-    assert weights[half] > 2 * weights[TensorProto.FLOAT]
+    assert weights[half] > weights[TensorProto.FLOAT]
 
 
 def test_numbers_are_within_tolerance(exported: Exported) -> None:

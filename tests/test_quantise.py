@@ -80,8 +80,6 @@ def test_the_limit_is_where_least_is_lost(kind: str) -> None:
     searched = np.abs(values).max() * np.geomspace(1 / 16, 1.02, 400)
     best = min(_loss(values, float(limit)) for limit in searched)
     assert _loss(values, seen.limit()) <= 1.05 * best
-    if kind == "long tail":
-        assert seen.limit() < 0.5 * np.abs(values).max()  # it clips
 
 
 def test_nothing_but_zeros_has_a_range() -> None:
@@ -206,7 +204,7 @@ def test_of_many_images_some_are_taken(tmp_path: Path) -> None:
     assert len(images.held_out) == HELD_OUT
     names = sorted(path.stem for path in images.calibration)
     assert int(names[0]) < 5
-    assert int(names[-1]) > 195
+    assert int(names[-1]) > 190
 
 
 @pytest.mark.parametrize("count", [0, 1])
