@@ -364,6 +364,11 @@ def test_the_script_uses_its_own_clone_from_any_directory(tmp_path: Path) -> Non
     assert not (tmp_path / "bundles").exists()
 
 
+def _attend_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_build_that_is_stopped_leaves_nothing(
     number: signal.Signals, code: int, tmp_path: Path
@@ -374,6 +379,7 @@ def test_a_build_that_is_stopped_leaves_nothing(
         [*script, "--random-weights", "0", "--threads", "1", "--output", str(output)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=_attend_interrupts,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not output.parent.exists():
