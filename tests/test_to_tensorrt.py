@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -263,6 +264,15 @@ def test_a_recording_that_nobody_vouches_for_is_refused(bundle: Path, fake: Fake
 # --- interruption -------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also in a background job, which is born ignoring it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 def test_ctrl_c_ends_the_build(
     bundle: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
