@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo env bundle test lint types unit test-full test-gpu clean
+.PHONY: demo env bundle test lint types unit trt-api test-full test-gpu clean
 
 demo: bundle
 	$(BIN)/clipsam inspect bundles/tiny examples/images --output demo
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 bundle: $(STAMP)
 	$(BIN)/python export/build_engines.py
 
-test: lint types unit
+test: lint types trt-api unit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,8 +33,23 @@ types: $(STAMP)
 	@for p in runtime export research; do ln -sfn ../../../$$p build/types/clipsam/$$p; done
 	MYPYPATH=build/types $(BIN)/mypy -p clipsam.runtime -p clipsam.export -p clipsam.research
 
+# Two workers with a thread each; more would build the bundles that tests share once more each.
 unit: $(STAMP)
-	$(BIN)/python -m pytest -m "not full_size and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not full_size and not gpu"
+
+# Our TensorRT code against NVIDIA's own bindings: of the oldest TensorRT we are for and the newest.
+# Needs no GPU and no TensorRT, but pip, gcc, nm and readelf; without them it is skipped, with the
+# reason. The folders are made once.
+TRT_VERSIONS := 10.13.3.9 11.4.0.106
+
+trt-api: $(STAMP)
+	@for v in $(TRT_VERSIONS); do \
+		$(BIN)/python tests/trt_bindings.py build/trt-$$v --version $$v --optional & \
+	done; wait
+	@for v in $(TRT_VERSIONS); do \
+		CLIPSAM_TRT_BINDINGS=build/trt-$$v \
+			$(BIN)/python -m pytest --quiet --noconftest tests/test_trt_api.py || exit 1; \
+	done
 
 # The paper's full-size graphs with random weights: about half an hour, and 17 GB of memory.
 test-full: $(STAMP)
