@@ -16,6 +16,7 @@ from clipsam.runtime.errors import (
     SessionError,
 )
 from clipsam.runtime.image_io import read_image
+from clipsam.runtime.line import Inspected
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.result import Region, Result
 
@@ -27,6 +28,7 @@ __all__ = [
     "ClipSAMError",
     "EngineError",
     "ImageError",
+    "Inspected",
     "MissingBackendError",
     "OutputError",
     "ProviderError",

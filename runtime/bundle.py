@@ -7,18 +7,23 @@
     parity.json          how far every graph is from PyTorch, in full
 
 Every number that belongs to a model is here and nowhere in the runtime's code. Nothing is ever
-unpickled. Opening a bundle checks the schema, every file's hash and that no path leaves the folder.
+unpickled. Opening a bundle checks the schema, that every file is there and none lies outside the
+folder, and every file's hash; `ClipSAM.open` leaves out the hashes of precisions it does not use.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.engine_file import DATA_SUFFIX
 from clipsam.runtime.errors import BundleError, CategoryError
 from clipsam.runtime.files import sha256, write_bytes
 from clipsam.runtime.manifest import (
@@ -47,6 +52,7 @@ __all__ = [
 ]
 
 TEXT_FEATURES = "text_features.npz"
+_HASHING = 4  # files at once: a bundle has three large ones
 
 
 class Bundle:
@@ -61,11 +67,16 @@ class Bundle:
 
     def __init__(self, folder: Path, manifest: Manifest, identity: str) -> None:
         self.folder, self.manifest, self.id = folder, manifest, identity
+        self._verified: set[str] = set()
         self._text = _read_text(folder / TEXT_FEATURES, manifest.categories)
 
     @classmethod
-    def open(cls, folder: Path | str) -> Bundle:
-        """Read and verify the bundle in `folder`; raises BundleError."""
+    def open(cls, folder: Path | str, *, verify: bool = True) -> Bundle:
+        """Read and verify the bundle in `folder`; raises BundleError.
+
+        Without `verify`, no hash but that of the text features is compared: call `verify` for the
+        files that will be used before they are.
+        """
         folder = Path(folder)
         path = folder / MANIFEST
         try:
@@ -80,9 +91,31 @@ class Bundle:
         named = {graph.file for graph in graphs} | {TEXT_FEATURES}
         if unlisted := sorted(named - set(manifest.files)):
             raise BundleError(f"{MANIFEST} has no hash of {unlisted[0]}: {REBUILD}.")
-        for name, digest in manifest.files.items():
-            _verify(folder, name, digest)
-        return cls(folder, manifest, hashlib.sha256(data).hexdigest()[:12])
+        for name in manifest.files:
+            _check_place(folder, name)
+        _verify(folder, TEXT_FEATURES, manifest.files[TEXT_FEATURES])  # before it is read
+        bundle = cls(folder, manifest, hashlib.sha256(data).hexdigest()[:12])
+        bundle._verified.add(TEXT_FEATURES)
+        if verify:
+            bundle.verify(manifest.files)
+        return bundle
+
+    def verify(self, names: Iterable[str]) -> None:
+        """Raise BundleError unless each of these files has the manifest's sha256, or had before.
+
+        Several at once: gigabytes take seconds, and hashing does not hold Python's lock.
+        """
+        new = [name for name in names if name not in self._verified]
+        with ThreadPoolExecutor(min(_HASHING, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(lambda n: _verify(self.folder, n, self.manifest.files[n]), new):
+                pass
+        self._verified.update(new)
+
+    def files_for(self, entries: Iterable[GraphEntry]) -> list[str]:
+        """The files behind these graphs: all but what belongs to other graphs alone."""
+        every = (entry for graphs in self.manifest.variants.values() for entry in graphs.values())
+        others = {entry.file for entry in every} - {entry.file for entry in entries}
+        return [n for n in self.manifest.files if n.removesuffix(DATA_SUFFIX) not in others]
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -153,8 +186,8 @@ def _read_text(path: Path, categories: tuple[str, ...]) -> dict[str, NDArray[np.
     return {name: features[i] for i, name in enumerate(names)}
 
 
-def _verify(folder: Path, name: str, digest: str) -> None:
-    """Refuse a path that leaves the folder, a missing file, and one with another hash."""
+def _check_place(folder: Path, name: str) -> None:
+    """Refuse a path that leaves the folder, and a missing file."""
     posix = PurePosixPath(name)
     escapes = posix.is_absolute() or ".." in posix.parts or PureWindowsPath(name).is_absolute()
     path = folder / name
@@ -163,14 +196,26 @@ def _verify(folder: Path, name: str, digest: str) -> None:
             f"The bundle names {name!r}, which lies outside its folder: do not use it; {REBUILD}."
         )
     try:
-        found = sha256(path)
+        path.stat()
     except OSError as error:
-        raise BundleError(
-            f"The bundle's file {name} cannot be read ({error.strerror}): copy the whole folder "
-            f"again, or {REBUILD}."
-        ) from error
+        raise _unreadable(name, error) from error
+
+
+def _verify(folder: Path, name: str, digest: str) -> None:
+    """Refuse a file that cannot be read, or with another hash."""
+    try:
+        found = sha256(folder / name)
+    except OSError as error:
+        raise _unreadable(name, error) from error
     if found != digest:
         raise BundleError(
             f"The bundle's file {name} was truncated or altered (its sha256 is not the "
             f"manifest's): copy the whole folder again, or {REBUILD}."
         )
+
+
+def _unreadable(name: str, error: OSError) -> BundleError:
+    return BundleError(
+        f"The bundle's file {name} cannot be read ({error.strerror}): copy the whole folder "
+        f"again, or {REBUILD}."
+    )

@@ -26,6 +26,8 @@ _LIBRARIES = (
     ("libcudart.so.13", ("cu13/lib", "cuda_runtime/lib")),
     ("libcudart.so.12", ("cuda_runtime/lib",)),
 )
+# Where the toolkit puts them, JetPack's too, should the system's loader not know of it.
+_TOOLKIT = "/usr/local/cuda/lib64"
 
 _HANDLE = POINTER(c_void_p)
 _INT = POINTER(c_int)
@@ -259,7 +261,8 @@ def load_libraries() -> Iterator[Any]:
     wheels = list(spec.submodule_search_locations or ()) if spec else []
     for soname, folders in _LIBRARIES:
         paths = (str(Path(root, folder, soname)) for root in wheels for folder in folders)
-        for name in (soname, *paths):  # the system's, or one that is loaded already, comes first
+        # The system's, or one that is loaded already, comes first.
+        for name in (soname, *paths, str(Path(_TOOLKIT, soname))):
             with contextlib.suppress(OSError):
                 yield ctypes.CDLL(name)
 

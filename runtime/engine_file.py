@@ -1,21 +1,25 @@
 """Where TensorRT engines lie in a bundle, and whether one may be trusted.
 
-    BUNDLE/engines/sm89-10.13.3.9-fp16/clip_umci.engine
-    BUNDLE/engines/sm89-10.13.3.9-fp16/clip_umci.json      its sidecar
+    BUNDLE/engines/sm89-10.13.3.9-fp16-l4/clip_umci.engine
+    BUNDLE/engines/sm89-10.13.3.9-fp16-l4/clip_umci.json      its sidecar
+    BUNDLE/engines/sm89-10.13.3.9-fp16/clip_umci.engine       built for more than one model of GPU
 
-The folder is the compute capability, the TensorRT version and the precision, so several boxes can
-share one bundle. An engine is refused, in a sentence that names the command that builds it again,
-unless its sidecar says that it fits this box and this graph, and its bytes are the sidecar's.
+The folder is the compute capability, the TensorRT version, the precision and the GPU's name, so
+several boxes can share one bundle. An engine is refused, in a sentence that names the command that
+builds it again, unless its sidecar says that it fits this box and this graph, and its bytes are the
+sidecar's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipsam.runtime.engine_sidecar import (
     Sidecar,
@@ -24,14 +28,16 @@ from clipsam.runtime.engine_sidecar import (
     this_platform,
     version_numbers,
 )
-from clipsam.runtime.errors import EngineError
+from clipsam.runtime.errors import EngineError, OutputError
 from clipsam.runtime.files import sha256, write_bytes
 
 ENGINES = "engines"
 DATA_SUFFIX = ".data"  # of the weights beside an ONNX file too large for one file
 
+# What TensorRT 10 writes first: this, a zero (four bytes), and at 24 the version, a byte a number.
 _TAG = b"ftrt"
-_VERSION = slice(24, 28)  # of the header: major, minor, patch, build, a byte each
+_VERSION = slice(24, 28)
+_HEADER = 32  # bytes that the sidecar repeats
 _AMPERE = (8, 0)
 _NAMED = 4  # engines of other boxes that an error names
 
@@ -53,10 +59,11 @@ class Box:
     def __str__(self) -> str:
         return f"{self.gpu or 'GPU'} {sm(self.compute_capability)}, TensorRT {self.tensorrt}"
 
-    def folder(self, bundle_folder: Path, precision: str) -> Path:
-        """Where engines built on this box belong."""
+    def folder(self, bundle_folder: Path, precision: str, shared: bool = False) -> Path:
+        """Where engines built on this box belong; those for other models of GPU too if `shared`."""
         key = f"{sm(self.compute_capability)}-{self.tensorrt}-{precision}"
-        return bundle_folder / ENGINES / key
+        model = "" if shared or self.gpu is None else f"-{slug(self.gpu)}"
+        return bundle_folder / ENGINES / f"{key}{model}"
 
     def misfit(self, sidecar: Sidecar) -> str | None:
         """Why an engine does not run here ("is for …"), or None where it does."""
@@ -101,10 +108,25 @@ def sm(compute_capability: tuple[int, int]) -> str:
     return "sm{}{}".format(*compute_capability)
 
 
+def slug(gpu: str) -> str:
+    """A GPU's name for a folder: "NVIDIA GeForce RTX 4090" -> "geforce-rtx-4090"."""
+    words = re.findall(r"[a-z0-9]+", gpu.lower())
+    return "-".join(words[words[:1] == ["nvidia"] :]) or "gpu"
+
+
+def fingerprint(plan: bytes) -> dict[str, Any]:
+    """The fields of a sidecar that say which bytes it vouches for."""
+    return {
+        "engine_sha256": hashlib.sha256(plan).hexdigest(),
+        "engine_size": len(plan),
+        "header": plan[:_HEADER].hex(),
+    }
+
+
 def rebuild_hint(bundle_folder: Path, precision: str) -> str:
-    """What to do about every engine that cannot be used."""
+    """What to do about every engine that cannot be used; a command of clones and wheels alike."""
     return (
-        "build it on this box with `python export/build_engines.py --engines-only "
+        "build it on this box with `python -m clipsam.export.build_engines --engines-only "
         f"{shlex.quote(str(bundle_folder))} --precision {precision}`"
     )
 
@@ -159,13 +181,20 @@ def read_engine(
     The box's own folder comes first; without one there, an engine of another folder whose sidecar
     declares it compatible. Raises EngineError.
     """
-    hint = rebuild_hint(bundle_folder, precision)
     path = box.folder(bundle_folder, precision) / f"{graph}.engine"
     if not path.exists():
         portable = _portable(bundle_folder, graph, precision, box)
         if not portable:
             raise EngineError(_none_fits(bundle_folder, graph, precision, box))
         path = portable[0]
+    return check_engine(bundle_folder, path, graph, precision, onnx_sha256, box)
+
+
+def check_engine(
+    bundle_folder: Path, path: Path, graph: str, precision: str, onnx_sha256: str, box: Box
+) -> Engine:
+    """The engine at `path`, a file of the bundle's, checked in full; raises EngineError."""
+    hint = rebuild_hint(bundle_folder, precision)
     name = path.relative_to(bundle_folder).as_posix()
     try:
         sidecar = read_sidecar(path.with_suffix(".json"))
@@ -206,31 +235,50 @@ def write_engine(folder: Path, plan: bytes, sidecar: Sidecar) -> Path:
     return path
 
 
+def move_engine(engine: Path, folder: Path, sidecar: Sidecar) -> Path:
+    """`write_engine` of a file that is there already, on the same disk; raises OutputError."""
+    path = folder / f"{sidecar.graph}.engine"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        engine.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written ({error.strerror}): free some space, or copy the bundle "
+            "to where it can be changed."
+        ) from error
+    write_bytes(path.with_suffix(".json"), sidecar.to_json().encode())
+    return path
+
+
 def _damage(plan: bytes, sidecar: Sidecar) -> str | None:
     """What shows that these are not the bytes that the sidecar vouches for."""
     if len(plan) != sidecar.engine_size:
         return f"was truncated or altered ({len(plan)} bytes, not {sidecar.engine_size})"
-    if plan[:4] != _TAG or len(plan) < _VERSION.stop:
-        return "is not a TensorRT engine"
-    (layout,) = struct.unpack("<I", plan[4:8])
-    if layout != 0:
-        return f"has a header of an unknown kind ({layout})"
-    # A version-compatible plan wraps another plan; whose version its header has is not documented.
-    if not sidecar.flags.version_compatible:
-        header = tuple(plan[_VERSION])
-        # A byte a number. JetPack's TensorRT reports three numbers, not four.
-        if any(
-            a != b % 256 for a, b in zip(header, version_numbers(sidecar.tensorrt), strict=False)
-        ):
-            found = ".".join(map(str, header))
-            return f"was built by TensorRT {found}, its sidecar says {sidecar.tensorrt}"
+    if plan[:_HEADER].hex() != sidecar.header:
+        return _other_header(plan, sidecar)
     if hashlib.sha256(plan).hexdigest() != sidecar.engine_sha256:
         return "was altered (its sha256 is not its sidecar's)"
     return None
 
 
+def _other_header(plan: bytes, sidecar: Sidecar) -> str:
+    """What a header that is not the sidecar's shows.
+
+    Only to explain: the layout is known of TensorRT 10, and nobody promised it for later versions.
+    """
+    if plan[:4] != _TAG or len(plan) < _VERSION.stop:
+        return "is not a TensorRT engine"
+    (layout,) = struct.unpack("<I", plan[4:8])
+    if layout != 0:
+        return f"has a header of an unknown kind ({layout})"
+    if plan[_VERSION].hex() == sidecar.header[2 * _VERSION.start : 2 * _VERSION.stop]:
+        return "was altered (its header is not its sidecar's)"
+    built = ".".join(map(str, plan[_VERSION]))
+    return f"was built by TensorRT {built}, its sidecar says {sidecar.tensorrt}"
+
+
 def _portable(bundle_folder: Path, graph: str, precision: str, box: Box) -> list[Path]:
-    """Engines of other folders that run here too, those of the newest TensorRT first."""
+    """Engines of other folders that run here, those of the newest TensorRT first."""
     fitting = []
     for path in _engines(bundle_folder, graph):
         try:

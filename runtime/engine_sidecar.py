@@ -81,6 +81,7 @@ class Sidecar:
       driver: newest CUDA version that the driver then supported, e.g. "13.0".
       onnx_sha256: `engine_file.onnx_digest` of the ONNX file it was built from.
       engine_sha256, engine_size: of the engine file; size in bytes.
+      header: its first bytes, as hexadecimal text; see `engine_file.fingerprint`.
       inputs, outputs: the tensors in the graph's order, free axes by name.
       profiles: of every input with a free axis.
       flags: how it was built.
@@ -97,6 +98,7 @@ class Sidecar:
     onnx_sha256: str
     engine_sha256: str
     engine_size: int
+    header: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profiles: Mapping[str, Profile]
@@ -158,7 +160,7 @@ def _check_fields(values: Mapping[str, Any], kind: type[Any]) -> None:
 
 def _check_texts(values: Mapping[str, Any]) -> None:
     names = ("graph", "precision", "tensorrt", "gpu", "driver", "platform")
-    for name in (*names, "onnx_sha256", "engine_sha256"):
+    for name in (*names, "onnx_sha256", "engine_sha256", "header"):
         if not isinstance(values[name], str):
             raise TypeError(f"{name} is not text")
     version_numbers(values["tensorrt"])

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 
 from clipsam.runtime.errors import ClipSAMError, ImageError, OutputError
 from clipsam.runtime.files import write_bytes
-from clipsam.runtime.image_io import SUFFIXES, read_image, write_png, write_score_tiff
+from clipsam.runtime.image_io import SUFFIXES, write_png, write_score_tiff
+from clipsam.runtime.line import Inspected
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.render import overlay
 
@@ -99,6 +101,8 @@ def inspect_files(
 
     An image that cannot be read costs one line on stderr and in the results, not the run. With
     `resume`, images whose line is already there (for this bundle, category and norm) are skipped.
+    Images are read, inspected and written at the same time (`ClipSAM.inspect_many`); with a
+    deadline one after another, so that none waits for another while its time runs.
     Raises OutputError when the folder cannot be written, CategoryError before anything is.
     """
     model.bundle.text(category)  # an unknown category fails here, not at the first image
@@ -113,12 +117,19 @@ def inspect_files(
         done = _finished(path, wanted) if resume else {}
         # Whole or not at all: a run that is cut off here must not lose the lines of the last one.
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in done.values()).encode())
-        with path.open("a", encoding="utf-8") as lines:
+        line = model.inspect_many(
+            [job.source for job in jobs if str(job.name) not in done],
+            category,
+            norm=norm,
+            deadline_ms=deadline_ms,
+            ahead=None if deadline_ms is None else 0,
+        )
+        with closing(line), path.open("a", encoding="utf-8") as lines:
             for number, job in enumerate(jobs, start=1):
                 if str(job.name) in done:
                     counts.skipped += 1
                 else:
-                    row = _inspect_one(model, job, output, category, norm, deadline_ms, counts)
+                    row = _write(next(line), job, output, counts)
                     lines.write(json.dumps(row) + "\n")
                     lines.flush()
                 progress(number, len(jobs), counts)
@@ -130,24 +141,14 @@ def inspect_files(
     return counts
 
 
-def _inspect_one(
-    model: ClipSAM,
-    job: Job,
-    output: Path,
-    category: str,
-    norm: str | None,
-    deadline_ms: float | None,
-    counts: Counts,
-) -> dict[str, Any]:
-    try:
-        image = read_image(job.source)
-        result = model.inspect(image, category, norm=norm, deadline_ms=deadline_ms)
-    except OutputError:
-        raise
-    except ClipSAMError as error:
+def _write(part: Inspected, job: Job, output: Path, counts: Counts) -> dict[str, Any]:
+    """Write the files of one part; returns its line."""
+    if isinstance(part.outcome, ClipSAMError):
         counts.failed += 1
-        print(f"error: {error}", file=sys.stderr)
-        return {"image": str(job.name), "error": str(error)}
+        print(f"error: {part.outcome}", file=sys.stderr)
+        return {"image": str(job.name), "error": str(part.outcome)}
+    image, result = part.image, part.outcome
+    assert image is not None  # there is no result without one
     base = output / job.stem
     write_png(base.with_name(base.name + OVERLAY), overlay(image, result))
     write_png(base.with_name(base.name + MASK), result.mask.astype(np.uint8) * 255)

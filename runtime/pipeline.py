@@ -7,19 +7,22 @@ with ClipSAM.open("bundles/tiny") as model:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
+from clipsam.runtime.clock import Clock
 from clipsam.runtime.decision import decide
 from clipsam.runtime.engine_file import onnx_digest
 from clipsam.runtime.errors import BundleError
 from clipsam.runtime.fusion import check_norm, fixed_scale, fuse, image_scale
+from clipsam.runtime.line import Inspected, Item, Line
 from clipsam.runtime.preprocess import Image, check_image
 from clipsam.runtime.prompts import find_prompts
 from clipsam.runtime.result import ANOMALOUS, GOOD, Result
@@ -55,15 +58,16 @@ class ClipSAM:
 
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
         `session.PRECISIONS`; None takes the provider's fastest of those that are there and keep
-        the result (`session.PREFERRED`). Raises BundleError or SessionError, EngineError where no
-        TensorRT engine fits this box.
+        the result (`session.PREFERRED`). Every file is verified that is not another precision's.
+        Raises BundleError or SessionError, EngineError where no TensorRT engine fits this box.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
         chosen = _choose_precisions(opened, provider, precision)
+        entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}
+        opened.verify(opened.files_for(entries.values()))
         with ExitStack() as stack:
             sessions = {}
-            for name in GRAPHS:
-                entry = opened.graph_entry(name, chosen[name])
+            for name, entry in entries.items():
                 session = open_session(
                     opened.folder / entry.file,
                     provider,
@@ -93,13 +97,24 @@ class ClipSAM:
         Raises ImageError, CategoryError, SessionError.
         """
         image, text = check_image(image), self.bundle.text(category)
-        options = self.bundle.manifest
-        norm = norm or options.fusion.norm
-        check_norm(norm)
-        clock = _Clock()
-
+        norm = self._norm(norm)  # of the returned map
+        clock = Clock()
         with clock("rough"):
             rough = rough_map(self._clip_umci, image, text)  # O_f, Eq. 1 to 6
+        return self._refine(image, category, rough, clock, norm=norm, deadline_ms=deadline_ms)
+
+    def _refine(
+        self,
+        image: Image,
+        category: str,
+        rough: NDArray[np.float32],
+        clock: Clock,
+        *,
+        norm: str,
+        deadline_ms: float | None,
+    ) -> Result:
+        """All that follows O_f [H,W]; the deadline counts from when `clock` was made."""
+        options = self.bundle.manifest
         with clock("prompts"):
             prompts = find_prompts(rough, options.prompts)  # Eq. 7
         masks = None
@@ -144,20 +159,58 @@ class ClipSAM:
             mask=mask,
         )
 
+    def inspect_many(
+        self,
+        images: Iterable[Item],
+        category: str = "object",
+        *,
+        norm: str | None = None,
+        deadline_ms: float | None = None,
+        batch: int = 1,
+        ahead: int | None = None,
+    ) -> Generator[Inspected, None, None]:
+        """`inspect` every item of `images`, in order, working on several at the same time.
+
+        An item is an image, a path to read one from, or a pair of either and its category. They
+        are taken in a thread of their own, `ahead` of the part that is handed out (None: twice the
+        batch), and never more: while SAM works on a part, CLIP gets so far. Arrays are copied, as
+        cameras use their buffers again.
+
+        What one image cannot be inspected for is raised by its `Inspected.result()`, and the next
+        ones go on; what the iterable itself raises ends the line, after all that came before.
+        `deadline_ms` counts from when the item was taken, with reading and waiting for other
+        parts: a line that falls behind leaves SAM out first.
+
+        CLIP takes up to `batch` images at once, of those that wait already. Their maps may differ
+        from `inspect`'s by the graph's rounding; with a batch of 1 they are the same bits. In
+        int8-dynamic, where images of a batch would change each other's scales, a batch is refused.
+
+        Nothing starts before the first result is asked for. Closing the generator, leaving its
+        loop, or Ctrl-C stops it. Raises CategoryError and ValueError at once.
+        """
+        self.bundle.text(category)  # an unknown one fails here, not at every image
+        refine = partial(self._refine, norm=self._norm(norm), deadline_ms=deadline_ms)
+        line = Line(self._clip_umci, self.bundle.text, refine, category, batch, ahead)
+        return line.run(images)
+
+    def _norm(self, norm: str | None) -> str:
+        norm = norm or self.bundle.manifest.fusion.norm
+        check_norm(norm)
+        return norm
+
     def warm_up(self) -> None:
         """Run every graph once, so that the first part is not the slow one and SAM's time is
         known to a deadline."""
         side = self.bundle.manifest.sam_image_size
         blank = np.zeros((side, side, 3), np.uint8)
-        clock = _Clock()
         rough = rough_map(
             self._clip_umci, blank, self.bundle.text(self.bundle.manifest.categories[0])
         )
-        for _ in range(2):  # the first run also sets the engine up: only the second is timed
-            with clock("refine"):
-                everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
-                fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
-        self._refine_ms = clock.sum("refine")
+        everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
+        for _ in range(2):  # the first run also sets the engine up: only the second counts
+            clock = Clock()
+            fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
+            self._refine_ms = clock.total
 
     def close(self) -> None:
         """Free every engine."""
@@ -174,30 +227,6 @@ class ClipSAM:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class _Clock:
-    """Wall time of named stages in milliseconds."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._stages[name] = (time.perf_counter() - start) * 1e3
-
-    @property
-    def total(self) -> float:
-        return (time.perf_counter() - self._start) * 1e3
-
-    def sum(self, *names: str) -> float:
-        return sum(self._stages[name] for name in names)
-
-    def stages(self) -> dict[str, float]:
-        return {**self._stages, "total": self.total}
 
 
 def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict[str, str]:

@@ -28,10 +28,13 @@ PROVIDERS = {
     "tensorrt": ("clipsam.runtime.session_trt", "TrtSession"),
 }
 # How a graph may compute; its inputs and outputs are the same in each.
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-# What each provider uses of what a bundle has, unless told; int8 has to be asked for.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
+# Precisions made for one provider: its operators have no fast kernels elsewhere, or none.
+MADE_FOR = {"int8-dynamic": "cpu"}
+# What each provider uses of what a bundle has, unless told; int8 has to be asked for. A bundle has
+# int8-dynamic only where the build found it as good: graph by graph, float32 for the others.
 PREFERRED = {
-    "cpu": ("fp32",),
+    "cpu": ("int8-dynamic", "fp32"),
     "cuda": ("fp16", "fp32"),  # onnxruntime lacks kernels for bf16
     "tensorrt": ("fp16", "bf16", "fp32"),
 }
@@ -159,12 +162,18 @@ def open_session(
     ignores it). `precision`, one of `PRECISIONS`, is that of the ONNX file. `sha256` is
     `engine_file.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
     Raises MissingBackendError (naming the extra to install), ProviderError (the provider is
-    unknown, or another device would run; there is no silent fallback), EngineError (no TensorRT
+    unknown, the precision is not made for it, or another device would run; there is no silent
+    fallback), EngineError (no TensorRT
     engine of this graph fits) or another SessionError.
     """
     if precision not in PRECISIONS:
         raise SessionError(f"Unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
     backend: Any = backend_of(provider)
+    if (only := MADE_FOR.get(precision, provider)) != provider:
+        raise ProviderError(
+            f"Precision {precision!r} is for provider {only!r} alone: use another precision of the "
+            f"bundle with {provider!r}, such as 'fp32'."
+        )
     session: Session = backend(path, provider, threads, precision=precision, sha256=sha256)
     return session
 

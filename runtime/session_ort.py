@@ -11,15 +11,10 @@ from typing import Any
 import numpy as np
 
 from clipsam.runtime.errors import MissingBackendError, ProviderError, SessionError
+from clipsam.runtime.ort_options import PROVIDERS, session_arguments, session_options
 from clipsam.runtime.session import Array, Session, TensorSpec
 
-_ORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "ort", "cuda": "ort-gpu"}
-_OPTIONS = {
-    "cpu": {},
-    # By default CUDA rounds fp32 products to TF32's 10 bits: fp32 is for those who want it exact.
-    "cuda": {"use_tf32": "0"},
-}
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -48,22 +43,16 @@ class OrtSession(Session):
                 "'tensorrt'."
             )
         ort = _import_onnxruntime(provider)
-        wanted = _ORT_PROVIDERS[provider]
+        wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
             raise ProviderError(
                 f"This onnxruntime has no {wanted}: pip uninstall onnxruntime, then "
                 f"pip install 'clipsam[{_EXTRAS[provider]}]', or use provider 'cpu'."
             )
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors come back as exceptions: not on stderr, too
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if provider != "cpu":
-            # An operator the device cannot run is an error, not a quiet copy to the CPU.
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options = session_options(ort, provider, threads)
         try:
             self._session: Any = ort.InferenceSession(
-                str(path), options, providers=[(wanted, _OPTIONS[provider])]
+                str(path), options, **session_arguments(provider)
             )
         except Exception as error:
             raise SessionError(

@@ -108,6 +108,51 @@ def test_a_precision_the_bundle_does_not_have(bundle: Path) -> None:
         opened(bundle, "cpu", "fp12")
 
 
+@pytest.mark.parametrize("name", ["clip_umci.onnx", "sam_encoder.fp16.onnx", "parity.json"])
+def test_an_altered_file_is_refused_where_it_would_be_used(bundle: Path, name: str) -> None:
+    add_precisions(bundle, "fp16")
+    (bundle / name).write_bytes((bundle / name).read_bytes() + b"\n")
+    for precision in ("fp32", "fp16"):
+        if name == "parity.json" or (".fp16" in name) == (precision == "fp16"):
+            with pytest.raises(BundleError, match=rf"file {name} was truncated or altered"):
+                ClipSAM.open(bundle, "cpu", 1, precision)
+        else:
+            assert opened(bundle, "cpu", precision) == everywhere(precision)
+    with pytest.raises(BundleError, match=rf"file {name} was truncated or altered"):
+        Bundle.open(bundle)
+
+
+def test_weights_beside_a_graph_are_verified_with_it(bundle: Path) -> None:
+    (bundle / "sam_encoder.onnx.data").write_bytes(b"weights")
+    add_precisions(bundle, "fp16")
+    (bundle / "sam_encoder.onnx.data").write_bytes(b"altered")
+    with pytest.raises(BundleError, match=r"sam_encoder\.onnx\.data was truncated or altered"):
+        ClipSAM.open(bundle, "cpu", 1)
+    assert opened(bundle, "cpu", "fp16") == everywhere("fp16")
+
+
+def test_a_missing_file_is_refused_whether_it_is_used_or_not(bundle: Path) -> None:
+    add_precisions(bundle, "fp16")
+    (bundle / "sam_encoder.fp16.onnx").unlink()
+    with pytest.raises(BundleError, match=r"file sam_encoder\.fp16\.onnx cannot be read"):
+        ClipSAM.open(bundle, "cpu", 1)
+
+
+def test_a_bundle_is_verified_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("clipsam.runtime.bundle.sha256", count)
+    whole = Bundle.open(bundle, verify=False)
+    assert hashed == ["text_features.npz"]
+    ClipSAM.open(whole, "cpu", 1).close()
+    ClipSAM.open(whole, "cpu", 1).close()
+    assert sorted(hashed) == sorted(whole.manifest.files)
+
+
 def test_an_unknown_provider(bundle: Path) -> None:
     for precision in (None, "fp32"):
         with pytest.raises(ProviderError, match="Unknown provider 'tpu': use one of"):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from toy_bundle import SCORES, bright_square, build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, CategoryError, ClipSAM, ImageError, Result, SessionError
-from clipsam.runtime import pipeline as pipeline_module
+from clipsam.runtime import clock as clock_module
 from clipsam.runtime.bundle import Manifest, write_manifest, write_text_features
 from clipsam.runtime.prompts import PromptOptions
 from clipsam.runtime.session import Array, Session, open_session
@@ -53,7 +53,7 @@ class Model:
         self.cost = {"clip_umci": 0.010, "sam_encoder": 0.200, "sam_decoder": 0.030}
         bundle = Bundle.open(folder)
         self.spies = {name: self._spy(bundle, name) for name in self.cost}
-        monkeypatch.setattr(pipeline_module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(clock_module.time, "perf_counter", lambda: self.now)
         self.model = ClipSAM(bundle, dict(self.spies))
 
     def _spy(self, bundle: Bundle, name: str) -> Spy:

@@ -1,0 +1,270 @@
+"""A line of parts: throughput and latency against the share of defective parts; cold start; memory.
+
+    python benchmarks/bench_line.py                                   # bundles/tiny, CPU
+    python benchmarks/bench_line.py --threads 1 --rounds 5
+    python benchmarks/bench_line.py --asleep 8 30                     # engines that only wait
+    python benchmarks/bench_line.py --quick                           # does it run at all?
+
+Prints tables and writes bench_line.csv (machine, versions and date in every line). A part is a JPEG
+file; what it is, is planted (see `line_parts.py`), so that a share of defective parts is exact.
+
+- `loop`: `model.inspect(read_image(path))` one by one. `line N`: `inspect_many(paths, batch=N)`.
+  They take turns, --rounds times with --parts parts each.
+- `parts_s`: parts a second, median over rounds, with the slowest and fastest round. `cpu_ms`:
+  processor time a part, which other processes disturb less. `against_loop`: median over rounds of
+  the ratio of parts a second within a round.
+- `p50_ms`, `p99_ms`: from when a part is taken to its result. The files are all there at once, so
+  a part of `line` waits for those before it: what a camera slower than the line would not see.
+- Within the run every result is compared with the loop's: all of a batch of 1 must be equal to the
+  bit; of a batch of 4 the verdict and regions, and the map to 1e-5. The planted map hides CLIP's
+  own: "equality" are parts that nothing is planted for.
+- `cold start`: processes of their own, from their start to the verdict on a good part and on a
+  defective one after it; `opened_s` is when `ClipSAM.open` was done. `cpu_…`: processor time until
+  then, with that of planting.
+- `peak_rss_mb`: of a process that inspects good and defective parts one by one, and one by line.
+
+--asleep CLIP SAM replaces the engines by ones that wait so many milliseconds (for each image of a
+batch), as the host of a GPU does: a simulation of how host and engines overlap, of nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from latency_machine import machine  # noqa: E402
+from line_parts import compare, plant, schedule, write_parts  # noqa: E402
+
+from clipsam.runtime import ClipSAM, Result, read_image  # noqa: E402
+from clipsam.runtime.session import PRECISIONS, PROVIDERS  # noqa: E402
+
+Line = dict[str, Any]
+Mode = Callable[[Sequence[Path]], tuple[list[Result], list[float]]]
+LOOP = "loop"
+BATCHES = (1, 4)
+CHILD = HERE / "line_process.py"
+
+
+def run_loop(model: ClipSAM, paths: Sequence[Path]) -> tuple[list[Result], list[float]]:
+    """Results and milliseconds of each part."""
+    results, times = [], []
+    for path in paths:
+        start = time.perf_counter()
+        results.append(model.inspect(read_image(path)))
+        times.append((time.perf_counter() - start) * 1e3)
+    return results, times
+
+
+def run_line(model: ClipSAM, paths: Sequence[Path], batch: int) -> tuple[list[Result], list[float]]:
+    """Results and milliseconds from when a part was taken."""
+    results = [part.result() for part in model.inspect_many(paths, batch=batch)]
+    return results, [result.timings["total"] for result in results]
+
+
+def modes(model: ClipSAM, ahead: int | None) -> dict[str, Mode]:
+    """What takes turns."""
+    found: dict[str, Mode] = {LOOP: lambda paths: run_loop(model, paths)}
+    for batch in batches(model):
+        found[f"line {batch}"] = lambda paths, batch=batch: run_line(model, paths, batch, ahead)
+    return found
+
+
+def batches(model: ClipSAM) -> list[int]:
+    """Those of `BATCHES` that the model's precision allows."""
+
+    def allowed(batch: int) -> bool:
+        try:
+            model.inspect_many([], batch=batch)
+        except ValueError:
+            return False
+        return True
+
+    return [batch for batch in BATCHES if allowed(batch)]
+
+
+def measure_share(
+    model: ClipSAM, paths: Sequence[Path], rounds: int, boxes: int, ahead: int | None = None
+) -> dict[str, Line]:
+    """The modes in turns on these parts; every result compared with the loop's."""
+    expected, _ = run_loop(model, paths)
+    wanted = [boxes if path.stem.startswith("defective") else 0 for path in paths]
+    if (found := [result.prompts for result in expected]) != wanted:
+        raise RuntimeError(f"parts with {wanted} boxes planted were given {found}")
+    rates: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, run in modes(model, ahead).items():
+            start, busy = time.perf_counter(), time.process_time()
+            results, latencies = run(paths)
+            passed, used = time.perf_counter() - start, time.process_time() - busy
+            rates.setdefault(name, []).append(len(paths) / passed)
+            cpu.setdefault(name, []).append(used / len(paths) * 1e3)
+            times.setdefault(name, []).extend(latencies)
+            compare(results, expected, exact=not name.endswith("4"))
+    lines = {}
+    for name in rates:
+        ratios = [a / b for a, b in zip(rates[name], rates[LOOP], strict=True)]
+        p50, p99 = np.percentile(times[name], (50, 99))
+        lines[name] = {
+            "status": "measured",
+            "parts": len(paths),
+            "rounds": rounds,
+            "parts_s": round(statistics.median(rates[name]), 3),
+            "parts_s_min": round(min(rates[name]), 3),
+            "parts_s_max": round(max(rates[name]), 3),
+            "against_loop": round(statistics.median(ratios), 3),
+            "cpu_ms": round(statistics.median(cpu[name]), 2),
+            "p50_ms": round(float(p50), 2),
+            "p99_ms": round(float(p99), 2),
+        }
+    return lines
+
+
+def measure_equality(model: ClipSAM, paths: Sequence[Path]) -> list[Line]:
+    """How far each mode is from the loop, with CLIP's own maps."""
+    expected, _ = run_loop(model, paths)
+    lines = []
+    for batch in batches(model):
+        found, _ = run_line(model, paths, batch)
+        worst = compare(found, expected, exact=batch == 1)
+        lines.append(
+            {
+                "row": "equality",
+                "mode": f"line {batch}",
+                "status": "the same bits" if worst == 0 else "within rounding",
+                "parts": len(paths),
+                "max_abs_diff": worst,
+            }
+        )
+    return lines
+
+
+def measure_processes(args: argparse.Namespace, folder: Path) -> list[Line]:
+    """Cold start and peak of memory, in processes of their own."""
+    lines = []
+    for kind, repeats in (("cold", args.cold), (LOOP, 1), ("line", 1)):
+        reports = []
+        for _ in range(repeats):
+            job = {
+                "kind": kind,
+                "bundle": str(args.bundle),
+                "provider": args.provider,
+                "threads": args.threads,
+                "precision": args.precision,
+                "boxes": args.boxes,
+                "folder": str(folder),
+                "parts": 4 if args.quick else 20,
+                "started": time.monotonic(),
+            }
+            done = subprocess.run(
+                [sys.executable, str(CHILD), json.dumps(job)], capture_output=True, text=True
+            )
+            if done.returncode:
+                raise RuntimeError(f"the process failed: {done.stderr.strip()[-500:]}")
+            reports.append(json.loads(done.stdout))
+        line: Line = {"row": "cold start" if kind == "cold" else "memory", "mode": kind}
+        line |= {"status": "measured", "rounds": repeats}
+        for name in reports[0]:
+            values = [report[name] for report in reports]
+            line[name] = round(statistics.median(values), 3)
+            if repeats > 1 and name.endswith("good_s"):
+                line[f"{name}_max"] = round(max(values), 3)
+        lines.append(line)
+    return lines
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options, completed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, default=Path("bundles/tiny"))
+    add("--provider", choices=tuple(PROVIDERS), default="cpu")
+    add("--precision", choices=PRECISIONS)
+    add("--threads", type=int, help="CPU threads of a graph (default: all cores)")
+    add("--shares", type=float, nargs="+", default=[0, 1, 5, 20, 100], help="defective, in percent")
+    add("--parts", type=int, default=100, help="of a round (default: 100, so that 1 %% is one)")
+    add("--rounds", type=int, default=3)
+    add("--cold", type=int, default=5, help="processes started for the cold start")
+    add("--image_size", type=int, nargs=2, default=(1024, 1024), metavar=("HEIGHT", "WIDTH"))
+    add("--boxes", type=int, default=4, choices=range(1, 17), metavar="1..16")
+    add("--ahead", type=int, help="of inspect_many (default: twice the batch)")
+    add("--asleep", type=float, nargs=2, metavar=("CLIP_MS", "SAM_MS"), help="see above")
+    add("--quick", action="store_true", help="one round of 4 parts")
+    add("--csv", type=Path, default=Path("bench_line.csv"))
+    args = parser.parse_args(arguments)
+    if args.quick:
+        args.parts, args.rounds, args.cold = 4, 1, 1
+    return args
+
+
+def measure(args: argparse.Namespace, folder: Path) -> list[Line]:
+    """Every line of the CSV, printed as it comes."""
+    write_parts(folder, *args.image_size)
+    lines: list[Line] = []
+
+    def show(line: Line) -> None:
+        lines.append(line)
+        hidden = ("row", "mode", "share", "status", "parts", "rounds")
+        rest = "  ".join(f"{key} {value}" for key, value in line.items() if key not in hidden)
+        share = f"{line['share']:g} %" if "share" in line else ""
+        print(f"{line['row']:11}{line['mode']:8}{share:>6}  {line['status']}  {rest}", flush=True)
+
+    with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
+        if args.asleep is None:
+            for line in measure_equality(model, sorted(folder.glob("*.jpg"))):
+                show(line)
+        planted = plant(model, args.boxes, args.asleep)
+        planted.warm_up()
+        for share in args.shares:
+            found = measure_share(planted, schedule(folder, args.parts, share), args.rounds,
+                                  args.boxes, args.ahead)  # fmt: skip
+            for mode, line in found.items():
+                show({"row": "throughput", "mode": mode, "share": share, **line})
+    if args.asleep is None:
+        for line in measure_processes(args, folder):
+            show(line)
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; an exception where results are not equal or nothing can be measured."""
+    args = parse(arguments)
+    facts: Line = {
+        "bundle": args.bundle.name,
+        "engines": args.provider if args.asleep is None else f"asleep {args.asleep} ms (simulated)",
+        "image": "x".join(map(str, args.image_size)),
+        "boxes": args.boxes,
+        "ahead": args.ahead or "twice the batch",
+        **machine(args.threads),
+    }
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [{**line, **facts} for line in measure(args, Path(folder))]
+    with args.csv.open("w", newline="") as file:
+        names = list(dict.fromkeys(name for line in lines for name in line))
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    print(f"\n{args.csv}: {len(lines)} lines")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
