@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipsam.research.clip_features import ClipFeatures, PatchTextSimilarity, normalise
+from clipsam.research.command_line import Parser, check_outputs, run_command, whole_number
 from clipsam.research.datasets import LAYOUTS, LabelledImage, recognise
 from clipsam.research.evaluate import select_items
 from clipsam.research.evaluate_protocols import check_protocol, format_protocol, protocol_notes
@@ -46,9 +46,9 @@ from clipsam.research.evaluate_rows import (
 from clipsam.research.presets import PRESETS, Preset, get_tokenizer
 from clipsam.research.text_prompts import text_features
 from clipsam.research.umci import UMCIConfig
-from clipsam.research.weights import TINY_WEIGHTS, load_clip, load_umci
+from clipsam.research.weights import TINY_WEIGHTS, load_clip, load_umci, trained_preset
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.errors import DatasetError, WeightsError
 from clipsam.runtime.files import write_bytes
 from clipsam.runtime.fusion import fixed_scale, fuse
 from clipsam.runtime.preprocess import Image, clip_input
@@ -198,34 +198,40 @@ def missing_rows(number: int, names: Iterable[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the module; returns the exit code."""
     args = _parser().parse_args(argv)
-    try:
-        return _run(args)
-    except ClipSAMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
     number = args.table
+    check_outputs(args.json, args.csv)
     items = select_items(
-        args.dataset, args.category, args.count, args.size, args.limit, args.layout
+        args.dataset, args.category, args.count, args.size or 0, args.limit, args.layout
     )
-    preset, bundle = PRESETS[args.preset], Bundle.open(args.bundle)
+    bundle = Bundle.open(args.bundle)
+    preset = trained_preset(PRESETS[args.preset], args.umci_weights)[0]
     clip, _ = load_clip(preset, args.clip_weights)
     variants = _variants(args, preset, clip.eval(), bundle.manifest.prompts)
     ablations = Ablations(preset, clip, bundle, variants)
-    by_defect = len({item.group for item in items}) == 1
-    tallies = measure(ablations, tqdm(items, unit="image"), args.size, by_defect)
-    rows = [{"set": name, **summary(tally)} for name, tally in tallies.items()]
-    print(f"{args.dataset}, mean over {'defects' if by_defect else 'categories'}")
+    known = recognise(items)
+    published = known is not None and known[0] == "mvtec"  # the paper's tables 2 and 3 are about it
+    size = args.size if args.size is not None else preset.clip_image_size if published else 0
+    resolution = f"{size}x{size} px" if size else "image size"
+    by_defect = len({item.group for item in items}) == 1 and not published
+    tallies = measure(ablations, tqdm(items, unit="image"), size, by_defect)
+    facts = {"model": f"{preset.name}, SAM of {bundle.id}", "resolution": resolution}
+    rows = [
+        {"set": name, **summary(tally), **facts, "norm": "fixed"} for name, tally in tallies.items()
+    ]
+    mean = "defects" if by_defect else "categories"
+    print(f"{args.dataset}, mean over {mean}, pooled pixels at {resolution}")
     print(format_rows(rows, first="row"))
     notes = [format_errors(rows), *missing_rows(number, tallies)]
-    known = recognise(items)
-    if known and known[0] == "mvtec":  # the paper's tables 2 and 3 are about it
-        dataset, warning = check_protocol(number, items)
+    if published:
+        dataset, warnings = check_protocol(number, items)
+        if args.limit is not None:
+            warnings.append(f"only {args.limit} images of each defect: not comparable")
         print("\n" + format_protocol(number, dataset, [(str(row["set"]), row) for row in rows]))
-        resolution = f"{args.size}x{args.size} px" if args.size else "image size"
-        notes += [*protocol_notes(number, dataset, resolution), *([warning] if warning else [])]
+        notes += [*protocol_notes(number, dataset, resolution), *warnings]
     for note in notes:
         print(f"note: {note}")
     if args.json:
@@ -239,6 +245,8 @@ def _variants(
     args: argparse.Namespace, preset: Preset, clip: Any, prompts: PromptOptions
 ) -> list[Variant]:
     """The rows whose weights there are."""
+    if args.runs is not None and not args.runs.is_dir():
+        raise DatasetError(f"There is no folder {args.runs}: give the one that holds the runs.")
     runs = find_runs(args.runs, preset) if args.runs else {}
     if preset.name == "tiny":
         runs = {**find_runs(TINY_WEIGHTS / "ablations", preset), **runs}
@@ -253,7 +261,14 @@ def _variants(
     files = {c.paths[0]: p for p, c in runs.items() if len(c.paths) == 1}
     given = {name: getattr(args, f"{name}_weights") for name in ("strip", "scale")}
     files |= {name: path for name, path in given.items() if path is not None}
-    paths = {n: load_umci(preset, files[n])[0].rough_map for n in given if n in files}
+    models = {name: load_umci(preset, files[name])[0] for name in given if name in files}
+    for name, found in models.items():
+        if found.config.paths != (name,):
+            raise WeightsError(
+                f"{files[name]} was trained with the paths {' and '.join(found.config.paths)}, "
+                f"--{name}_weights takes one that was trained with --paths {name}."
+            )
+    paths = {name: found.rough_map for name, found in models.items()}
     return table_2(prompts, PatchTextSimilarity(clip.visual).rough_map, model.rough_map, paths)
 
 
@@ -265,9 +280,7 @@ def summary(tally: Tally) -> Row:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="whose SAM and prompt options are used")
     parser.add_argument("dataset", help="a folder, or `synthetic`")
     parser.add_argument("--table", type=int, choices=(2, 3), default=2)
@@ -279,9 +292,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale_weights", type=Path, help="UMCI trained with --paths scale")
     parser.add_argument("--runs", type=Path, help="folder searched for umci.safetensors files")
     parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
-    parser.add_argument("--size", type=int, default=0, help="side for the metrics; 0: image size")
-    parser.add_argument("--limit", type=int, help="only N images of each defect, evenly spread")
-    parser.add_argument("--count", type=int, default=200, help="images of the synthetic set")
+    parser.add_argument(
+        "--size",
+        type=whole_number(0),
+        help="side for the metrics; 0: image size (default: CLIP's input for MVTec AD, else 0)",
+    )
+    parser.add_argument(
+        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
+    )
+    parser.add_argument(
+        "--count", type=whole_number(), default=200, help="images of the synthetic set"
+    )
     parser.add_argument("--json", type=Path, help="write the table as JSON")
     parser.add_argument("--csv", type=Path, help="write the table as CSV")
     return parser

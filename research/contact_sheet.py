@@ -43,6 +43,19 @@ def contact_row(
     return np.hstack([cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA) for p in pictures])
 
 
+def with_final(row: Image, final: NDArray[np.float32]) -> Image:
+    """The row with another final map, [TILE,TILE] in [0,1], drawn in its place."""
+    column = COLUMNS.index("final map")
+    changed = row.copy()
+    changed[:, column * TILE : (column + 1) * TILE] = _gray(final)
+    return changed
+
+
+def small_map(final: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A map [H,W] at a tile's size."""
+    return np.asarray(cv2.resize(final, (TILE, TILE), interpolation=cv2.INTER_AREA), np.float32)
+
+
 def write_sheet(path: Path, rows: Sequence[Image]) -> None:
     """The rows under a line of column names, as PNG."""
     head = np.full((24, TILE * len(COLUMNS), 3), 255, np.uint8)

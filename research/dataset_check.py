@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from clipsam.research.command_line import check_outputs, run_command
 from clipsam.research.datasets import (
     LAYOUTS,
     LabelledImage,
@@ -34,7 +34,7 @@ from clipsam.research.datasets import (
 )
 from clipsam.research.datasets_image import read_mask
 from clipsam.research.datasets_layouts import MTD_EMPTY_MASKS
-from clipsam.runtime.errors import ClipSAMError, ImageError
+from clipsam.runtime.errors import ImageError
 from clipsam.runtime.files import write_bytes
 from clipsam.runtime.image_header import read_header
 from clipsam.runtime.image_io import read_image
@@ -194,6 +194,12 @@ def format_report(report: Report) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line (`clipsam dataset ...`); returns the exit code."""
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: _run(args))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `clipsam dataset`."""
     parser = argparse.ArgumentParser(
         prog="clipsam dataset",
         description=__doc__,
@@ -204,16 +210,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("root", type=Path)
     command.add_argument("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
     command.add_argument("--json", type=Path, help="write counts, notes and problems as JSON")
-    args = parser.parse_args(argv)
-    try:
-        listing = open_dataset(args.root, layout=args.layout)
-        with tqdm(total=len(listing.images) + len(listing.train), unit="image") as bar:
-            report = check(listing, bar.update)
-        if args.json:
-            write_bytes(args.json, _to_json(report))
-    except ClipSAMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    check_outputs(args.json)
+    listing = open_dataset(args.root, layout=args.layout)
+    with tqdm(total=len(listing.images) + len(listing.train), unit="image") as bar:
+        report = check(listing, bar.update)
+    if args.json:
+        write_bytes(args.json, _to_json(report))
     print(format_report(report))
     return 1 if report.problems else 0
 

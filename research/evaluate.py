@@ -16,16 +16,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.contact_sheet import contact_row, sheet_indices, write_sheet
+from clipsam.research.command_line import Parser, check_outputs, run_command, whole_number
+from clipsam.research.contact_sheet import (
+    contact_row,
+    sheet_indices,
+    small_map,
+    with_final,
+    write_sheet,
+)
 from clipsam.research.datasets import (
     LAYOUTS,
     LabelledImage,
@@ -34,6 +40,14 @@ from clipsam.research.datasets import (
     open_dataset,
     synthetic_dataset,
 )
+from clipsam.research.evaluate_models import (
+    BundleModel,
+    Model,
+    add_flags,
+    check_flags,
+    open_model,
+)
+from clipsam.research.evaluate_norm import DATASET, FIXED, IMAGE, NORMS, headroom, unclipped
 from clipsam.research.evaluate_protocols import (
     ABLATIONS,
     PROTOCOLS,
@@ -51,54 +65,11 @@ from clipsam.research.evaluate_rows import (
     to_csv,
     verdicts,
 )
-from clipsam.runtime.errors import ClipSAMError
 from clipsam.runtime.files import write_bytes
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.preprocess import Image
-from clipsam.runtime.prompts import PromptOptions
-from clipsam.runtime.result import Result
-from clipsam.runtime.session import PRECISIONS, PROVIDERS
 
 _NOTHING: Image = np.zeros((0, 0, 3), np.uint8)
-
-
-class Model(Protocol):
-    """What is evaluated: a bundle (`BundleModel`) or PyTorch (`evaluate_torch.TorchModel`)."""
-
-    identity: str
-    categories: Collection[str]
-    prompts: PromptOptions
-    size: int  # side of CLIP's input
-
-    def inspect(self, image: Image, category: str, refine: bool = True) -> Result: ...
-
-    def rough_map(self, image: Image, category: str) -> NDArray[np.float32]: ...
-
-
-class BundleModel:
-    """An opened bundle."""
-
-    def __init__(self, model: ClipSAM) -> None:
-        self.model = model
-        manifest = model.bundle.manifest
-        self.identity = f"bundle {model.bundle.id}"
-        self.categories: Collection[str] = frozenset(manifest.categories)
-        self.prompts, self.size = manifest.prompts, manifest.clip_image_size
-
-    def inspect(self, image: Image, category: str, refine: bool = True) -> Result:
-        """Inspect one image; without `refine` stop at the rough map."""
-        return self.model.inspect(image, category, deadline_ms=None if refine else 0.0)
-
-    def rough_map(self, image: Image, category: str) -> NDArray[np.float32]:
-        """O_f: an inspection without time for SAM returns it, divided by Eq. 9's fixed scale."""
-        unrefined = self.model.inspect(image, category, norm="fixed", deadline_ms=0.0).score_map
-        return np.asarray(
-            unrefined
-            * np.float32(
-                1 + self.model.bundle.manifest.fusion.mask_weight * self.model.masks_per_box
-            ),
-            np.float32,
-        )
 
 
 def evaluate(
@@ -108,23 +79,36 @@ def evaluate(
     sheet: dict[int, Image] | None = None,
     without_mmr: bool = False,
     by_defect: bool = True,
+    norm: str = FIXED,
 ) -> Tally:
     """Inspect every item; the contact sheet's rows are filled in for the indices in `sheet`.
 
     An unknown category falls back to the generic word, as appendix A does. `without_mmr` stops at
-    the rough map (table 2). `size` and `by_defect` are `Tally`'s.
+    the rough map (table 2). `size` and `by_defect` are `Tally`'s, `norm` is one of `NORMS`.
     """
     subject = BundleModel(model) if isinstance(model, ClipSAM) else model
     tally = Tally(size, by_defect)
+    divisor = np.float32(headroom(subject.prompts.max_boxes))
+    shown: dict[int, NDArray[np.float32]] = {}
     for index, item in enumerate(items):
         image, mask = item.load() if item.has_truth else (item.load_image(), None)
         category = item.category if item.category in subject.categories else "object"
-        result = subject.inspect(image, category, refine=not without_mmr)
+        inspect = partial(subject.inspect, image, category, not without_mmr)
+        result = inspect(IMAGE if norm == IMAGE else FIXED)
+        final = result.score_map
+        if norm == DATASET:
+            final = unclipped(result, inspect) / divisor
         if sheet is not None and index in sheet:
             rough = subject.rough_map(image, category)
             truth = np.zeros(image.shape[:2], np.bool_) if mask is None else mask
             sheet[index] = contact_row(image, truth, rough, subject.prompts, result)
-        tally.add(item, result.score_map, mask, anomalous=result.anomalous, found=result.mask)
+            shown[index] = small_map(final)
+        tally.add(item, final, mask, anomalous=result.anomalous, found=result.mask)
+    if norm == DATASET:  # now that all were seen
+        for index, small in shown.items():
+            assert sheet is not None
+            sheet[index] = with_final(sheet[index], tally.stretch(small))
+        tally.stretch_scores()
     return tally
 
 
@@ -133,42 +117,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(arguments)
-    try:
-        if args.protocol in ABLATIONS:
-            from clipsam.research.ablations import main as ablations
+    if args.protocol in ABLATIONS:
+        from clipsam.research.ablations import main as ablations
 
-            return ablations([*_without(arguments, "--protocol"), "--table", args.protocol[-1]])
-        if rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        return _run(args)
-    except ClipSAMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return ablations([*_without(arguments, "--protocol"), "--table", args.protocol[-1]])
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return run_command(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
+    check_flags(args)
+    check_outputs(args.sheet, args.json, args.csv, args.per_image)
     items = select_items(
         args.dataset, args.category, args.count, args.size or 0, args.limit, args.layout
     )
     number = PROTOCOLS.get(args.protocol or "")
-    dataset, warning = check_protocol(number, items) if number else ("", "")
+    dataset, warnings = check_protocol(number, items) if number else ("", [])
     sheet: dict[int, Image] | None = None
     if args.sheet:
         sheet = dict.fromkeys(sheet_indices([item.defect for item in items]), _NOTHING)
     one_category = len({item.group for item in items}) == 1
-    with _open(args) as model:
+    with open_model(args) as model:
         size = args.size if args.size is not None else model.size if number else 0
-        tally = evaluate(
-            model, tqdm(items, unit="image"), size, sheet, args.without_mmr, one_category
-        )
-        identity = model.identity
-    rows = table(tally)
+        images = tqdm(items, unit="image")
+        tally = evaluate(model, images, size, sheet, args.without_mmr, one_category, args.norm)
+        identity, notes = model.identity, [*model.notes, *_unknown_words(model, items)]
     resolution = f"{size}x{size} px" if size else "image size"
-    print(f"{identity}, {args.dataset}, pooled pixels at {resolution}\n{format_rows(rows)}")
-    print(verdicts(tally.images))
-    notes = limits(items)
+    facts = {"model": identity, "resolution": resolution, "norm": args.norm}
+    rows = [{**row, **facts} for row in table(tally)]
+    print(f"{identity}, {args.dataset}, pooled pixels at {resolution}, norm {args.norm}")
+    print(f"{format_rows(rows)}\n{verdicts(tally.images)}")
+    notes += limits(items)
     if any("auroc_error" in row for row in rows):
         notes.append(format_errors(rows))
+    if args.norm == IMAGE:
+        notes.append("every image has a scale of its own: figures over several mean little")
     if number:
         name = "w/o MMR" if args.without_mmr else "ClipSAM"
         print("\n" + format_protocol(number, dataset, [(name, dataset_row(rows))]))
@@ -176,7 +160,9 @@ def _run(args: argparse.Namespace) -> int:
         if "pro_200" in dataset_row(rows):
             peers = 100 * float(dataset_row(rows)["pro_200"])
             notes.append(f"PRO with the 200 thresholds of most published code: {peers:.1f}")
-        notes += [warning] if warning else []
+        if args.limit is not None:
+            warnings.append(f"only {args.limit} images of each defect: not comparable")
+        notes += warnings
     for note in notes:
         print(f"note: {note}")
     if args.sheet and sheet:
@@ -190,22 +176,16 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _open(args: argparse.Namespace) -> Iterator[Model]:
-    if args.torch:
-        from clipsam.research.evaluate_torch import TorchModel, Weights
-        from clipsam.research.presets import PRESETS
-
-        if args.bundle not in PRESETS:
-            raise ClipSAMError(
-                f"With --torch the first argument is a preset ({', '.join(PRESETS)}), not "
-                f"{args.bundle}."
-            )
-        weights = Weights(args.clip_weights, args.umci_weights, args.sam_weights)
-        yield TorchModel.load(PRESETS[args.bundle], weights, args.device)
-        return
-    with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
-        yield BundleModel(model)
+def _unknown_words(model: Model, items: Iterable[LabelledImage]) -> list[str]:
+    """A note where the generic word stood in for a category."""
+    words = sorted({item.category for item in items if item.category not in model.categories})
+    if not words:
+        return []
+    some = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
+    return [
+        f'the bundle has no text for {some}: the prompts said "object" instead; build it with '
+        "--categories to change that"
+    ]
 
 
 def select_items(
@@ -247,7 +227,7 @@ def _without(arguments: Sequence[str], flag: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="clipsam evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -260,25 +240,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
     parser.add_argument(
         "--size",
-        type=int,
+        type=whole_number(0),
         help="side for the metrics; 0: image size (default: 0, CLIP's input with --protocol)",
     )
-    parser.add_argument("--limit", type=int, help="only N images of each defect, evenly spread")
-    parser.add_argument("--count", type=int, default=200, help="images of the synthetic set")
-    parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu")
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: the provider's fastest")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--norm", choices=NORMS, default=FIXED, help="Eq. 9's scale (default: fixed, the box's)"
+    )
+    parser.add_argument(
+        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
+    )
+    parser.add_argument(
+        "--count", type=whole_number(), default=200, help="images of the synthetic set"
+    )
     parser.add_argument("--without-mmr", action="store_true", help="stop at the rough map")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
     parser.add_argument("--json", type=Path, help="write the table as JSON")
     parser.add_argument("--csv", type=Path, help="write the table as CSV")
     parser.add_argument("--per-image", type=Path, help="write every image as CSV, worst first")
-    torch = parser.add_argument_group("a PyTorch model instead of a bundle")
-    torch.add_argument("--torch", action="store_true")
-    torch.add_argument("--clip_weights", type=Path)
-    torch.add_argument("--umci_weights", "--checkpoint_path", type=Path)
-    torch.add_argument("--sam_weights", type=Path)
-    torch.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    add_flags(parser)
     return parser
 
 

@@ -15,8 +15,8 @@ TRAINED_ON = {"mvtec": "VisA", "visa": "MVTec-AD", "mtd": "MVTec-AD", "ksdd2": "
 _COLUMNS = {"auroc": "AUROC", "f1_max": "F1-max", "ap": "AP", "pro": "PRO"}  # the paper's order
 
 
-def check_protocol(number: int, items: Sequence[LabelledImage]) -> tuple[str, str]:
-    """The data set's key, and a warning if it is not whole.
+def check_protocol(number: int, items: Sequence[LabelledImage]) -> tuple[str, list[str]]:
+    """The data set's key, and warnings if it is not whole.
 
     Raises DatasetError when the images are not of a data set that the table covers.
     """
@@ -29,13 +29,13 @@ def check_protocol(number: int, items: Sequence[LabelledImage]) -> tuple[str, st
             "--protocol, or give the folder that holds all its categories."
         )
     name, present, whole = found
-    warning = ""
+    warnings = []
     if present < whole:
-        warning = (
+        warnings.append(
             f"only {present} of the {whole} categories of {TITLES[name]}: not comparable with the "
             "published rows, which are means over all of them"
         )
-    return name, warning
+    return name, warnings
 
 
 def format_protocol(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -33,6 +33,7 @@ _COLUMNS = [
     "pro_200",
     *(f"image_{k}" for k in IMAGE_METRICS),
 ]
+FACTS = ["model", "resolution", "norm"]  # no figure is without them in a file
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Measured:
     """One image after inspection."""
 
     item: LabelledImage
-    score: float  # highest value of the final map
+    score: float  # highest value of the final map, as it was normalised
     anomalous: bool  # the verdict
     dice: float | None = None  # F1 of the decided mask against the truth, of a defective image
 
@@ -65,6 +66,7 @@ class Tally:
         self.size, self.by_defect = size, by_defect
         self.images: list[Measured] = []
         self.pixels: dict[tuple[str, str], PixelHistogram] = {}
+        self.range = (float("inf"), float("-inf"))  # of all final maps
 
     def add(
         self,
@@ -81,13 +83,26 @@ class Tally:
         if mask is not None and found is not None and not item.good:
             marked = int(mask.sum()) + int(found.sum())
             dice = 2 * int((mask & found).sum()) / marked if marked else 0.0
-        self.images.append(Measured(item, float(final.max()), anomalous, dice))
+        low, high = float(final.min()), float(final.max())
+        self.range = (min(low, self.range[0]), max(high, self.range[1]))
+        self.images.append(Measured(item, high, anomalous, dice))
         if mask is None:
             return
         key = (item.group, item.defect if self.by_defect else "")
         if key not in self.pixels:
             self.pixels[key] = PixelHistogram()
         self.pixels[key].add(*at_size(final, mask, self.size))
+
+    def stretch(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Min-max over every map counted so far."""
+        low, high = self.range
+        return np.asarray((values - low) / max(high - low, 1e-12), np.float32)
+
+    def stretch_scores(self) -> None:
+        """Bring the images' scores to that scale. Pixels stay: it changes no figure of theirs."""
+        scores = self.stretch(np.array([m.score for m in self.images], np.float32)).tolist()
+        pairs = zip(self.images, scores, strict=True)
+        self.images = [replace(image, score=score) for image, score in pairs]
 
     def pooled(self, group: str | None = None, *defects: str) -> PixelHistogram | None:
         """The pixels of a category (None: of all), of some of its defects if named."""
@@ -214,7 +229,9 @@ def format_errors(rows: Sequence[Mapping[str, float | str]]) -> str:
     return f"scores are binned; proven largest distance from the exact figures: {bounds}"
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = _COLUMNS) -> bytes:
+def to_csv(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (*_COLUMNS, *FACTS)
+) -> bytes:
     """The rows as CSV; a figure that is missing is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")

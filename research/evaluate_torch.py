@@ -20,12 +20,14 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from clipsam.research.clip_features import ClipFeatures, normalise
+from clipsam.research.command_line import torch_device
 from clipsam.research.presets import Preset, get_tokenizer
-from clipsam.research.reference import fuse
+from clipsam.research.reference import fuse, weighted_sum
 from clipsam.research.text_prompts import text_features
 from clipsam.research.umci import UMCIStages
-from clipsam.research.weights import load_clip, load_sam, load_umci
+from clipsam.research.weights import load_clip, load_sam, load_umci, trained_preset
 from clipsam.runtime.decision import decide
+from clipsam.runtime.fusion import image_scale
 from clipsam.runtime.preprocess import Image, clip_input
 from clipsam.runtime.prompts import FOREGROUND, Prompts, find_prompts
 from clipsam.runtime.result import ANOMALOUS, GOOD, Result
@@ -71,13 +73,26 @@ class TorchModel:
         self.umci = umci.to(self.device).eval()
         self.predictor = SamPredictor(sam.to(self.device).eval())
         self.tokenizer = get_tokenizer()
+        self.notes: list[str] = []  # what to say beside the figures
         self._text: dict[str, Tensor] = {}
 
     @classmethod
     def load(cls, preset: Preset, weights: Weights, device: str = "cpu") -> TorchModel:
-        """The preset with weights from files. Raises WeightsError."""
-        clip, umci = load_clip(preset, weights.clip)[0], load_umci(preset, weights.umci)[0]
-        return cls(preset, clip, umci, load_sam(preset, weights.sam)[0], device)
+        """The preset with weights from files, UMCI as its file says that it was trained.
+
+        Raises WeightsError, and ProviderError for a device that is not there.
+        """
+        torch_device(device)  # before the gigabytes
+        preset, clip_of_umci = trained_preset(preset, weights.umci)
+        umci = load_umci(preset, weights.umci)[0]
+        clip, clip_sha = load_clip(preset, weights.clip)
+        model = cls(preset, clip, umci, load_sam(preset, weights.sam)[0], device)
+        if clip_of_umci not in (None, clip_sha):
+            model.notes.append(
+                "UMCI was trained on another CLIP file than this one: if it holds other weights, "
+                "not only another format, the maps mean nothing"
+            )
+        return model
 
     @torch.no_grad()
     def rough_map(self, image: Image, category: str) -> NDArray[np.float32]:
@@ -92,8 +107,11 @@ class TorchModel:
         resized = cv2.resize(small[0].float().cpu().numpy(), (width, height))
         return np.asarray(resized, np.float32)
 
-    def inspect(self, image: Image, category: str, refine: bool = True) -> Result:
-        """Inspect one image, HxWx3 uint8 RGB; without `refine` stop at the rough map."""
+    def inspect(
+        self, image: Image, category: str, refine: bool = True, norm: str = "fixed"
+    ) -> Result:
+        """Inspect one image, HxWx3 uint8 RGB; without `refine` stop at the rough map. `norm` of the
+        map returned is "fixed" or "image"."""
         rough = self.rough_map(image, category)
         prompts = find_prompts(rough, self.prompts)
         refined = refine and len(prompts) > 0
@@ -101,7 +119,8 @@ class TorchModel:
             masks, scores = self._segment(image, prompts)
         else:
             masks, scores = np.zeros((0, 3, *rough.shape), np.bool_), np.zeros((0, 3), np.float32)
-        final = fuse(rough, masks, scores, self.fusion.mask_weight)
+        weight = self.fusion.mask_weight
+        final = fuse(rough, masks, scores, weight)
         mask, regions = decide(final, prompts.components, self.decision, refined=refined)
         return Result(
             verdict=ANOMALOUS if regions else GOOD,
@@ -114,10 +133,12 @@ class TorchModel:
             prompts=len(prompts),
             dropped=prompts.dropped,
             refined=refined or not len(prompts),
-            norm="fixed",
+            norm=norm,
             bundle="",
             timings={},
-            score_map=final,
+            score_map=final
+            if norm == "fixed"
+            else image_scale(weighted_sum(rough, masks, scores, weight)),
             mask=mask,
         )
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.research.command_line import torch_device
+from clipsam.runtime.errors import ClipSAMError, ProviderError
 
 T = TypeVar("T")
 
@@ -120,11 +121,21 @@ def start_processes(device: str) -> Processes:
     """The group this process belongs to, by torchrun's environment variables.
 
     `device` is "cpu", "cuda" or, for one process, "cuda:N". Raises ClipSAMError when there are
-    several processes and Lightning Fabric is missing.
+    several processes and Lightning Fabric is missing, ProviderError when the device is.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return OneProcess(device)
-    return FabricProcesses(device.split(":")[0])
+        return OneProcess(torch_device(device))
+    kind, local = device.split(":")[0], int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # Counted, not used: every process would set itself up on the first GPU.
+    if kind == "cuda" and torch.cuda.device_count() < local:
+        raise ProviderError(
+            f"torchrun started {local} processes here and PyTorch finds "
+            f"{torch.cuda.device_count()} GPUs: start one a GPU (--nproc_per_node), or use "
+            "--device cpu."
+        )
+    if kind not in ("cpu", "cuda"):
+        raise ProviderError(f"--device {device} is for one process: use cpu or cuda.")
+    return FabricProcesses(kind)
 
 
 def share_of(batch_size: int, processes: Processes) -> tuple[int, int]:

@@ -122,10 +122,21 @@ def fuse(
     scores: NDArray[np.float32],
     weight: float = 1.0,
 ) -> NDArray[np.float32]:
-    """Eq. 9: O_f plus every mask times its score times `weight` (paper: 1), divided by its largest
-    possible value for one box (4) and kept within 0..1."""
+    """Eq. 9: `weighted_sum`, divided by its largest possible value for one box (4) and kept within
+    0..1."""
+    total = weighted_sum(rough, masks, scores, weight)
+    return np.clip(total / (1 + 3 * weight), 0, 1).astype(np.float32)
+
+
+def weighted_sum(
+    rough: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    weight: float = 1.0,
+) -> NDArray[np.float64]:
+    """O_f plus every mask times its score times `weight` (paper: 1)."""
     total = rough.astype(np.float64)
     for of_box, scores_of_box in zip(masks, scores, strict=True):
         for mask, score in zip(of_box, scores_of_box, strict=True):
             total = total + mask * float(score) * weight
-    return np.clip(total / (1 + 3 * weight), 0, 1).astype(np.float32)
+    return total

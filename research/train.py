@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,12 @@ import torch
 from torch.utils.data import Dataset
 
 from clipsam.research.augmentation import AUGMENTATIONS
+from clipsam.research.command_line import (
+    Parser,
+    number,
+    run_command,
+    whole_number,
+)
 from clipsam.research.datasets import LabelledImage
 from clipsam.research.feature_cache import images_digest
 from clipsam.research.file_lock import locked
@@ -44,7 +51,7 @@ from clipsam.research.train_setup import (
 from clipsam.research.training_data import Item, LabelledImages, SyntheticImages, collate
 from clipsam.research.umci_task import UmciTask
 from clipsam.research.weights import load_clip, save_weights
-from clipsam.runtime.errors import ClipSAMError, OutputError
+from clipsam.runtime.errors import ClipSAMError, OutputError, WeightsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,19 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--augment changes the images, cached features cannot follow: add --no_cache")
     if args.augment and args.dataset == "synthetic":
         parser.error("--augment is for data sets; procedural pictures are varied already")
-    processes: Processes | None = None
+    after = "nothing was written" if args.overfit_batch else "the same command goes on from here"
+    return run_command(lambda: _in_a_group(args), after)
+
+
+def _in_a_group(args: argparse.Namespace) -> int:
+    processes = start_processes(args.device)
     try:
-        processes = start_processes(args.device)
         return train(args, processes)
-    except ClipSAMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
     finally:
-        if processes is not None:
-            processes.close()
+        processes.close()
 
 
 def train(args: argparse.Namespace, processes: Processes) -> int:
@@ -90,7 +94,10 @@ def train(args: argparse.Namespace, processes: Processes) -> int:
     if processes.rank:
         validation = 0  # the first process validates
     bf16 = args.precision == "bf16"
-    task = UmciTask(preset, clip, processes.device, validation, bf16)
+    try:
+        task = UmciTask(preset, clip, processes.device, validation, bf16)
+    except ValueError as error:  # an image size or a tap that this CLIP does not have
+        raise WeightsError(f"--{str(error).replace('=', ' ', 1)}") from error
     if args.overfit_batch:
         return _overfit_batch(args, task, images, processes)
 
@@ -140,7 +147,12 @@ def _run(
         if scores:
             print(f"umci: best {scores}")
         path = args.save_path / "umci.safetensors"
-        metadata = {"umci": preset.umci.to_json(), "clip_sha256": clip_sha}
+        metadata = {
+            "umci": preset.umci.to_json(),
+            "clip_sha256": clip_sha,
+            "image_size": str(preset.clip_image_size),
+            "features_list": json.dumps(preset.features_list),
+        }
         save_weights(task.module.state_dict(), path, "umci", metadata)
         print(f"umci: wrote {path}; the curves are {folder / 'curves.png'}")
 
@@ -192,35 +204,49 @@ def _overfit_batch(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Train UMCI on a frozen CLIP.")
-    add = parser.add_argument
+    parser = Parser(description="Train UMCI on a frozen CLIP.")
+    add, count = parser.add_argument, whole_number()
     add("--preset", choices=tuple(PRESETS), default="paper")
     add("--dataset", choices=(*DATASETS, "synthetic"), default="mvtec")
     add("--data_path", type=Path, help="the data set's folder")
     add("--category", help="the prompts' word for every image (default: the data set's names)")
     add("--save_path", type=Path, required=True)
     add("--clip_weights", type=Path, help="default: open_clip's cache or download")
-    add("--features_list", type=int, nargs="+", help="blocks tapped, from 1")
-    add("--image_size", type=int)
-    add("--epoch", type=int, default=6)
-    add("--steps", type=int, default=1000, help="of --dataset synthetic")
-    add("--learning_rate", type=float, default=1e-4)
-    add("--batch_size", type=int, default=8, help="of all processes together")
-    add("--hidden_dim", type=int, help="c_h (table 3)")
-    add("--pool_sizes", type=int, nargs="+", help="s of the scale path (table 3)")
+    add("--features_list", type=count, nargs="+", help="blocks tapped, from 1")
+    add("--image_size", type=count)
+    add("--epoch", type=count, default=6)
+    add("--steps", type=count, default=1000, help="of --dataset synthetic")
+    add("--learning_rate", type=number(0), default=1e-4)
+    add("--batch_size", type=count, default=8, help="of all processes together")
+    add("--hidden_dim", type=count, help="c_h (table 3)")
+    add("--pool_sizes", type=count, nargs="+", help="s of the scale path (table 3)")
     add("--paths", nargs="+", choices=("strip", "scale"), help="table 2")
-    add("--validate_every", type=int, help="further checkpoints every N steps, also of synthetic")
-    add("--validation_images", type=int, help="procedural ones (default: 96 for synthetic, else 0)")
-    add("--steering", type=float, default=0.0, help="share of procedural images with odd words")
+    add("--validate_every", type=count, help="further checkpoints every N steps, also of synthetic")
+    add(
+        "--validation_images",
+        type=whole_number(0),
+        help="procedural ones (default: 96 for synthetic, else 0)",
+    )
+    add(
+        "--steering",
+        type=number(0, 1),
+        default=0.0,
+        help="share of procedural images with odd words",
+    )
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: mixed precision")
     add("--bf16", dest="precision", action="store_const", const="bf16", help="--precision bf16")
     add("--no_cache", action="store_true", help="run CLIP in every epoch, keep no features")
     add("--cache_path", type=Path, help="keep CLIP's features here (default: SAVE_PATH/features)")
     add("--augment", nargs="+", choices=AUGMENTATIONS, default=[], help="needs --no_cache")
     add("--overfit_batch", action="store_true", help="only check that one batch can be learned")
-    add("--overfit_steps", type=int, default=100)
-    add("--workers", type=int, default=1, help="processes that load data, of each process")
-    add("--seed", type=int, default=0)
+    add("--overfit_steps", type=count, default=100)
+    add(
+        "--workers",
+        type=whole_number(0),
+        default=1,
+        help="processes that load data, of each process",
+    )
+    add("--seed", type=whole_number(0), default=0)
     add("--deterministic", action="store_true", help="deterministic operations on a GPU, slower")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser

@@ -42,7 +42,7 @@ class Source:
 
 
 def configure(args: argparse.Namespace) -> Preset:
-    """The preset with the command line's changes."""
+    """The preset with the command line's changes. Sizes are checked by the command line."""
     preset = PRESETS[args.preset]
     if args.image_size:
         preset = replace(preset, clip_image_size=args.image_size)

@@ -7,9 +7,11 @@ OpenAI publishes) with `torch.jit.load`, everything else is safetensors. Every f
 
 from __future__ import annotations
 
+import json
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +126,42 @@ def load_umci(preset: Preset, path: Path | None) -> tuple[UMCIStages, str]:
             f"preset {preset.name} has {preset.umci.visual_dim} and {preset.umci.text_dim}: use "
             "the preset it was trained with."
         )
+    trained = trained_preset(preset, path)[0]
+    here = preset.clip_image_size, preset.features_list
+    if (trained.clip_image_size, trained.features_list) != here:
+        raise WeightsError(
+            f"{path} was trained on images of {trained.clip_image_size} px and blocks "
+            f"{trained.features_list}, and here it would get {here[0]} px and blocks {here[1]}: "
+            "train it with these as --image_size and --features_list."
+        )
     model = UMCIStages(config).eval()
     _fill(model, state, path, origin)
     return model, sha256(path)
+
+
+def trained_preset(preset: Preset, path: Path | None) -> tuple[Preset, str | None]:
+    """The preset with the image size and taps that UMCI's file was trained with, and the sha256 of
+    the CLIP file it was trained on (None: it does not say). Files that say nothing keep the
+    preset's own. Raises WeightsError for a file that holds no UMCI."""
+    if path is None:
+        if preset.clip_name != "tiny":
+            return preset, None  # `load_umci` says that there is none
+        path = _tiny_file("umci.safetensors", "--umci-weights")
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return preset, None  # `load_umci` says what is wrong with it
+    if "umci" not in said:
+        raise WeightsError(
+            f"{path} holds no UMCI: --umci-weights takes the umci.safetensors that "
+            "`python -m clipsam.research.train` wrote."
+        )
+    if "image_size" in said:
+        preset = replace(preset, clip_image_size=int(said["image_size"]))
+    if "features_list" in said:
+        preset = replace(preset, features_list=tuple(json.loads(said["features_list"])))
+    return preset, said.get("clip_sha256")
 
 
 def read_state(path: Path, flag: str, origin: str) -> dict[str, Tensor]:

@@ -298,7 +298,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_libraries_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By soname, then in NVIDIA's wheels, the newest first."""
+    """By soname, then in NVIDIA's wheels, then where the toolkit is, the newest first."""
     for folder in ("cu13/lib", "cuda_runtime/lib"):
         (tmp_path / "nvidia" / folder).mkdir(parents=True)
     tried: list[str] = []
@@ -317,10 +317,12 @@ def test_where_libraries_are_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
         "libcudart.so.13",
         "/nvidia/cu13/lib/libcudart.so.13",
         "/nvidia/cuda_runtime/lib/libcudart.so.13",
+        "/usr/local/cuda/lib64/libcudart.so.13",
         "libcudart.so.12",
         "/nvidia/cuda_runtime/lib/libcudart.so.12",
+        "/usr/local/cuda/lib64/libcudart.so.12",
     ]
-    assert loaded == ["libcudart.so.12", f"{tmp_path}/nvidia/cuda_runtime/lib/libcudart.so.12"]
+    assert [name.removeprefix(str(tmp_path)) for name in loaded] == tried[4:]
 
 
 @pytest.fixture

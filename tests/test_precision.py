@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,6 +22,7 @@ from clipsam.export.emulation import emulate
 from clipsam.export.graphs import GraphSource, graph_sources
 from clipsam.export.models import Checkpoints
 from clipsam.export.parity import check_graph, compare, record
+from clipsam.export.picture_check import overlap
 from clipsam.export.precision import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
 from clipsam.export.sam_encoder import SamEncoderGraph
 from clipsam.export.to_onnx import BF16_OPSET, export_graph, tensor_specs
@@ -306,3 +308,22 @@ def test_fp16_normalisation_that_overflows_is_caught(
         r"allowed\); no bundle was written. Leave out --precision fp16, and use fp32 \(or bf16",
     ):
         check((), "fp16")
+
+
+# --- masks --------------------------------------------------------------------------------------
+
+
+def test_edges_of_small_masks_do_not_count() -> None:
+    speck, part = np.zeros((2, 100, 100), np.bool_)
+    speck[10:12, 10:13] = True  # 6 pixels
+    part[10:80, 10:80] = True
+    for mask in (speck, part):
+        assert overlap(mask, mask) == overlap(np.zeros_like(mask), np.zeros_like(mask)) == 1
+        grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        plain = (grown & mask).sum() / (grown | mask).sum()
+        assert overlap(grown, mask, exact=True) == pytest.approx(plain)
+        assert overlap(grown, mask) == pytest.approx(1 if mask is speck else plain)
+    elsewhere = np.roll(speck, 40)
+    assert overlap(elsewhere, speck) <= 0.5  # wrong all the same
+    beside = speck | np.roll(speck, 20)
+    assert overlap(beside, speck) == pytest.approx(0.5)

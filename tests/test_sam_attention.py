@@ -9,14 +9,22 @@ import onnx
 import pytest
 import torch
 from segment_anything.modeling import Sam
-from segment_anything.modeling.image_encoder import Attention
+from segment_anything.modeling.image_encoder import (
+    Attention,
+    window_partition,
+    window_unpartition,
+)
 
+from clipsam.export import sam_attention
 from clipsam.export.models import Checkpoints
 from clipsam.export.parity_inputs import sam_encoder_cases
 from clipsam.export.sam_attention import (
     ATTENTIONS,
+    REWRITES,
+    BlockedAttention,
     MaskAttention,
     MaskFreeAttention,
+    WindowAttention,
     with_attention,
 )
 from clipsam.export.sam_encoder import SamEncoderGraph
@@ -24,7 +32,6 @@ from clipsam.export.to_onnx import OPSETS, export_graph
 from clipsam.research.presets import Preset
 from clipsam.runtime.session import open_session
 
-REWRITES = {"mask": MaskAttention, "mask-free": MaskFreeAttention}
 EXACT = 3e-6  # relative to the largest value
 
 
@@ -106,6 +113,74 @@ def test_what_cannot_be_rewritten_is_said(sam: Sam) -> None:
         MaskAttention(plain)
 
 
+def _slices(
+    monkeypatch: pytest.MonkeyPatch, module: BlockedAttention, x: torch.Tensor
+) -> list[int]:
+    """How many queries each slice has when `module` runs on `x`."""
+    found: list[int] = []
+    softmax = torch.Tensor.softmax
+
+    def spy(scores: torch.Tensor, dim: int) -> torch.Tensor:
+        found.append(scores.shape[-2])
+        return softmax(scores, dim)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "softmax", spy)
+        module(x)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limit", "queries"),
+    [
+        (1 << 24, [36]),
+        (2 * 3 * 18 * 36, [18, 18]),
+        (2 * 3 * 17 * 36, [12, 12, 12]),  # slices are equal and of whole rows
+        (1, [6] * 6),  # never less than a row
+    ],
+)
+def test_slices_bound_the_scores(
+    limit: int, queries: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = _attention(6)
+    x = torch.randn(2, 6, 6, 48, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(sam_attention, "SLICE_SCORES", limit)
+    module = BlockedAttention(stock)
+    assert _slices(monkeypatch, module, x) == queries
+    assert _error(module(x), stock(x)) <= EXACT
+
+
+@pytest.mark.parametrize("heads", [12, 16])
+def test_slices_of_the_published_encoders(heads: int) -> None:
+    """A global block of ViT-B, L and H takes 16 slices; all windows of a block are one."""
+    assert sam_attention._rows_a_slice(64, heads * 64 * 64 * 64) == 4
+    assert sam_attention._rows_a_slice(14, 25 * heads * 14 * 14 * 14) == 14
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 14, 14), (1, 9, 23)])
+def test_windows_are_the_stock_ones(shape: tuple[int, int, int]) -> None:
+    """Also where nothing is padded, and with biases that are far from zero."""
+    stock, side = _attention(7), 7
+    torch.nn.init.normal_(stock.qkv.bias, std=3.0)
+    x = torch.randn(*shape, 48, generator=torch.Generator().manual_seed(1))
+    windows, padded = window_partition(x, side)
+    expected = window_unpartition(stock(windows), side, padded, shape[1:])
+    found = WindowAttention(stock, side)(x)
+    assert found.shape == expected.shape
+    assert _error(found, expected) <= EXACT
+
+
+def test_blocked_keeps_the_weights_and_the_encoder_given(sam: Sam) -> None:
+    rewritten = with_attention(sam.image_encoder, "blocked")
+    kinds = [type(block.attn) for block in rewritten.blocks]
+    assert kinds == [WindowAttention, BlockedAttention]
+    assert [block.window_size for block in sam.image_encoder.blocks] == [6, 0]
+    for old, new in zip(sam.image_encoder.blocks, rewritten.blocks, strict=True):
+        assert new.attn.qkv.weight is old.attn.qkv.weight
+        assert new.attn.proj.weight is old.attn.proj.weight
+        assert bool(old.attn.qkv.bias[48:].any())  # not zeroed in place
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_exports(kind: str, opset: int, sam: Sam, tmp_path: Path) -> None:
@@ -121,7 +196,7 @@ def test_exports(kind: str, opset: int, sam: Sam, tmp_path: Path) -> None:
     assert error <= EXACT
 
     attentions = [node for node in onnx.load(path).graph.node if node.op_type == "Attention"]
-    if opset < 23 or kind == "stock":
+    if opset < 23 or kind in ("stock", "blocked"):
         assert not attentions
         return
     assert len(attentions) == len(sam.image_encoder.blocks)  # one node per attention

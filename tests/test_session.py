@@ -75,7 +75,7 @@ def has_cuda() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-NO_ENGINE = r"has no TensorRT engine of bad: build it on this box with `python export/build_engines"
+NO_ENGINE = r"has no TensorRT engine of bad: build it on this box with `python -m clipsam\.export\."
 
 
 def backends() -> list[Any]:
@@ -284,6 +284,11 @@ def test_an_unknown_provider_or_precision(tmp_path: Path) -> None:
         open_session(path, "tpu")
     with pytest.raises(SessionError, match="Unknown precision 'fp8': use one of fp32, fp16, bf16"):
         open_session(path, "cpu", precision="fp8")
+    for provider in ("cuda", "tensorrt"):
+        with pytest.raises(ProviderError, match="'int8-dynamic' is for provider 'cpu' alone"):
+            open_session(path, provider, precision="int8-dynamic")
+    with open_session(path, "cpu", precision="int8-dynamic") as session:
+        assert session.precision == "int8-dynamic"
 
 
 def test_backends_are_imported_late() -> None:

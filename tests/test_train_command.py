@@ -1,38 +1,37 @@
-"""`python -m clipsam.research.train` from the outside: refused, killed, resumed, shared out.
+"""`python -m clipsam.research.train` from the outside: what it writes, what it refuses.
 
 All with random CLIP weights on procedural images: what is proved is the machinery, not a quality.
+That runs killed and resumed end alike, on one and on two processes: tests/test_train_to_inspect.py.
 """
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
-import signal
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from training_files import (
-    descendants,
-    start_training,
-    train_arguments,
-    write_dataset,
-    write_weights,
-)
+from training_files import SIZE, train_arguments, write_dataset, write_weights
+from whole_way import checkpoint
 
 from clipsam.research.file_lock import locked
 from clipsam.research.presets import PRESETS
-from clipsam.research.processes import FabricProcesses, OneProcess, share_of
+from clipsam.research.processes import (
+    FabricProcesses,
+    OneProcess,
+    share_of,
+    start_processes,
+)
 from clipsam.research.train import _parser, main
-from clipsam.research.training_data import epoch_ends
+from clipsam.research.training_data import Batch, epoch_ends
 from clipsam.research.training_log import read_log
-from clipsam.research.weights import load_umci
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.research.umci import UMCIStages
+from clipsam.research.umci_task import UmciTask
+from clipsam.research.weights import load_umci, save_weights, trained_preset
+from clipsam.runtime.errors import ClipSAMError, ProviderError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -40,43 +39,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights"))
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the processes that the tests start: sums then have one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), "mvtec")
-
-
-def last(save: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(save / "umci" / "last.pt", weights_only=True)
-    return state
-
-
-def kill_after_first_checkpoint(arguments: list[str], save: Path, processes: int = 1) -> None:
-    """Start the command, and SIGKILL all its processes once there is a checkpoint."""
-    run = start_training(arguments, processes)
-    deadline = time.monotonic() + 600
-    while not (save / "umci" / "last.pt").exists():
-        assert run.poll() is None, run.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    for pid in [*descendants(run.pid), run.pid]:  # torchrun's workers first
-        os.kill(pid, signal.SIGKILL)
-    output, _ = run.communicate()
-    assert run.returncode == -signal.SIGKILL, output
-
-
-def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """The largest absolute difference of two checkpoints' weights."""
-    assert a["module"].keys() == b["module"].keys()
-    return max(float((a["module"][n] - b["module"][n]).abs().max()) for n in a["module"])
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -86,12 +51,16 @@ def test_the_defaults_are_the_papers() -> None:
     assert (args.preset, args.augment, args.precision) == ("paper", [], "fp32")
 
 
-@pytest.mark.parametrize("layout", ["mvtec", "visa", "mtd", "ksdd2"])
+@pytest.mark.parametrize("layout", ["mvtec", "visa", "visa_pytorch", "mtd", "ksdd2"])
 def test_a_run_on_each_layout(layout: str, weights: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", layout, 6)
-    arguments = train_arguments(weights, data, tmp_path / "run", "--dataset", layout)
+    of_set = layout.removesuffix("_pytorch")
+    arguments = train_arguments(weights, data, tmp_path / "run", "--dataset", of_set)
     assert main([*arguments, "--epoch", "2", "--batch_size", "2"]) == 0
-    load_umci(PRESETS["tiny"], tmp_path / "run" / "umci.safetensors")
+    umci = tmp_path / "run" / "umci.safetensors"
+    preset, _ = trained_preset(PRESETS["tiny"], umci)
+    assert preset.clip_image_size == SIZE
+    load_umci(preset, umci)
     rows = read_log(tmp_path / "run" / "umci" / "log.jsonl")
     assert [row["step"] for row in rows] == [3, 6]  # a row each epoch
     assert all(np.isfinite(row["loss"]) for row in rows)
@@ -100,47 +69,11 @@ def test_a_run_on_each_layout(layout: str, weights: Path, tmp_path: Path) -> Non
     assert cached.any(axis=(1, 2)).sum() == 3  # three of the six have a defect
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_on_one_and_on_two_processes(
-    weights: Path, data: Path, tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Runs of the same 12 steps end with the same weights: exactly the same on one process, within
-    1e-6 on two (gloo on the CPU, where only the order of additions differs)."""
-
-    def arguments(name: str) -> list[str]:
-        cache = ["--cache_path", str(tmp_path / "features")]
-        return train_arguments(weights, data, tmp_path / name, "--epoch", "6", *cache)
-
-    assert main(arguments("whole")) == 0
-    whole = last(tmp_path / "whole")
-    assert whole["step"] == 12
-    kill_after_first_checkpoint(arguments("one"), tmp_path / "one")
-    assert last(tmp_path / "one")["step"] < 12
-    capsys.readouterr()
-    assert main(arguments("one")) == 0
-    assert "from the cache" in capsys.readouterr().out
-    torch.testing.assert_close(last(tmp_path / "one"), whole, rtol=0, atol=0)
-    logs = [read_log(tmp_path / name / "umci" / "log.jsonl") for name in ("whole", "one")]
-    assert [row["step"] for row in logs[0]] == [2, 4, 6, 8, 10, 12]
-    assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
-
-    kill_after_first_checkpoint(arguments("two"), tmp_path / "two", processes=2)
-    assert last(tmp_path / "two")["step"] < 12
-    resumed = start_training(arguments("two"), processes=2)
-    output, _ = resumed.communicate(timeout=600)
-    assert resumed.returncode == 0, output
-    assert last(tmp_path / "two")["step"] == 12
-    assert difference(last(tmp_path / "two"), whole) < 1e-6
-    load_umci(PRESETS["tiny"], tmp_path / "two" / "umci.safetensors")
-    # The runs did learn: weights moved a hundred times further than they may differ.
-    assert difference(_untrained(weights, data, tmp_path), whole) > 1e-4
-
-
 def _untrained(weights: Path, data: Path, folder: Path) -> dict[str, Any]:
     """The state a run starts from: a run with a learning rate of nothing."""
     arguments = train_arguments(weights, data, folder / "still", "--epoch", "1")
     assert main([*arguments, "--learning_rate", "0", "--no_cache"]) == 0
-    return last(folder / "still")
+    return checkpoint(folder / "still")
 
 
 def test_cached_features_train_like_computed_ones(
@@ -151,7 +84,7 @@ def test_cached_features_train_like_computed_ones(
     for name, more in (("cached", []), ("computed", ["--no_cache"])):
         arguments = train_arguments(weights, data, tmp_path / name, "--epoch", "2", *more)
         assert main(arguments) == 0
-        states.append(last(tmp_path / name))
+        states.append(checkpoint(tmp_path / name))
     still = _untrained(weights, data, tmp_path)
     assert not (tmp_path / "computed" / "features").exists()
 
@@ -191,7 +124,7 @@ def test_another_run_is_not_resumed(
     assert main([*arguments, "--hidden_dim", "32"]) == 1
     assert "another --save_path" in capsys.readouterr().err
     assert main([*arguments, "--epoch", "2"]) == 0  # more of the same is no other run
-    assert last(tmp_path / "run")["step"] == 4
+    assert checkpoint(tmp_path / "run")["step"] == 4
 
 
 def test_the_wrong_set_and_sets_without_masks(
@@ -244,6 +177,102 @@ def test_wrong_usage(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch_size", "0"], "--batch_size: '0' must be a whole number, at least 1"),
+        (["--epoch", "-1"], "--epoch: '-1' must be a whole number, at least 1"),
+        (["--seed", "-1"], "--seed: '-1' must be a whole number, at least 0"),
+        (["--pool_sizes", "3", "0"], "--pool_sizes: '0' must be"),
+        (["--learning_rate", "nan"], "--learning_rate: 'nan' must be a number, at least 0"),
+        (["--steering", "2"], "--steering: '2' must be a number, from 0 to 1"),
+    ],
+)
+def test_numbers_that_mean_nothing(
+    more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--save_path", "x", "--dataset", "synthetic", *more])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--features_list", "1", "99"], r"--features_list \[1, 99\] must rise within 1..2"),
+        (["--image_size", "99"], "--image_size 99 is not a multiple of the patch size"),
+        (["--device", "gpu"], "--device gpu cannot be used here .* use --device cpu"),
+    ],
+)
+def test_what_this_clip_or_machine_has_not(
+    more: list[str],
+    message: str,
+    weights: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*train_arguments(weights, data, tmp_path / "run"), *more]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_read_only_folder(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where a folder has to be stands for it: whoever runs the tests may write anywhere."""
+    (tmp_path / "file").touch()
+    assert main(train_arguments(weights, data, tmp_path / "file" / "run")) == 1
+    assert "cannot be written to" in capsys.readouterr().err
+    arguments = train_arguments(weights, data, tmp_path / "run")
+    assert main([*arguments, "--cache_path", str(tmp_path / "file" / "cache")]) == 1
+    assert "choose another --cache_path" in capsys.readouterr().err
+
+
+def test_umci_runs_as_it_was_trained_or_not_at_all(tmp_path: Path) -> None:
+    preset = PRESETS["tiny"]
+    state, path = UMCIStages(preset.umci).state_dict(), tmp_path / "umci.safetensors"
+    said = {"umci": preset.umci.to_json(), "clip_sha256": "c"}
+    save_weights(state, path, "umci", {**said, "image_size": "96", "features_list": "[1, 2]"})
+    trained, clip = trained_preset(preset, path)
+    assert (trained.clip_image_size, trained.features_list, clip) == (96, (1, 2), "c")
+    load_umci(trained, path)
+    with pytest.raises(WeightsError, match=r"trained on images of 96 px.*it would get 192 px"):
+        load_umci(preset, path)
+    save_weights(state, path, "umci", said)  # a file that does not say keeps the preset's
+    assert trained_preset(preset, path)[0] == preset
+    save_weights(state, path, "clip")
+    with pytest.raises(WeightsError, match="holds no UMCI"):
+        trained_preset(preset, path)
+
+
+def test_interrupted_while_it_trains(
+    weights: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = [*train_arguments(weights, data, tmp_path), "--epoch", "2"]
+    calls: list[int] = []
+
+    def loss(task: UmciTask, batch: Batch) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return whole(task, batch)
+
+    whole = UmciTask.loss
+    monkeypatch.setattr(UmciTask, "loss", loss)
+    assert main(arguments) == 130
+    assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+    assert checkpoint(tmp_path)["step"] == 2
+    assert not (tmp_path / "umci.safetensors").exists()
+    assert main(arguments) == 0
+    assert len(calls) == 4 + 2  # only the epoch that was not finished
+
+
 def test_augmented_training_runs(weights: Path, data: Path, tmp_path: Path) -> None:
     more = ["--epoch", "1", "--no_cache", "--augment", "flip", "rotate", "colour"]
     assert main(train_arguments(weights, data, tmp_path, *more, "--precision", "bf16")) == 0
@@ -273,3 +302,12 @@ def test_fabric_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(ClipSAMError, match=r"pip install 'clipsam\[train\]'"):
         FabricProcesses("cpu")
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1000")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    with pytest.raises(ProviderError, match="started 1000 processes here and PyTorch finds"):
+        start_processes("cuda")
+    with pytest.raises(ProviderError, match="use cpu or cuda"):
+        start_processes("mps")

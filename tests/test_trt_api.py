@@ -1,13 +1,15 @@
 """Our TensorRT code against the names and signatures of NVIDIA's own Python bindings.
 
 The bindings need not be able to run anything: NVIDIA's small wheel is enough, beside stand-ins for
-the libraries it links to (trt_bindings.py makes both). Without either it or a whole TensorRT, this
-is skipped.
+the libraries it links to (trt_bindings.py makes both). `make trt-api` gets them for the oldest and
+the newest TensorRT that we are for, and runs this with each; without bindings it is skipped, with
+the reason.
 
-It proves that every class, method, attribute and enumeration member that the session uses exists in
-that version, and that methods are called with as many arguments, of such basic types, as its
-signatures say. A mock of `spec_set` refuses names that were removed. It proves nothing about what
-the methods do; fake_tensorrt.py stands for that, and a GPU decides it.
+It proves that every class, method, attribute and enumeration member that the session uses, and
+that the builder's stand-in has, exists in that version, and that methods are called with as many
+arguments, of such basic types, as its signatures say. A mock of `spec_set` refuses names that were
+removed. It proves nothing about what the methods do; fake_tensorrt.py stands for that, and a GPU
+decides it.
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import NonCallableMagicMock
 
+import fake_builder
 import fake_tensorrt
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 from session_graph import INPUTS, OUTPUTS, feeds, make_graph
-from trt_bindings import LIBRARIES, PACKAGES, VARIABLE
+from trt_bindings import LIBRARIES, MADE, PACKAGES, VARIABLE, WHY_NOT
 from trt_engines import fake_box, write_fake_engine
 
+from clipsam.export.build_progress import BuildProgress, make_monitor
 from clipsam.runtime import SessionError
 from clipsam.runtime.engine_file import Box
 from clipsam.runtime.engine_sidecar import BuildFlags
@@ -38,24 +42,34 @@ from clipsam.runtime.tensorrt_library import DTYPES, tensorrt_logger
 
 
 def bindings() -> Any:
-    """NVIDIA's module, whichever of its names is there; None without."""
-    if folder := os.environ.get(VARIABLE):  # made by trt_bindings.py
+    """NVIDIA's module: of an installed TensorRT, else what trt_bindings.py made; None without."""
+    if (found := _imported("tensorrt")) is not None:
+        return found  # before any stand-in has the name of one of its libraries
+    folder = os.environ.get(VARIABLE)
+    if folder and Path(folder, MADE).is_file():
         for library in sorted(Path(folder, LIBRARIES).glob("*.so*")):
             ctypes.CDLL(str(library))
         sys.path.append(str(Path(folder, PACKAGES)))
-    for name in ("tensorrt", "tensorrt_bindings"):
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError, RuntimeError):
-            continue
-    return None
+    return _imported("tensorrt_bindings")
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+def why_not() -> str:
+    """Why there are no bindings."""
+    if folder := os.environ.get(VARIABLE):
+        path = Path(folder, WHY_NOT)
+        return path.read_text() if path.is_file() else f"{folder} is not of trt_bindings.py"
+    return "`make trt-api` gets them and runs this"
 
 
 TRT = bindings()
-pytestmark = pytest.mark.skipif(
-    TRT is None,
-    reason=f"no TensorRT bindings: python tests/trt_bindings.py FOLDER, then {VARIABLE}=FOLDER",
-)
+pytestmark = pytest.mark.skipif(TRT is None, reason=f"no TensorRT bindings: {why_not()}")
 
 
 class Api:
@@ -233,9 +247,19 @@ def test_types_are_numpys() -> None:
         (fake_tensorrt.Engine, "ICudaEngine"),
         (fake_tensorrt.Context, "IExecutionContext"),
         (fake_tensorrt.ILogger, "ILogger"),
+        (fake_builder.Builder, "Builder"),
+        (fake_builder.Config, "IBuilderConfig"),
+        (fake_builder.Profile, "IOptimizationProfile"),
+        (fake_builder.Parser, "OnnxParser"),
+        (fake_builder.ParserError, "ParserError"),
+        (fake_builder.TimingCache, "ITimingCache"),
+        (fake_builder.BuilderFlag, "BuilderFlag"),
+        (fake_builder.Verbosity, "ProfilingVerbosity"),
+        (fake_builder.Level, "HardwareCompatibilityLevel"),
+        (fake_builder.Format, "LayerInformationFormat"),
     ],
 )
-def test_the_fake_has_no_method_that_is_not_real(ours: type, theirs: str) -> None:
+def test_the_fakes_have_no_name_that_is_not_real(ours: type, theirs: str) -> None:
     public = {name for name in vars(ours) if not name.startswith("_")}
     assert public
     assert public <= set(dir(getattr(TRT, theirs)))
@@ -257,3 +281,13 @@ def test_the_fakes_enumerations_are_real(ours: str, theirs: str) -> None:
         real = getattr(real, part)
     for name, member in getattr(fake_tensorrt, ours).__members__.items():
         assert int(real.__members__[name]) == member.value, name
+
+
+def test_the_monitor_is_one_of_nvidias() -> None:
+    progress = BuildProgress("x")
+    monitor = make_monitor(TRT, progress)
+    assert isinstance(monitor, TRT.IProgressMonitor)
+    monitor.phase_start("a", None, 2)
+    assert monitor.step_complete("a", 0)
+    progress.cancel.set()
+    assert not monitor.step_complete("a", 1)

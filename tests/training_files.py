@@ -1,4 +1,4 @@
-"""What the training tests need on disk: random weights, procedural data sets in four layouts."""
+"""What the training tests need on disk: random weights, procedural data sets in five layouts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def samples(count: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
 
 
 def write_dataset(root: Path, layout: str, count: int = 8) -> Path:
-    """Procedural images as a data set in the layout `mvtec`, `visa`, `mtd` or `ksdd2`."""
+    """Procedural images as a data set in the layout `mvtec`, `visa` or `visa_pytorch` (its
+    two forms), `mtd` or `ksdd2`."""
     rows = ["object,split,label,image,mask"]
     for number, (image, mask) in enumerate(samples(count)):
         good, name = not mask.any(), f"{number:03d}"
@@ -64,6 +65,11 @@ def write_dataset(root: Path, layout: str, count: int = 8) -> Path:
             if not good:
                 _write(root / mask_path, mask)  # VisA's masks are above 0
             rows.append(f"candle,test,{'normal' if good else 'anomaly'},{path},{mask_path}")
+        elif layout == "visa_pytorch":
+            category, kind = root / "1cls" / "candle", "good" if good else "bad"
+            _write(category / "test" / kind / f"{name}.JPG", image)
+            if not good:
+                _write(category / "ground_truth" / "bad" / f"{name}.png", mask * 255)
         elif layout == "mtd":
             folder = root / ("MT_Free" if good else "MT_Crack") / "Imgs"
             _write(folder / f"exp1_num_{name}.jpg", image)

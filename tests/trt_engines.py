@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import LARGEST, VERSION, FakeTensorRT, make_plan
 
 from clipsam.runtime import cuda_memory
-from clipsam.runtime.engine_file import Box, digest_onnx, write_engine
+from clipsam.runtime.engine_file import Box, digest_onnx, fingerprint, write_engine
 from clipsam.runtime.engine_sidecar import Profile, Sidecar
 from clipsam.runtime.session import TensorSpec
 from clipsam.runtime.tensorrt_library import _make_logger
@@ -76,8 +75,7 @@ def make_sidecar(path: Path, plan: bytes, box: Box = FAKE_BOX, **changes: Any) -
         "gpu": box.gpu,
         "driver": "13.0",
         "onnx_sha256": digest_onnx(path),
-        "engine_sha256": hashlib.sha256(plan).hexdigest(),
-        "engine_size": len(plan),
+        **fingerprint(plan),
         "inputs": inputs,
         "outputs": outputs,
         "profiles": profiles(inputs),
@@ -89,7 +87,8 @@ def write_fake_engine(path: Path, box: Box = FAKE_BOX, **changes: Any) -> Path:
     """Write an engine of the ONNX file at `path` for the fake TensorRT, its sidecar changed."""
     plan = make_plan(path.read_bytes(), box.tensorrt)
     sidecar = make_sidecar(path, plan, box, **changes)
-    return write_engine(box.folder(path.parent, sidecar.precision), plan, sidecar)
+    shared = sidecar.flags.hardware_compatibility != "none"
+    return write_engine(box.folder(path.parent, sidecar.precision, shared), plan, sidecar)
 
 
 def write_real_engine(path: Path) -> None:
