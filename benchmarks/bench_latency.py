@@ -140,11 +140,11 @@ def _why(report: Mapping[str, Any]) -> str:
     return str(report.get("not_run") or report.get("failed"))
 
 
-def prepare_bundle(args: argparse.Namespace) -> str | None:
-    """Why there is no bundle to open, or None; with --build it is built first."""
+def prepare_bundle(args: argparse.Namespace, options: Sequence[str] = ()) -> str | None:
+    """Why there is no bundle to open, or None; with --build it is built first, with `options`."""
     if (args.bundle / "manifest.json").exists():
         return None
-    command = ["--preset", args.preset, "--output", str(args.bundle)]
+    command = ["--preset", args.preset, "--output", str(args.bundle), *options]
     if args.random_weights is not None:
         command += ["--random-weights", str(args.random_weights)]
     for name in ("clip", "sam", "umci"):

@@ -4,15 +4,19 @@
     python benchmarks/bench_training.py --device cuda --precision bf16
     python benchmarks/bench_training.py --visual_dim 64 --text_dim 48 --hidden_dim 24 --grid 8 \
         --image_size 112                                      # a quick look that it runs
+    OMP_NUM_THREADS=1 python benchmarks/bench_training.py --device cpu --csv training.csv
 
 The weights and features are random: neither changes the time. The step is the training loop's own
 (`loop.take_step`): features from the memory-mapped cache, forward, Eq. 12, backward, AdamW. CLIP
 does not run, as in every epoch after the features were cached. The first steps are not counted.
+On a CPU the process's own CPU time stands beside the clock's: it is what the step costs when other
+programs have the machine as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import resource
 import statistics
@@ -76,7 +80,8 @@ def write_cache(folder: Path, images: int, shape: tuple[int, ...], size: int) ->
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each counted step and of reading its batch, and the peak of memory in bytes."""
+    """Seconds of each counted step and of reading its batch, the CPU time of both together, and
+    the peak of memory in bytes."""
     device = torch.device(args.device)
     config = UMCIConfig(args.visual_dim, args.text_dim, args.hidden_dim, stages=args.stages)
     shape = (args.stages, args.grid, args.grid, args.visual_dim)
@@ -84,12 +89,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     task = CachedStep(config, args.image_size, device, args.precision == "bf16")
     settings = LoopConfig(args.steps, args.batch_size, 1e-4, Path(), weight_decay=0.01)
     optimizer = make_optimizer(list(task.module.parameters()), settings)
-    reads, steps, losses = [], [], []
+    reads, steps, cpu, losses = [], [], [], []
     with tempfile.TemporaryDirectory(dir=args.cache_path) as folder:
         images = 2 * args.batch_size
         cache = write_cache(Path(folder), images, shape, args.image_size)
         for step in range(args.warmup + args.steps):
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             at = step * args.batch_size
             batch = collate([cache[(at + i) % images] for i in range(args.batch_size)])
             read = time.perf_counter()
@@ -101,11 +106,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             if step >= args.warmup:
                 reads.append(read - start)
                 steps.append(end - read)
+                cpu.append(time.process_time() - cpu_start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: kilobytes
     report: dict[str, Any] = {
         "parameters": parameter_count(task.module),
         "read_s": reads,
         "step_s": steps,
+        "cpu_s": cpu,
         "losses": losses,
         "peak_rss_bytes": peak,
         "cached_bytes_per_image": 2 * int(np.prod(shape)) + args.image_size**2,
@@ -134,10 +141,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--cache_path", type=Path, help="the disk to read features from (default: temporary)")
     add("--json", type=Path, help="also write the figures here")
+    add("--csv", type=Path, help="also write one row with the figures, machine and versions")
     args = parser.parse_args(argv)
     report = measure(args)
     report["arguments"] = {name: str(value) for name, value in vars(args).items()}
+    _print(args, report)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.csv:
+        _write_csv(args, report)
+    return 0
+
+
+def _steps(images: int, args: argparse.Namespace) -> int:
+    return int(images * args.epoch // args.batch_size)
+
+
+def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
     step, read = statistics.median(report["step_s"]), statistics.median(report["read_s"])
+    used = statistics.median(report["cpu_s"])
     print(
         f"UMCI: C={args.visual_dim}, C_t={args.text_dim}, c_h={args.hidden_dim}, "
         f"{args.stages} stages, {args.grid}x{args.grid} tokens, {report['parameters'] / 1e6:.1f} M "
@@ -148,19 +170,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"step    {step:.3f} s (median of {args.steps}; {min(report['step_s']):.3f} to "
         f"{max(report['step_s']):.3f}), and {read:.4f} s to read its features"
     )
+    print(
+        f"CPU     {used:.3f} s of the process a step (median; {min(report['cpu_s']):.3f} to "
+        f"{max(report['cpu_s']):.3f}), reading included"
+    )
     print(f"memory  {report['peak_rss_bytes'] / 1e9:.2f} GB of the process at most", end="")
     cuda = report.get("peak_cuda_bytes")
     print(f", {cuda / 1e9:.2f} GB on the GPU" if cuda is not None else "")
     for name, images in DATASETS.items():
-        steps = images * args.epoch // args.batch_size
+        steps = _steps(images, args)
         print(
             f"{name}: {args.epoch} epochs of {images} images are {steps} steps, about "
-            f"{steps * (step + read) / 60:.1f} min; cache "
-            f"{images * report['cached_bytes_per_image'] / 1e9:.2f} GB"
+            f"{steps * (step + read) / 60:.1f} min by the clock and {steps * used / 60:.1f} min of "
+            f"CPU time; cache {images * report['cached_bytes_per_image'] / 1e9:.2f} GB"
         )
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+
+
+def _write_csv(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    """One row: what was run, its figures, what six epochs take, on what machine."""
+    from latency_machine import machine  # beside this script
+
+    row: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in (
+            "visual_dim", "text_dim", "hidden_dim", "stages", "grid", "image_size", "batch_size",
+            "precision", "device", "steps",
+        )
+    }  # fmt: skip
+    row["parameters"] = report["parameters"]
+    for key in ("step_s", "read_s", "cpu_s"):
+        values = report[key]
+        found = statistics.median(values), min(values), max(values)
+        for suffix, value in zip(("median", "min", "max"), found, strict=True):
+            row[f"{key}_{suffix}"] = round(value, 4)
+    row["peak_rss_gb"] = round(report["peak_rss_bytes"] / 1e9, 3)
+    if "peak_cuda_bytes" in report:
+        row["peak_cuda_gb"] = round(report["peak_cuda_bytes"] / 1e9, 3)
+    for name, images in DATASETS.items():
+        steps = _steps(images, args)
+        seconds = steps * statistics.median(report["step_s"])
+        row[f"{name} steps"] = steps
+        row[f"{name} clock_min"] = round(seconds / 60, 1)
+        row[f"{name} cpu_min"] = round(steps * statistics.median(report["cpu_s"]) / 60, 1)
+    row |= machine(torch.get_num_threads())
+    args.csv.parent.mkdir(parents=True, exist_ok=True)
+    with args.csv.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Bar = tuple[str, float, float]  # what it is, p50 and p99 in milliseconds
+Bar = tuple[str, float, float]  # what it is, p50 and p99 (or another upper end) in milliseconds
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 1200, 420, 150, 60, 26
 _INK, _GRID, _WHISKER = (40, 40, 40), (225, 225, 225), (60, 60, 200)
 _COLOURS = ((120, 170, 90), (200, 140, 70))  # of every other bar: good parts, defective parts
 
 
-def draw_chart(bars: Sequence[Bar], title: str) -> NDArray[np.uint8]:
-    """The chart, uint8 [H,W,3] BGR, times on a logarithmic axis. `bars` must not be empty."""
+def draw_chart(bars: Sequence[Bar], title: str, upper: str = "p99") -> NDArray[np.uint8]:
+    """The chart, uint8 [H,W,3] BGR, times on a logarithmic axis. `bars` must not be empty;
+    `upper` is what their upper end is called."""
     low = 10 ** math.floor(math.log10(min(p50 for _, p50, _ in bars)))
     high = 10 ** math.ceil(math.log10(max(p99 for _, _, p99 in bars) * 1.001))
     height = _TOP + _LINE * (len(bars) + 2)
@@ -42,13 +43,13 @@ def draw_chart(bars: Sequence[Bar], title: str) -> NDArray[np.uint8]:
         cv2.rectangle(chart, (_LEFT, y), (across(p50), y + 16), _COLOURS[number % 2], cv2.FILLED)
         cv2.line(chart, (across(p50), y + 8), (across(p99), y + 8), _WHISKER, 2)
         write(name, 12, y + 13)
-        write(f"{p50:,.2f}, p99 {p99:,.2f}", across(p99) + 8, y + 13)
+        write(f"{p50:,.2f}, {upper} {p99:,.2f}", across(p99) + 8, y + 13)
     return chart
 
 
-def write_chart(path: Path, bars: Sequence[Bar], title: str) -> None:
+def write_chart(path: Path, bars: Sequence[Bar], title: str, upper: str = "p99") -> None:
     """Write the chart as a PNG; raises OSError."""
-    done, encoded = cv2.imencode(".png", draw_chart(bars, title))
+    done, encoded = cv2.imencode(".png", draw_chart(bars, title, upper))
     if not done:
         raise OSError(f"OpenCV could not encode {path.name}.")
     path.write_bytes(encoded.tobytes())

@@ -178,15 +178,18 @@ def compiled_subject(job: Job) -> SessionSubject:
         )
         for name, module in graphs.items()
     }
-    text = random_text(preset)
+    return SessionSubject(module_bundle(preset, random_text(preset)), sessions)
+
+
+def module_bundle(preset: Preset, text: Array) -> SimpleNamespace:
+    """What `ClipSAM` asks of a bundle, with L float32 [C_t,2] of its one category."""
     manifest = SimpleNamespace(
         prompts=preset.prompts,
         fusion=preset.fusion,
         decision=preset.decision,
         categories=("object",),
     )
-    bundle = SimpleNamespace(manifest=manifest, text=lambda category: text, id="")
-    return SessionSubject(bundle, sessions)
+    return SimpleNamespace(manifest=manifest, text=lambda category: text, id="")
 
 
 def graph_modules(

@@ -8,22 +8,26 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clipsam.runtime import ClipSAM, ClipSAMError, read_image
+from clipsam.runtime import ClipSAM, ClipSAMError
 
 
 def main(bundle: str, folder: str) -> None:
     """Print one line a part; a part that cannot be judged is reported, not fatal."""
     with ClipSAM.open(bundle) as model:
         model.warm_up()
-        for path in sorted(Path(folder).rglob("*.jpg")):
+        # Arrays from a camera do as well. The next part is taken while this one is inspected, and
+        # its time runs from then: `ahead=1` keeps one waiting, not more.
+        paths = sorted(Path(folder).rglob("*.jpg"))
+        for part in model.inspect_many(paths, "object", deadline_ms=500, ahead=1):
+            name = Path(str(part.item)).name
             try:
-                result = model.inspect(read_image(path), category="object", deadline_ms=500)
+                result = part.result()
             except ClipSAMError as error:
-                print(f"{path.name}: not inspected: {error}")
+                print(f"{name}: not inspected: {error}")
                 continue
             boxes = [region.box for region in result.regions]
             note = "" if result.refined else " (rough: no time for SAM)"
-            print(f"{path.name}: {result.verdict} {result.score:.2f} {boxes}{note}")
+            print(f"{name}: {result.verdict} {result.score:.2f} {boxes}{note}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipsam.export.calibration import CalibrationImages
+from clipsam.export.dynamic_int8 import GraphRefusedError
 from clipsam.export.end_to_end import (
     EndToEndCheck,
     Expected,
@@ -24,17 +24,25 @@ from clipsam.export.end_to_end import (
 )
 from clipsam.export.graphs import GraphSource, graph_sources
 from clipsam.export.models import Checkpoints
-from clipsam.export.parity import HOW, GraphCheck, summary
+from clipsam.export.parity import DisagreementError, GraphCheck
+from clipsam.export.parity_file import worst_cases, write_parity
 from clipsam.export.parity_inputs import varied_images
-from clipsam.export.previous import PARITY, PreviousBundle
+from clipsam.export.previous import PreviousBundle
 from clipsam.export.progress import stage
 from clipsam.export.provenance import content_key, library_versions, source_commit
-from clipsam.export.quantise import read_quantised
 from clipsam.export.recorded import RECORDED, write_recording
 from clipsam.export.recording import Asked, make_recording, open_all, recording_steps, shrink
 from clipsam.export.staging import check_replaceable, link_or_copy, staged_bundle
 from clipsam.export.to_onnx import tensor_specs
-from clipsam.export.variants import INT8, QUANTISED, Variant, build_variant, complete, steps
+from clipsam.export.variants import (
+    INT8,
+    INT8_DYNAMIC,
+    QUANTISED,
+    Variant,
+    build_variant,
+    complete,
+    steps,
+)
 from clipsam.research.clip_features import ClipFeatures
 from clipsam.research.presets import Preset, get_tokenizer
 from clipsam.research.reference import Reference
@@ -70,7 +78,8 @@ class BuildOptions:
 
     Attributes:
       categories: beside the default list.
-      precisions: of the graphs; float32 is always built, and fp16 with int8.
+      precisions: of the graphs; float32 is always built, and fp16 with int8. In int8-dynamic
+        float32 stands in for a graph that does not pass.
       attention: how SAM's encoder writes its attention, see `sam_attention.py`.
       calibration: a folder of the user's good images; int8 needs it.
     """
@@ -88,11 +97,18 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What was built: the parity checks, and the graphs taken over from the bundle before."""
+    """What was built.
+
+    Attributes:
+      graphs, end_to_end: the parity checks.
+      unchanged: the graphs taken over from the bundle before.
+      refused: a sentence for every graph that float32 stands in for in int8-dynamic.
+    """
 
     graphs: list[GraphCheck]
     end_to_end: list[EndToEndCheck]
     unchanged: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
 
 def build(options: BuildOptions) -> BuildReport:
@@ -122,7 +138,8 @@ class _Build:
     def __init__(
         self, options: BuildOptions, images: CalibrationImages | None, folder: Path
     ) -> None:
-        self.options, self.preset, self.folder = options, options.preset, folder
+        self.options, self.folder = options, folder
+        self.preset = options.checkpoints.trained(options.preset)
         self.images = images
         self.precisions = complete(options.precisions)
         self.previous = PreviousBundle(options.output)
@@ -130,6 +147,7 @@ class _Build:
         self.digests: dict[str, str] = {}
         self.checks: list[GraphCheck] = []
         self.unchanged: list[str] = []
+        self.refused: dict[str, str] = {}  # graph -> why float32 stands in for it in int8-dynamic
 
     def run(self) -> BuildReport:
         preset, checkpoints = self.preset, self.options.checkpoints
@@ -162,9 +180,14 @@ class _Build:
         del reference, features, umci, sam  # before the engines take their memory
         gc.collect()
         whole = list(self._end_to_end(manifest, expected))
+        manifest = replace(manifest, variants=self._variants())  # some may have been refused
         self._record(manifest, expected)
         self._finish(manifest, whole)
-        return BuildReport(self.checks, whole, tuple(self.unchanged))
+        sentences = (
+            f"{graph} stays {FLOAT32} in {INT8_DYNAMIC}: {reason}."
+            for graph, reason in self.refused.items()
+        )
+        return BuildReport(self.checks, whole, tuple(self.unchanged), tuple(sentences))
 
     def _text_features(self, clip: Any) -> dict[str, NDArray[np.float32]]:
         """L [C_t,2] of every category; those of the bundle before are taken over if they hold."""
@@ -184,35 +207,53 @@ class _Build:
 
     def _graph(self, source: GraphSource, precision: str) -> None:
         """Export one graph and hold it against PyTorch, or take it over if nothing changed."""
-        variant = Variant(source.name, precision)
+        variant = self._variant(source.name, precision)
         if variant.own != precision:
             return  # another precision's file
         facts: dict[str, Any] = {**source.facts, "opset": self.options.opset}
-        if precision == INT8 and self.images is not None:
+        if precision in (INT8, INT8_DYNAMIC) and self.images is not None:
             facts["calibration"] = self.images.digest()
         key = self.keys[variant.stem] = content_key(source.name, facts, precision)
         with stage(variant.stem, steps(source, precision)) as bar:
             checks = self.previous.take_over(variant.stem, key, self.folder)
-            if checks is not None:
+            refusal = self.previous.refusal(variant.stem, key)
+            if checks is not None or refusal is not None:
                 self.unchanged.append(variant.stem)
                 bar.set_postfix_str("unchanged")
                 bar.update(bar.total)
             else:
                 options = self.options
-                checks = build_variant(
-                    source, precision, self.folder, options.opset, options.threads, bar
-                )
-        self.checks.extend(checks)
+                try:
+                    checks = build_variant(
+                        source, precision, self.folder, options.opset, options.threads, bar
+                    )
+                except GraphRefusedError as error:
+                    refusal = str(error)
+        if refusal is not None:
+            self.refused[source.name] = refusal
+        self.checks.extend(checks or [])
+
+    def _variant(self, graph: str, precision: str) -> Variant:
+        return Variant(graph, precision, precision == INT8_DYNAMIC and graph in self.refused)
+
+    def _variants(self) -> dict[str, dict[str, GraphEntry]]:
+        """precision -> graph -> entry, without int8-dynamic if no graph of it passed."""
+        return {
+            precision: {name: self._entry(self._variant(name, precision)) for name in GRAPHS}
+            for precision in self._built()
+        }
+
+    def _built(self) -> list[str]:
+        """The precisions that the bundle has."""
+        none = set(QUANTISED) <= set(self.refused)
+        return [p for p in self.precisions if not (none and p == INT8_DYNAMIC)]
 
     def _manifest(self, categories: tuple[str, ...], umci: Any) -> Manifest:
         """The manifest, as yet without hashes and parity figures."""
         noise = any(digest.startswith("random:") for digest in self.digests.values())
         return Manifest(
             name=f"{self.preset.name} (random weights)" if noise else self.preset.name,
-            variants={
-                precision: {name: self._entry(Variant(name, precision)) for name in GRAPHS}
-                for precision in self.precisions
-            },
+            variants=self._variants(),
             files={},
             categories=categories,
             prompts=self.preset.prompts,
@@ -255,16 +296,59 @@ class _Build:
         self, manifest: Manifest, expected: Mapping[bool, list[Expected]]
     ) -> Iterator[EndToEndCheck]:
         """The whole in every precision; int8 is made for the user's images and judged on them."""
-        bundle = Bundle(self.folder, manifest, "unwritten")
-        for precision in self.precisions:
+        for precision in self._built():
             images = [*expected[False], *expected[True]]
             if precision == INT8:
                 images = expected[True]
-            with stage(f"end to end {precision}", len(images)) as bar:
-                yield from check_end_to_end(
-                    bundle, images, self.options.threads, bar.update, precision
+            if precision == INT8_DYNAMIC:
+                yield from self._dynamic_end_to_end(manifest, images)
+            else:
+                yield from self._whole(manifest, images, precision)
+
+    def _whole(
+        self, manifest: Manifest, images: Sequence[Expected], precision: str
+    ) -> list[EndToEndCheck]:
+        bundle = Bundle(self.folder, manifest, "unwritten")
+        with stage(f"end to end {precision}", len(images)) as bar:
+            checks = check_end_to_end(bundle, images, self.options.threads, bar.update, precision)
+        gc.collect()
+        return checks
+
+    def _dynamic_end_to_end(
+        self, manifest: Manifest, images: Sequence[Expected]
+    ) -> list[EndToEndCheck]:
+        """Graphs that passed alone may fail together: then one of them is left in float32.
+
+        When that does not help, either, both are refused.
+        """
+        passed = [name for name in QUANTISED if name not in self.refused]
+        refused = dict(self.refused)
+        reason = ""
+        for without in ("", *(passed if len(passed) > 1 else [])):
+            self.refused = {**refused, **({without: reason} if without else {})}
+            try:
+                checks = self._whole(
+                    replace(manifest, variants=self._variants()), images, INT8_DYNAMIC
                 )
-            gc.collect()
+            except DisagreementError as error:
+                reason = reason or error.reason
+            else:
+                if without:
+                    self._take_out(without)
+                return checks
+        self.refused = {**refused, **dict.fromkeys(passed, reason)}
+        for name in passed:
+            self._take_out(name)
+        return []
+
+    def _take_out(self, graph: str) -> None:
+        """Delete what was written of a graph in int8-dynamic; it is tried again next time."""
+        stem = Variant(graph, INT8_DYNAMIC).stem
+        for path in self.folder.glob(f"{stem}.onnx*"):
+            path.unlink()
+        del self.keys[stem]
+        self.unchanged = [name for name in self.unchanged if name != stem]
+        self.checks = [c for c in self.checks if (c.graph, c.precision) != (graph, INT8_DYNAMIC)]
 
     def _record(self, manifest: Manifest, expected: Mapping[bool, list[Expected]]) -> None:
         """Keep what engines are judged by on a box without PyTorch."""
@@ -286,27 +370,14 @@ class _Build:
         write_recording(self.folder / RECORDED, recording)
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
-        figures: dict[str, Any] = {
-            "how": {precision: HOW[precision] for precision in self.precisions},
-            "graphs": [check.to_dict() for check in self.checks],
-            "end_to_end": [check.to_dict() for check in whole],
-        }
-        if INT8 in self.precisions:  # which MatMuls are int8, and which would not stand it
-            stems = {name: Variant(name, INT8).stem for name in QUANTISED}
-            figures["matmuls"] = {
-                name: asdict(read_quantised(self.folder / f"{stem}.onnx"))
-                for name, stem in stems.items()
-            }
-        (self.folder / PARITY).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        reasons = {Variant(name, INT8_DYNAMIC).stem: why for name, why in self.refused.items()}
+        write_parity(self.folder, manifest.variants, self.checks, whole, reasons)
         files = {path.name: sha256(path) for path in sorted(self.folder.iterdir())}
-        parity = {
-            precision: {
-                "graphs": summary([c for c in self.checks if c.precision == precision]),
-                "end_to_end": _worst([c for c in whole if c.precision == precision]),
-            }
-            for precision in self.precisions
-        }
-        write_manifest(self.folder, replace(manifest, files=files, parity=parity))
+        provenance = {**manifest.provenance, "graph_keys": dict(self.keys)}
+        parity = worst_cases(manifest.variants, self.checks, whole)
+        write_manifest(
+            self.folder, replace(manifest, files=files, parity=parity, provenance=provenance)
+        )
         Bundle.open(self.folder)  # as its users will
         engines = self.options.output / ENGINES
         if engines.is_dir():  # those of graphs that changed are refused when they are opened
@@ -315,13 +386,3 @@ class _Build:
 
 def _link(source: str, target: str) -> None:
     link_or_copy(Path(source), Path(target))
-
-
-def _worst(checks: list[EndToEndCheck]) -> dict[str, float]:
-    return {
-        "images": len(checks),
-        "prompts": sum(check.prompts for check in checks),
-        "mask_iou": min(check.mask_iou for check in checks),
-        "scores": max(check.scores for check in checks),
-        "final_map": max(check.final_map for check in checks),
-    }

@@ -5,6 +5,7 @@
         --sam-weights sam_vit_h_4b8939.pth --umci-weights umci.safetensors \\
         --categories "gear wheel" "brake disc"                 # the paper's models
     python export/build_engines.py --precision fp16 int8 --calibration good_parts/
+    python export/build_engines.py --precision int8-dynamic    # faster large models on a CPU
     python export/build_engines.py --engines-only BUNDLE       # on the box: TensorRT engines of it
 
 Every graph is held against PyTorch, and the whole against the plain reference; a bundle that does
@@ -37,7 +38,7 @@ from clipsam.runtime.session import PRECISIONS
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
 PRESET_NAMES = ("paper", "vit-b", "tiny")
 OPSETS = (20, 23)
-ATTENTIONS = ("stock", "mask", "mask-free")
+ATTENTIONS = ("stock", "mask", "mask-free", "blocked")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,6 +94,8 @@ def _build(options: argparse.Namespace) -> int:
     print(format_table([check.to_dict() for check in report.end_to_end]))
     if report.unchanged:
         print(f"\nUnchanged, not exported again: {', '.join(report.unchanged)}.")
+    for sentence in report.refused:
+        print(f"\n{sentence}")
     print(f"\nBuilt {output}. Use it:\n  clipsam inspect {output} IMAGE --output out")
     return 0
 
@@ -113,6 +116,7 @@ def _build_engines(options: argparse.Namespace) -> int:
         ),
         options.fallback,
         lambda text: print(text, file=sys.stderr),
+        options.retry,
     )
     for what, names in (("Kept", report.kept), ("Built and checked", report.written)):
         if names:
@@ -171,21 +175,23 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=PRECISIONS,
         help="of the graphs, beside fp32, which is always there (bf16 is for TensorRT only, int8 "
-        "brings fp16 along and needs --calibration); of engines, default: the one TensorRT prefers "
-        "of those the bundle has",
+        "brings fp16 along and needs --calibration, int8-dynamic is for CPUs only and leaves a "
+        "graph that does not pass in fp32); of engines, default: the one TensorRT prefers of those "
+        "the bundle has",
     )
     add(
         "--attention",
         choices=ATTENTIONS,
         default="stock",
-        help="how SAM's encoder writes its attention: as published (default), or one of two forms "
-        "of the same numbers that engines can fuse",
+        help="how SAM's encoder writes its attention: as published (default), or in another form "
+        "of the same numbers: two that a GPU's engines can fuse, and blocked, lean on a CPU",
     )
     add(
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="images of good parts, from which int8 takes its ranges and on which it is checked",
+        help="images of good parts, from which int8 takes its ranges and on which it is checked; "
+        "int8-dynamic is tried and checked on them, too",
     )
     add(
         "--opset",
@@ -218,6 +224,11 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
         "--fallback",
         action="store_true",
         help="where an engine does not agree with float32, build the next safer precision",
+    )
+    add(
+        "--retry",
+        action="store_true",
+        help="build again what an earlier build on this box found not to agree with float32",
     )
     add("--workspace-gb", type=_gigabytes, metavar="N", help="scratch memory (default: all)")
     add(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.export.parity import checkable, remedy
+from clipsam.export.parity import DisagreementError, checkable, remedy
 from clipsam.export.picture_check import EndToEndCheck as EndToEndCheck
 from clipsam.export.picture_check import Picture, Remembering, compare_picture, faults
 from clipsam.research.reference import Reference, ReferenceResult
@@ -82,8 +82,8 @@ def check_end_to_end(
 ) -> list[EndToEndCheck]:
     """The runtime's own pipeline in `precision` on the reference's images.
 
-    Raises ExportError, naming the image and what differs, at the first that disagrees, and when
-    no image reached SAM.
+    Raises DisagreementError, naming the image and what differs, at the first that disagrees, and
+    ExportError when no image reached SAM.
     """
     checks = []
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def check_end_to_end(
             check = _compare(bundle, sessions, item, precision)
             checks.append(check)
             if not check.passed:
-                raise ExportError(_complaint(check))
+                raise _disagreement(check)
             progress()
     if not any(check.prompts for check in checks):
         raise ExportError(
@@ -128,9 +128,11 @@ def _compare(
     return compare_picture(bundle, sessions, picture, precision)
 
 
-def _complaint(check: EndToEndCheck) -> str:
-    return (
+def _disagreement(check: EndToEndCheck) -> DisagreementError:
+    reason = f"{faults(check)} differs on '{check.image}'"
+    message = (
         f"The bundle in {check.precision} does not agree with the PyTorch reference on the check "
         f"image '{check.image}': {faults(check)} differs; no bundle was written. "
         f"{'' if check.precision == FLOAT32 else remedy(check.precision)}"
     ).strip()
+    return DisagreementError(message, reason)

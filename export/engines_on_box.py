@@ -1,13 +1,13 @@
 """From a bundle to TensorRT engines for the GPU of this machine, each through the gate.
 
 Engines that are there and valid are kept. A fresh one lives in a temporary folder until it and the
-three together have passed; only then is it written, with its sidecar and layer information. Needs
-TensorRT, NumPy and OpenCV: neither torch nor onnx nor onnxruntime.
+three together have passed; only then is it written, with its sidecar and layer information. What
+the gate refused is remembered (`refusals.py`) and not built again. Needs TensorRT, NumPy and
+OpenCV: neither torch nor onnx nor onnxruntime.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,14 +19,23 @@ from clipsam.export.engine_gate import GateError, check_session, check_whole
 from clipsam.export.graph_check import GraphCheck
 from clipsam.export.profiles import axis_sizes, graph_profiles
 from clipsam.export.recorded import RECORDED, Recording, read_recording
+from clipsam.export.refusals import Refusals
 from clipsam.export.to_tensorrt import build_engine, timing_cache_path
 from clipsam.runtime.bundle import GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.cuda_memory import Cuda
-from clipsam.runtime.engine_file import ENGINES, Box, onnx_digest, read_engine, write_engine
+from clipsam.runtime.engine_file import (
+    ENGINES,
+    Box,
+    check_engine,
+    fingerprint,
+    move_engine,
+    onnx_digest,
+    write_engine,
+)
 from clipsam.runtime.engine_sidecar import BuildFlags, Sidecar
-from clipsam.runtime.errors import BundleError, EngineError, OutputError
+from clipsam.runtime.errors import BundleError, EngineError, ExportError, OutputError
 from clipsam.runtime.files import write_bytes
-from clipsam.runtime.session import PREFERRED, Session, open_session
+from clipsam.runtime.session import MADE_FOR, PREFERRED, Session, open_session
 from clipsam.runtime.tensorrt_library import import_tensorrt
 
 LAYERS_SUFFIX = ".layers.json"
@@ -55,14 +64,21 @@ def build_engines(
     flags: BuildFlags | None = None,
     fallback: bool = False,
     say: Say = lambda text: None,
+    retry: bool = False,
 ) -> EngineReport:
     """Build and judge the engines of the bundle in `folder`, those of all its graphs.
 
     `precisions`: None is the one TensorRT prefers of those the bundle has. With `fallback`, what
-    the gate refuses is built in the next safer precision. Raises BundleError, ExportError
-    (GateError from the gate), SessionError or OutputError; then no engine of that precision was
-    written.
+    the gate refuses is built in the next safer precision. What it refused in an earlier build is
+    not built again unless `retry`. Raises BundleError, ExportError (GateError from the gate),
+    SessionError or OutputError; then no engine of that precision was written.
     """
+    for precision in precisions or ():
+        if (provider := MADE_FOR.get(precision, "tensorrt")) != "tensorrt":
+            raise ExportError(
+                f"{precision} is for provider {provider} alone and has no engines: leave it out, "
+                "and use fp16 or fp32."
+            )
     trt, cuda = import_tensorrt(), Cuda()
     bundle = Bundle.open(folder)
     if precisions is None:
@@ -80,7 +96,7 @@ def build_engines(
     report = EngineReport()
     for precision in dict.fromkeys(precisions):
         while True:
-            job = _Job(trt, cuda, bundle, recording, flags or BuildFlags(), fallback, say)
+            job = _Job(trt, cuda, bundle, recording, flags or BuildFlags(), fallback, say, retry)
             try:
                 job.run(precision)
             except GateError as error:
@@ -101,10 +117,10 @@ def build_engines(
 
 @dataclass
 class _Fresh:
-    """An engine that passed alone and waits for the others."""
+    """An engine that passed alone and waits for the others, in its temporary folder."""
 
     sidecar: Sidecar
-    plan: bytes
+    path: Path
     layers: str
 
 
@@ -120,16 +136,21 @@ class _Job:
         flags: BuildFlags,
         fallback: bool,
         say: Say,
+        retry: bool,
     ) -> None:
         self.trt, self.cuda, self.bundle, self.recording = trt, cuda, bundle, recording
-        self.flags, self.fallback, self.say = flags, fallback, say
+        self.flags, self.fallback, self.say, self.retry = flags, fallback, say, retry
         self.box = Box(trt.__version__, cuda.compute_capability, cuda.gpu_name)
+        self.refusals = Refusals.of(bundle, self.box, cuda, flags)
         self.report = EngineReport()
 
     def run(self, precision: str) -> None:
         """Build what is missing, judge it, write it."""
+        if not self.retry:  # before the minutes that follow
+            self.refusals.check(None, precision)
+            for name in () if self.fallback else GRAPHS:
+                self.refusals.check(name, self.bundle.graph_entry(name, precision).precision)
         engines = self.bundle.folder / ENGINES
-        fresh: list[_Fresh] = []
         try:
             engines.mkdir(exist_ok=True)
             staging = tempfile.TemporaryDirectory(prefix=".unjudged.", dir=engines)
@@ -138,18 +159,31 @@ class _Job:
                 f"{engines} cannot be written ({error.strerror}): free some space, or copy the "
                 "bundle to where it can be changed."
             ) from error
-        with staging as temporary, ExitStack() as stack:
+        with staging as temporary:
+            fresh = self._judged(precision, Path(temporary))
+            for made in fresh:  # their sessions are closed
+                self._write(made)
+
+    def _judged(self, precision: str, temporary: Path) -> list[_Fresh]:
+        """The engines that were missing, built in `temporary`, which passed alone and together."""
+        fresh: list[_Fresh] = []
+        with ExitStack() as stack:
             sessions = {}
             for name in GRAPHS:
-                session, made = self._graph(name, precision, Path(temporary))
+                session, made = self._graph(name, precision, temporary)
                 sessions[name] = stack.enter_context(session)
                 fresh += [made] if made is not None else []
             if not fresh:
-                return
+                return []
             self.say("The three engines together.")
-            whole = check_whole(
-                self.bundle, sessions, self.recording.pictures_for(precision), precision
-            )
+            try:
+                whole = check_whole(
+                    self.bundle, sessions, self.recording.pictures_for(precision), precision
+                )
+            except GateError as error:
+                self.refusals.keep(error, precision)
+                raise
+        self.refusals.forget(None, precision)
         together = {
             "end_to_end": {
                 "pictures": len(whole),
@@ -158,10 +192,10 @@ class _Job:
                 "final_map": max(check.final_map for check in whole),
             }
         }
-        for made in fresh:
-            self._write(
-                replace(made, sidecar=replace(made.sidecar, gate={**made.sidecar.gate, **together}))
-            )
+        return [
+            replace(made, sidecar=replace(made.sidecar, gate={**made.sidecar.gate, **together}))
+            for made in fresh
+        ]
 
     def _graph(self, name: str, precision: str, temporary: Path) -> tuple[Session, _Fresh | None]:
         """The engine of a graph, opened; that which is there, or a fresh one that passed alone."""
@@ -181,19 +215,24 @@ class _Job:
 
     def _holds(self, name: str, entry: GraphEntry) -> bool:
         """Whether a valid engine is there that was built as is asked now."""
-        path = self.box.folder(self.bundle.folder, entry.precision) / f"{name}.engine"
+        path = self._folder(entry.precision) / f"{name}.engine"
         if not path.exists():
             return False
+        digest = self._digest(entry)
         try:
-            found = read_engine(
-                self.bundle.folder, name, entry.precision, self._digest(entry), self.box
-            )
+            found = check_engine(self.bundle.folder, path, name, entry.precision, digest, self.box)
         except EngineError as error:
             self.say(str(error))
             return False
         return found.sidecar.flags == self.flags
 
+    def _folder(self, precision: str) -> Path:
+        shared = self.flags.hardware_compatibility != "none"
+        return self.box.folder(self.bundle.folder, precision, shared)
+
     def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
+        if not self.retry:
+            self.refusals.check(name, entry.precision)
         self.say(f"Building {name} in {entry.precision} for {self.box}.")
         profiles = graph_profiles(entry, axis_sizes(self.bundle.manifest))
         built = build_engine(
@@ -212,14 +251,15 @@ class _Job:
             gpu=self.cuda.gpu_name,
             driver=self.cuda.driver_version,
             onnx_sha256=self._digest(entry),
-            engine_sha256=hashlib.sha256(built.plan).hexdigest(),
-            engine_size=len(built.plan),
+            **fingerprint(built.plan),
             inputs=entry.inputs,
             outputs=entry.outputs,
             profiles=profiles,
             flags=self.flags,
         )
-        write_engine(self.box.folder(temporary, entry.precision), built.plan, sidecar)
+        path = write_engine(self.box.folder(temporary, entry.precision), built.plan, sidecar)
+        layers = built.layers
+        del built  # gigabytes, which the session reads again
         session = self._open(temporary, entry)
         try:
             checks = check_session(
@@ -229,15 +269,20 @@ class _Job:
                 entry.precision,
                 [p for p, graphs in self.bundle.manifest.variants.items() if name in graphs],
             )
+        except GateError as error:
+            session.close()
+            self.refusals.keep(error, entry.precision)
+            raise
         except BaseException:
             session.close()
             raise
+        self.refusals.forget(name, entry.precision)
         self.report.checks += checks
         gate = {
             "max_rel": max(check.max_rel for check in checks),
             "rms_rel": max(check.rms_rel for check in checks),
         }
-        return session, _Fresh(replace(sidecar, gate=gate), built.plan, built.layers)
+        return session, _Fresh(replace(sidecar, gate=gate), path, layers)
 
     def _open(self, folder: Path, entry: GraphEntry) -> Session:
         return open_session(
@@ -251,7 +296,6 @@ class _Job:
         return onnx_digest(self.bundle.manifest.files, entry.file)
 
     def _write(self, made: _Fresh) -> None:
-        folder = self.box.folder(self.bundle.folder, made.sidecar.precision)
-        path = write_engine(folder, made.plan, made.sidecar)
+        path = move_engine(made.path, self._folder(made.sidecar.precision), made.sidecar)
         write_bytes(path.with_suffix(LAYERS_SUFFIX), made.layers.encode())
         self.report.written.append(f"{made.sidecar.graph} {made.sidecar.precision}")

@@ -22,6 +22,7 @@ from clipsam.export.parity_inputs import (
     image_cases,
     sam_decoder_cases,
     sam_encoder_cases,
+    varied_images,
 )
 from clipsam.export.sam_decoder import SamDecoderGraph
 from clipsam.export.sam_encoder import SamEncoderGraph
@@ -29,6 +30,8 @@ from clipsam.export.to_onnx import Axes
 from clipsam.research.clip_features import ClipFeatures
 from clipsam.research.presets import Preset
 from clipsam.research.umci import UMCIStages
+
+_TRIAL_IMAGES, _TRIAL_SEED = 4, 101
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class GraphSource:
       example, axes: see `to_onnx.export_graph`.
       cases: what every precision but int8 is checked on.
       images: the user's, if there are any; int8 takes its ranges from them and is checked on them
-        alone, since it is made for nothing else.
+        alone, since it is made for nothing else. int8-dynamic is checked on them, too.
       facts: what decides the graph's content beside the code: weights and configuration.
     """
 
@@ -71,10 +74,25 @@ class GraphSource:
             for case in self._image_cases(self.images.calibration):
                 yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
 
+    def trial(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The graph's inputs for a few images that no check sees: the user's, or procedural ones.
+
+        On them int8-dynamic tries its MatMuls.
+        """
+        images = varied_images(_TRIAL_IMAGES, seed=_TRIAL_SEED)
+        if self.images is not None:
+            images = self.images.read(self.images.calibration[:_TRIAL_IMAGES])
+        for case in image_cases(self.name, images, self._image_size, self.text):
+            yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
+
     def _image_cases(self, paths: Sequence[Any]) -> Iterator[GraphCase]:
         assert self.images is not None
-        size = int(self.example["image"].shape[1])
-        return image_cases(self.name, self.images.read(tuple(paths)), size, self.text)
+        images = self.images.read(tuple(paths))
+        return image_cases(self.name, images, self._image_size, self.text)
+
+    @property
+    def _image_size(self) -> int:
+        return int(self.example["image"].shape[1])
 
 
 def graph_sources(

@@ -15,7 +15,7 @@ from torch import nn
 
 from clipsam.research.presets import Preset, build_clip, build_sam
 from clipsam.research.umci import UMCIStages
-from clipsam.research.weights import load_clip, load_sam, load_umci
+from clipsam.research.weights import load_clip, load_sam, load_umci, trained_preset
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,6 +35,12 @@ class Checkpoints:
         if self.clip is None and self.random_seed is not None:
             return self._noise("clip", lambda: build_clip(preset.clip_name))
         return load_clip(preset, self.clip)
+
+    def trained(self, preset: Preset) -> Preset:
+        """The preset with the image size and taps that UMCI's file was trained with."""
+        if self.umci is None and self.random_seed is not None:
+            return preset
+        return trained_preset(preset, self.umci)[0]
 
     def load_umci(self, preset: Preset) -> tuple[UMCIStages, str]:
         """UMCI, and the digest of its weights."""

@@ -30,6 +30,8 @@ from clipsam.runtime.session import open_session
 
 Arrays = Mapping[str, NDArray[Any]]
 
+RUN_AS_THEY_ARE = (FLOAT32, "int8-dynamic")  # by onnxruntime's CPU provider, exactly
+
 # For the parity report: what was run.
 _EMULATED = "onnxruntime on the CPU in float32, every result rounded as the graph's types say"
 HOW = {
@@ -37,7 +39,20 @@ HOW = {
     "fp16": f"{_EMULATED}; its own fp16 skips roundings",
     "bf16": f"{_EMULATED}; it does not run bf16 itself, which is for TensorRT",
     "int8": f"{_EMULATED}; on the user's images only",
+    "int8-dynamic": "onnxruntime on the CPU, which is what it is for",
 }
+
+
+class DisagreementError(ExportError):
+    """A graph is out of tolerance.
+
+    Attributes:
+      reason: what of it is, for use inside a sentence.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,7 @@ def record(name: str, module: nn.Module, cases: Iterable[GraphCase]) -> list[Rec
 @contextlib.contextmanager
 def checkable(path: Path, precision: str) -> Iterator[Path]:
     """The file to run on a CPU for what the graph at `path` computes; gone afterwards if made."""
-    if precision == FLOAT32:
+    if precision in RUN_AS_THEY_ARE:
         yield path
         return
     emulated = path.with_name(f".{path.stem}.emulated.onnx")
@@ -92,8 +107,8 @@ def check_graph(
     """Run the ONNX file at `path` on the recorded inputs.
 
     With `emulated` false onnxruntime runs the file itself, which says that it can, and little
-    about precision. Raises ExportError, naming graph, error, tolerance and what to use instead,
-    at the first case that disagrees.
+    about precision. Raises DisagreementError, naming graph, error, tolerance and what to use
+    instead, at the first case that disagrees.
     """
     checks = []
     with (
@@ -106,14 +121,16 @@ def check_graph(
                 check = compare(name, case.name, output, expected, found[output], precision)
                 checks.append(check)
                 if not check.passed:
-                    raise ExportError(_complaint(check))
+                    raise _disagreement(check)
     return checks
 
 
-def _complaint(check: GraphCheck) -> str:
-    return (
-        f"The graph {check.graph} in {check.precision} does not agree with PyTorch: {check.output} "
-        f"of '{check.case}' {fault(check)}; no bundle was written. {remedy(check.precision)}"
+def _disagreement(check: GraphCheck) -> DisagreementError:
+    reason = f"{check.output} of '{check.case}' {fault(check)}"
+    return DisagreementError(
+        f"The graph {check.graph} in {check.precision} does not agree with PyTorch: {reason}; no "
+        f"bundle was written. {remedy(check.precision)}",
+        reason,
     )
 
 

@@ -54,6 +54,12 @@ _PRECISION_MODULES = {
         "clipsam.export.ranges",
         "clipsam.export.calibration",
     ),
+    "int8-dynamic": (
+        "clipsam.export.dynamic_int8",
+        "clipsam.export.quantise",
+        "clipsam.export.ranges",
+        "clipsam.export.calibration",
+    ),
 }
 
 

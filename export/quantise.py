@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
 from clipsam.export.parity import checkable
-from clipsam.export.ranges import LEVELS, Activations, collect
+from clipsam.export.ranges import LEAST_STEP, LEVELS, Activations, collect
 from clipsam.export.to_onnx import save_graph
 from clipsam.runtime.errors import ExportError
 
 MIN_CHANNELS = 32  # in and out; smaller products gain nothing: heads, text, pooling
 MAX_LAYER_ERROR = 0.1  # of a MatMul, see `layer_error`
+MIN_RANGE = 2 * LEVELS * LEAST_STEP  # from the least to the largest weight of a channel
 
 OPERATORS = ("MatMul", "Gemm")
 
@@ -91,22 +92,36 @@ def read_quantised(path: Path) -> Quantised:
 
 
 def layer_error(seen: Activations, weights: NDArray[np.float32]) -> float:
-    """Error of `activations @ weights` in int8, relative to how its output varies.
-
-    Root mean squares over tokens and channels; what all tokens have in common does not count as
-    signal, since it may be large and says nothing.
+    """Error of `activations @ weights` in static int8, see `product_error`.
 
     Args:
       seen: rows of activations [r,K], and their range.
       weights: [K,N].
     """
-    exact = seen.rows @ weights
     step = seen.limit() / LEVELS
     rounded = np.clip(np.round(seen.rows / step), -LEVELS, LEVELS) * step
-    steps = np.maximum(np.abs(weights).max(axis=0), 1e-12) / LEVELS
-    error = rounded @ (np.round(weights / steps) * steps) - exact
-    signal = exact - exact.mean(axis=0)
-    return float(np.sqrt(np.square(error).mean() / max(float(np.square(signal).mean()), 1e-24)))
+    reach = np.maximum(np.abs(weights).max(axis=0), weights.min(axis=0).clip(max=0) + MIN_RANGE)
+    steps = reach / LEVELS  # as the quantizer takes them
+    return product_error(seen.rows, weights, rounded, np.round(weights / steps) * steps)
+
+
+def product_error(
+    rows: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    rounded_rows: NDArray[Any],
+    rounded_weights: NDArray[Any],
+) -> float:
+    """Error of `rounded_rows @ rounded_weights` relative to how `rows @ weights` varies.
+
+    Root mean squares over channels, medians over tokens: a single token may be a thousand times
+    as large as all the others, and would pass for the signal while they are lost. What tokens have
+    in common does not count as signal, since it may be large and says nothing.
+    """
+    exact = rows @ weights
+    error = rounded_rows @ rounded_weights - exact
+    signal = exact - np.median(exact, axis=0)
+    noise, power = (np.median(np.square(x).mean(axis=1)) for x in (error, signal))
+    return float(np.sqrt(noise / max(float(power), 1e-24)))
 
 
 def _candidates(model: onnx.ModelProto) -> dict[str, tuple[NodeProto, NDArray[np.float32]]]:
@@ -158,6 +173,7 @@ def _insert(
                 "WeightSymmetric": True,
                 "MatMulConstBOnly": True,
                 "QuantizeBias": False,
+                "MinimumRealRange": MIN_RANGE,  # or a channel of small weights becomes zeros
                 "OpTypesToExcludeOutputQuantization": list(OPERATORS),
                 "DedicatedQDQPair": True,  # TensorRT shares none between layers
             },

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
+
+from clipsam.export.sam_attention import share_weights
 
 
 class SamDecoderGraph(nn.Module):
@@ -38,8 +41,9 @@ class SamDecoderGraph(nn.Module):
         super().__init__()
         prompt, decoder = sam.prompt_encoder, sam.mask_decoder
         self.image_size = int(prompt.input_image_size[0])
-        self.transformer = decoder.transformer
-        self.upscaling = decoder.output_upscaling
+        self.transformer = share_weights(decoder.transformer)
+        _flatten_linears(self.transformer)
+        self.upscaling = _Upscaling(decoder.output_upscaling)
         self.hypernetworks = nn.ModuleList(list(decoder.output_hypernetworks_mlps)[1:])
         self.score_head = decoder.iou_prediction_head
         # Row k: embedding of label k - 1 (not a point, background, foreground, two corners).
@@ -76,18 +80,15 @@ class SamDecoderGraph(nn.Module):
         sparse = self._embed(point_coords, point_labels)  # Q,P,C
         output = self.output_tokens.unsqueeze(0).expand(prompts, -1, -1)
         tokens = torch.cat([output, sparse], dim=1)  # Q,5+P,C: score, four masks, prompt
-        dtype = self.upscaling[0].weight.dtype  # half in half precision, see export/precision.py
+        dtype = self.upscaling.first.weight.dtype  # half in half precision: export/precision.py
         hidden, image = self.transformer(
             (embedding + self.no_mask).to(dtype), self.grid_position.to(dtype), tokens.to(dtype)
         )
 
-        channels, height, width = embedding.shape[1:]
-        image = image.transpose(1, 2).reshape(prompts, channels, height, width)
-        upscaled = self.upscaling(image)  # Q,C/8,4h,4w
         hyper = torch.stack(
             [mlp(hidden[:, 2 + i]) for i, mlp in enumerate(self.hypernetworks)], dim=1
         )  # Q,3,C/8
-        logits = (hyper.to(dtype) @ upscaled.flatten(2)).unflatten(2, (4 * height, 4 * width))
+        logits = self.upscaling(image, hyper.to(dtype), *embedding.shape[2:])
         return logits, self.score_head(hidden[:, 0])[:, 1:]
 
     def _embed(self, coords: Tensor, labels: Tensor) -> Tensor:
@@ -103,3 +104,65 @@ class SamDecoderGraph(nn.Module):
         for row in range(self.label_embeddings.shape[0]):
             embedded = embedded + self.label_embeddings[row] * (labels == row - 1).float()
         return embedded
+
+
+class _FlatLinear(nn.Module):
+    """A linear layer on [Q,N,C] as one product of two matrices.
+
+    Engines join the bias to such a product. With Q free and three axes they do not, and go over
+    all tokens of all prompts once more to add it.
+    """
+
+    def __init__(self, stock: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = stock.weight, stock.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[Q,N,C] -> [Q,N,C']."""
+        return F.linear(x.flatten(0, 1), self.weight, self.bias).unflatten(0, x.shape[:2])
+
+
+def _flatten_linears(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, _FlatLinear(child))
+        else:
+            _flatten_linears(child)
+
+
+class _Upscaling(nn.Module):
+    """SAM's `output_upscaling` and the product with the masks' vectors, on tokens.
+
+    A transposed convolution whose stride is its kernel's size makes 2 x 2 pixels of each, which
+    overlap with no other: a linear layer with four times the channels. So the tokens need not
+    become an image before, and what moves to its place in the end is three masks instead of C/8
+    channels.
+    """
+
+    def __init__(self, stock: nn.Sequential) -> None:
+        super().__init__()
+        first, norm, _, second, _ = stock
+        self.first, self.second = _as_linear(first), _as_linear(second)
+        self.norm = nn.LayerNorm(len(norm.weight), norm.eps)  # over channels, as SAM's LayerNorm2d
+        self.norm.weight, self.norm.bias = norm.weight, norm.bias
+
+    def forward(self, image: Tensor, hyper: Tensor, height: int, width: int) -> Tensor:
+        """Tokens [Q,h*w,C] and the masks' vectors [Q,3,C/8] -> logits [Q,3,4h,4w]."""
+        prompts, masks, channels = hyper.shape
+        # Matrices, as in `_FlatLinear`.
+        pixels = self.first(image.flatten(0, 1)).reshape(-1, 2 * channels)  # Q*h*w*2*2,C/4
+        pixels = F.gelu(self.norm(pixels))
+        pixels = F.gelu(self.second(pixels)).reshape(prompts, -1, channels)  # Q,h*w*2*2*2*2,C/8
+        logits = hyper @ pixels.transpose(1, 2)
+        places = logits.reshape(-1, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+        return places.reshape(prompts, masks, 4 * height, 4 * width)
+
+
+def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
+    """C -> 2*2*C' channels: what a 2 x 2 transposed convolution of stride 2 makes of a pixel."""
+    weight = convolution.weight.detach()  # C,C',2,2
+    assert convolution.bias is not None and weight.shape[2:] == convolution.stride == (2, 2)
+    linear = nn.Linear(weight.shape[0], 4 * weight.shape[1])
+    linear.weight.data = weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+    linear.bias.data = convolution.bias.detach().repeat(4)
+    return linear

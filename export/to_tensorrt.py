@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clipsam.export.build_progress import BuildProgress, make_monitor
 from clipsam.runtime.cuda_memory import Cuda
-from clipsam.runtime.engine_file import ENGINES, Box, sm
+from clipsam.runtime.engine_file import ENGINES, Box, slug, sm
 from clipsam.runtime.engine_sidecar import BuildFlags, Profile
 from clipsam.runtime.errors import ExportError, OutputError
 from clipsam.runtime.files import write_bytes
@@ -38,9 +38,10 @@ class Built:
 
 
 def timing_cache_path(bundle_folder: Path, box: Box) -> Path:
-    """Where the measured times of kernels are kept, beside the engines: one file a box, since they
-    hold for one GPU and one TensorRT."""
-    return bundle_folder / ENGINES / f"{sm(box.compute_capability)}-{box.tensorrt}.timing-cache"
+    """Where the measured times of kernels are kept, beside the engines: one file for a model of GPU
+    and a TensorRT, since they hold for no other."""
+    key = f"{sm(box.compute_capability)}-{box.tensorrt}-{slug(box.gpu or '')}"
+    return bundle_folder / ENGINES / f"{key}.timing-cache"
 
 
 def build_engine(
@@ -72,14 +73,31 @@ def _interruptible(work: Callable[[], T], cancel: threading.Event) -> T:
     """Run `work` in another thread, so that this one hears Ctrl-C while a library computes.
 
     An exception must not pass through TensorRT's own frames: the event asks it to stop instead.
+    Nothing of `work` goes on when this returns or raises. (A ThreadPoolExecutor does not know of a
+    thread whose start was interrupted, and waits for none.)
     """
-    with ThreadPoolExecutor(1, "tensorrt") as pool:
-        future = pool.submit(work)
+    begun, done = threading.Event(), threading.Event()
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        begun.set()
         try:
-            return future.result()
-        except BaseException:
-            cancel.set()  # the pool then waits until the work has ended
-            raise
+            if not cancel.is_set():
+                outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+        finally:
+            done.set()
+
+    try:
+        threading.Thread(target=run, name="tensorrt").start()
+        done.wait()
+    except BaseException:
+        cancel.set()
+        if begun.is_set():  # else it will find itself cancelled
+            done.wait()
+        raise
+    return outcome.result()
 
 
 def _build(

@@ -8,35 +8,50 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clipsam.export.dynamic_int8 import DynamicQuantiser, GraphRefusedError
 from clipsam.export.graphs import GraphSource
-from clipsam.export.parity import GraphCheck, Recorded, check_graph
+from clipsam.export.parity import DisagreementError, GraphCheck, Recorded, check_graph
 from clipsam.export.precision import DTYPES, HalfPrecision
 from clipsam.export.progress import counted
 from clipsam.export.quantise import quantise
-from clipsam.export.to_onnx import ATTENTION_OPSET, BF16_OPSET, export_graph, tensor_specs
+from clipsam.export.to_onnx import (
+    ATTENTION_OPSET,
+    BF16_OPSET,
+    DATA_SUFFIX,
+    export_graph,
+    tensor_specs,
+)
 from clipsam.runtime.bundle import FLOAT32, GRAPHS
 from clipsam.runtime.errors import ExportError
 from clipsam.runtime.session import PRECISIONS
 
 INT8 = "int8"
 INT8_BASE = "fp16"  # what of an int8 graph is not int8; and the whole of its decoder
-QUANTISED = ("clip_umci", "sam_encoder")
+INT8_DYNAMIC = "int8-dynamic"
+QUANTISED = ("clip_umci", "sam_encoder")  # a few tokens attending to an image gain nothing
+# What stands in where a graph of a quantised precision is not there.
+STANDS_IN = {INT8: INT8_BASE, INT8_DYNAMIC: FLOAT32}
 # Of the emulated precisions, those that onnxruntime's CPU provider runs as well.
 RUN_BY_ONNXRUNTIME = ("fp16", "int8")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A graph in a precision, and the precision whose file that is."""
+    """A graph in a precision, and the precision whose file that is.
+
+    Attributes:
+      refused: whether the graph was tried in this precision and did not pass.
+    """
 
     graph: str
     precision: str
+    refused: bool = False
 
     @property
     def own(self) -> str:
-        """int8 has no decoder of its own: a few tokens attending to an image gain nothing."""
-        falls_back = self.precision == INT8 and self.graph not in QUANTISED
-        return INT8_BASE if falls_back else self.precision
+        """The precision of the file: another's for a decoder in int8, and for what was refused."""
+        stands_in = STANDS_IN.get(self.precision, self.precision)
+        return stands_in if self.refused or self.graph not in QUANTISED else self.precision
 
     @property
     def stem(self) -> str:
@@ -55,11 +70,14 @@ def build_variant(
 ) -> list[GraphCheck]:
     """Write the graph of `source` in `precision` into `folder`, and check it.
 
-    For int8 the graph must be there in `INT8_BASE` already. Steps `bar` once for the export and
-    once for every check. Raises ExportError.
+    For int8 the graph must be there in `INT8_BASE` already, for int8-dynamic in float32. Steps
+    `bar` once for the export and once for every check. Raises ExportError; GraphRefusedError where
+    float32 may stand in for a graph that does not stand int8-dynamic.
     """
     variant = Variant(source.name, precision)
     path = folder / f"{variant.stem}.onnx"
+    if precision == INT8_DYNAMIC:
+        return _build_dynamic(source, path, threads, bar)
     cases: Sequence[Recorded] = source.recorded
     if precision == INT8:
         base = folder / f"{Variant(source.name, INT8_BASE).stem}.onnx"
@@ -88,8 +106,40 @@ def build_variant(
     return checks
 
 
+def _build_dynamic(
+    source: GraphSource, path: Path, threads: int | None, bar: Any
+) -> list[GraphCheck]:
+    """int8-dynamic with as many int8 MatMuls as the graph can stand.
+
+    Errors of MatMuls that are small alone add up: when the graph fails, only those that are off by
+    less stay int8. Raises GraphRefusedError, and leaves no file, when too few are left.
+    """
+    quantiser = DynamicQuantiser(path.with_name(f"{source.name}.onnx"), source.trial(), threads)
+    bar.update()
+    cases = [*source.recorded, *source.recorded_images]
+    reason = ""
+    for limit in quantiser.limits():
+        try:
+            quantiser.write(path, limit)
+            checks = check_graph(source.name, path, cases, INT8_DYNAMIC, threads)
+        except GraphRefusedError as error:
+            reason = reason or str(error)
+            break
+        except DisagreementError as error:
+            reason = error.reason
+        else:
+            for _ in cases:
+                bar.update()
+            return checks
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}{DATA_SUFFIX}").unlink(missing_ok=True)
+    raise GraphRefusedError(reason)
+
+
 def steps(source: GraphSource, precision: str) -> int:
     """How often `build_variant` steps its bar."""
     images = len(source.images.held_out) if source.images is not None else 0
     checks = images if precision == INT8 else len(source.cases)
+    if precision == INT8_DYNAMIC and source.name in QUANTISED:
+        checks += images
     return 1 + checks + (precision in RUN_BY_ONNXRUNTIME)

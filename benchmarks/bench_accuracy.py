@@ -1,0 +1,109 @@
+"""How far a bundle's engines are from float32, on any provider: the gate's measure, as figures.
+
+    python benchmarks/bench_accuracy.py bundles/tiny --provider tensorrt --precision fp16
+    python benchmarks/bench_accuracy.py bundles/tiny --provider cuda --precision fp32 fp16
+    python benchmarks/bench_accuracy.py bundles/tiny --provider cpu         # does it run at all?
+
+Every graph runs on the inputs that the bundle recorded, twice, and is compared with what its
+float32 graph said; then the three together inspect the recorded pictures. Prints tables and refuses
+nothing: exit code 0 whatever the figures are, 1 where something could not be opened or run. Needs
+neither PyTorch nor onnx. A precision without engines of its own for a graph uses what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clipsam.export.engine_gate import RUNS
+from clipsam.export.graph_check import compare
+from clipsam.export.picture_check import Remembering, compare_picture
+from clipsam.export.recorded import Recording, read_recording
+from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.session import PRECISIONS, PROVIDERS, Session
+
+GRAPH_COLUMNS = ("graph", "as", "case", "output", "max_rel", "rms_rel", "within")
+WHOLE_COLUMNS = ("picture", "prompts", "mask_iou", "scores", "final_map", "verdict", "within")
+
+
+def graph_rows(recording: Recording, name: str, session: Session) -> list[list[str]]:
+    """A row for every output of every recorded input of one graph; the worst of its runs."""
+    rows = []
+    for case in recording.cases_for(name, session.precision):
+        found = [session.run(case.feeds) for _ in range(RUNS)]
+        for output, expected in case.outputs.items():
+            checks = [
+                compare(name, case.name, output, expected, one[output], session.precision)
+                for one in found
+            ]
+            worst = max(checks, key=lambda check: check.rms_rel)
+            figures = [f"{worst.max_rel:.1e}", f"{worst.rms_rel:.1e}"]
+            within = "yes" if all(check.passed for check in checks) else "NO"
+            rows.append([name, session.precision, case.name, output, *figures, within])
+    return rows
+
+
+def whole_rows(
+    bundle: Bundle, recording: Recording, sessions: dict[str, Session], precision: str
+) -> list[list[str]]:
+    """A row for every recorded picture, inspected by the three together."""
+    remembering: dict[str, Session] = {n: Remembering(s) for n, s in sessions.items()}
+    rows = []
+    for picture in recording.pictures_for(precision):
+        check = compare_picture(bundle, remembering, picture, precision)
+        figures = [f"{check.mask_iou:.4f}", f"{check.scores:.1e}", f"{check.final_map:.1e}"]
+        verdict = "same" if check.same_verdict else "OTHER"
+        within = "yes" if check.passed else "NO"
+        rows.append([check.image, str(check.prompts), *figures, verdict, within])
+    return rows
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    )
+    return "\n".join(lines)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Any:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32"])
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; returns the exit code."""
+    options = parse(arguments)
+    try:
+        recording = read_recording(options.bundle)
+        for precision in options.precision:
+            with ClipSAM.open(
+                options.bundle, options.provider, options.threads, precision=precision
+            ) as model:
+                sessions = model._sessions
+                rows = [row for n, s in sessions.items() for row in graph_rows(recording, n, s)]
+                whole = whole_rows(model.bundle, recording, dict(sessions), precision)
+            print(f"{precision} by {options.provider}, against float32 as it was recorded:")
+            print(table(GRAPH_COLUMNS, rows), table(WHOLE_COLUMNS, whole), sep="\n\n", end="\n\n")
+    except ClipSAMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
