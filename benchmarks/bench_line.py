@@ -69,9 +69,12 @@ def run_loop(model: ClipSAM, paths: Sequence[Path]) -> tuple[list[Result], list[
     return results, times
 
 
-def run_line(model: ClipSAM, paths: Sequence[Path], batch: int) -> tuple[list[Result], list[float]]:
+def run_line(
+    model: ClipSAM, paths: Sequence[Path], batch: int, ahead: int | None = None
+) -> tuple[list[Result], list[float]]:
     """Results and milliseconds from when a part was taken."""
-    results = [part.result() for part in model.inspect_many(paths, batch=batch)]
+    line = model.inspect_many(paths, batch=batch, ahead=ahead)
+    results = [part.result() for part in line]
     return results, [result.timings["total"] for result in results]
 
 
@@ -251,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "engines": args.provider if args.asleep is None else f"asleep {args.asleep} ms (simulated)",
         "image": "x".join(map(str, args.image_size)),
         "boxes": args.boxes,
-        "ahead": args.ahead or "twice the batch",
+        "ahead": "twice the batch" if args.ahead is None else args.ahead,
         **machine(args.threads),
     }
     print("\n".join(f"{name}: {value}" for name, value in facts.items()) + "\n")

@@ -56,6 +56,41 @@ def test_decoder_is_the_official_predictor(sam: Sam, count: int, kind: str) -> N
     torch.testing.assert_close(found_scores, scores, rtol=1e-5, atol=2e-6)
 
 
+def test_the_first_layer_projects_the_image_once(sam: Sam) -> None:
+    """Not once per prompt: the token-to-image keys and values, and the image-to-token queries."""
+    decoder = SamDecoderGraph(sam)
+    first, second = decoder.transformer.layers
+    batches: dict[str, int] = {}
+    hooks = []
+    for layer, name in ((first, "first"), (second, "second")):
+        to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        projections = (to_image.k_proj, to_image.v_proj, to_tokens.q_proj)
+        for kind, projection in zip("kvq", projections, strict=True):
+
+            def note(_: object, inputs: tuple[torch.Tensor], key: str = f"{name} {kind}") -> None:
+                batches[key] = inputs[0].shape[0]
+
+            hooks.append(projection.register_forward_pre_hook(note))
+    points, labels, _ = _prompts(3, 4)
+    decoder(torch.randn(1, 64, 16, 16), points, labels)
+    for hook in hooks:
+        hook.remove()
+    assert [batches[f"first {kind}"] for kind in "kvq"] == [1, 1, 1]
+    assert [batches[f"second {kind}"] for kind in "kvq"] == [3, 3, 3]
+
+
+@torch.no_grad()
+def test_upscaling_puts_every_pixel_in_its_place(sam: Sam) -> None:
+    """SAM's two transposed convolutions on an oblong grid, where nothing is exchanged unseen."""
+    stock = sam.mask_decoder.output_upscaling
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 64, 3, 5, generator=generator)
+    hyper = torch.randn(2, 3, 8, generator=generator)
+    expected = (hyper @ stock(image).flatten(2)).unflatten(2, (12, 20))
+    found = SamDecoderGraph(sam).upscaling(image.flatten(2).transpose(1, 2), hyper, 3, 5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(300, 300), (90, 400), (512, 200)])
 @torch.no_grad()
 def test_encoder_is_preprocess_and_image_encoder(sam: Sam, shape: tuple[int, int]) -> None:

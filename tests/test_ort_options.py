@@ -48,9 +48,7 @@ def test_the_slow_kernel_is_not_used(sum_and_norm: Path, tmp_path: Path) -> None
     assert _operators(sum_and_norm, plain, written) == ["SkipLayerNormalization"]
 
 
-def test_a_session_is_opened_with_them(
-    sum_and_norm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_is_opened_with_them(sum_and_norm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, asked = onnxruntime.InferenceSession, []
 
     def spy(path: str, options: Any, **arguments: Any) -> Any:
@@ -74,16 +72,23 @@ def test_a_session_is_opened_with_them(
     assert options.intra_op_num_threads == 1
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_only_the_cpu_takes_another_device_s_operators(provider: str) -> None:
+@pytest.mark.parametrize(("provider", "refused"), [("cpu", None), ("cuda", "1")])
+def test_a_gpu_takes_no_operator_of_the_cpu(provider: str, refused: str | None) -> None:
     options = session_options(onnxruntime, provider, None)
     assert options.intra_op_num_threads == 0  # all cores
-    if provider == "cpu":
-        return
-    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
-    assert session_arguments(provider) == {
-        "providers": [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    }
+    assert _entry(options, "session.disable_cpu_ep_fallback") == refused
+
+
+def _entry(options: Any, name: str) -> str | None:
+    try:
+        return str(options.get_session_config_entry(name))
+    except RuntimeError:  # not set
+        return None
+
+
+def test_a_gpu_is_asked_for_exact_fp32_and_keeps_its_fused_kernels() -> None:
+    providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert session_arguments("cuda") == {"providers": providers}
 
 
 def test_every_provider_has_an_extra() -> None:
