@@ -12,7 +12,8 @@ from trt_engines import FAKE_BOX
 from clipsam.runtime import EngineError
 from clipsam.runtime.engine_file import Box, digest_onnx, find_engine
 
-COMMAND = "build it on this box with `python -m clipsam.export.build_engines --engines-only {} --precision"
+MODULE = "clipsam.export.build_engines"
+COMMAND = f"build it on this box with `python -m {MODULE} --engines-only {{}} --precision"
 
 
 def find(onnx: Path, box: Box = FAKE_BOX, precision: str = "fp32") -> Path:
