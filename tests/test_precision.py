@@ -327,3 +327,12 @@ def test_edges_of_small_masks_do_not_count() -> None:
     assert overlap(elsewhere, speck) <= 0.5  # wrong all the same
     beside = speck | np.roll(speck, 20)
     assert overlap(beside, speck) == pytest.approx(0.5)
+
+
+def test_a_missing_line_is_missing() -> None:
+    """Every pixel of a line of two pixels lies on its edge; where it is gone, nothing lies there."""
+    line = np.zeros((200, 200), np.bool_)
+    line[99:101, 20:180] = True
+    assert overlap(np.zeros_like(line), line) == 0
+    assert overlap(np.roll(line, 1, axis=0), line) == 1
+    assert overlap(np.roll(line, 5, axis=0), line) == 0
