@@ -330,7 +330,7 @@ def test_edges_of_small_masks_do_not_count() -> None:
 
 
 def test_a_missing_line_is_missing() -> None:
-    """Every pixel of a line of two pixels lies on its edge; where it is gone, nothing lies there."""
+    """All of a thin line is edge; it has to be there nevertheless."""
     line = np.zeros((200, 200), np.bool_)
     line[99:101, 20:180] = True
     assert overlap(np.zeros_like(line), line) == 0
