@@ -148,33 +148,29 @@ class DynamicQuantiser:
 
     def _rewritten(self, chosen: Iterable[str]) -> onnx.ModelProto:
         model = onnx.load(self._base, load_external_data=False)
-        graph = model.graph
-        nodes = {node.name: (node, tensor) for node, tensor in _candidates(model).values()}
-        replaced = {}
+        graph, found = model.graph, _candidates(model)
+        layers: dict[str, _Layer] = {}
         constants: list[TensorProto] = []
-        quantised: set[str] = set()  # tensors that are there in uint8
         for name in chosen:
-            node, tensor = nodes[name]
-            weights = self._weights(node, tensor)
-            layer = _Layer(node, weights, self._trials[name].divisors)
-            constants += layer.constants()
-            replaced[name] = layer
-        kept = []
+            node, tensor = found[name]
+            layers[name] = _Layer(
+                node, self._weights(node, tensor), self._trials[name].divisors, constants
+            )
+        nodes: list[NodeProto] = []
+        quantised: set[str] = set()  # tensors that are there in uint8
         for node in graph.node:
-            found = replaced.get(node.name)
-            kept += [node] if found is None else found.nodes(quantised)
+            nodes += layers[node.name].nodes(quantised) if node.name in layers else [node]
         del graph.node[:]
-        graph.node.extend(kept)
+        graph.node.extend(nodes)
         used = {name for node in graph.node for name in node.input}
-        left = [tensor for tensor in graph.initializer if tensor.name in used]
-        for tensor in left:
+        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        for tensor in kept:
             if uses_external_data(tensor):
                 load_external_data_for_tensor(tensor, str(self._base.parent))
                 tensor.data_location = TensorProto.DEFAULT
                 del tensor.external_data[:]
-        left += constants
         del graph.initializer[:]
-        graph.initializer.extend(left)
+        graph.initializer.extend([*kept, *constants])
         return model
 
     def _weights(self, node: NodeProto, tensor: TensorProto) -> NDArray[np.float32]:
@@ -267,37 +263,37 @@ def _candidates(model: onnx.ModelProto) -> dict[str, tuple[NodeProto, TensorProt
 
 
 class _Layer:
-    """What takes the place of one MatMul or Gemm."""
+    """What takes the place of one MatMul or Gemm; adds its constants to `constants`."""
 
     def __init__(
-        self, node: NodeProto, weights: NDArray[np.float32], divisors: Vector | None
+        self,
+        node: NodeProto,
+        weights: NDArray[np.float32],
+        divisors: Vector | None,
+        constants: list[TensorProto],
     ) -> None:
-        self._node, self._divisors = node, divisors
-        self._name = node.output[0]
-        if divisors is not None:
-            weights = weights * divisors[:, None]
-        self._integers, self._scales = _integers(weights)
-
-    def constants(self) -> list[TensorProto]:
+        self._node, self._name, self._smoothed = node, node.output[0], divisors is not None
+        by = np.ones(len(weights), np.float32) if divisors is None else divisors
+        integers, scales = _integers(weights * by[:, None])
         values: dict[str, NDArray[Any]] = {
-            "weights": self._integers,
-            "weights_zero": np.zeros(len(self._scales), np.int8),
-            "weights_scale": self._scales,
+            "weights": integers,
+            "weights_zero": np.zeros(len(scales), np.int8),
+            "weights_scale": scales,
+            **({"factors": 1 / by} if self._smoothed else {}),
         }
-        if self._divisors is not None:
-            values["factors"] = 1 / self._divisors
-        return [numpy_helper.from_array(v, f"{self._name}__{name}") for name, v in values.items()]
+        for name, value in values.items():
+            constants.append(numpy_helper.from_array(value, f"{self._name}__{name}"))
 
     def nodes(self, quantised: set[str]) -> list[NodeProto]:
         """The nodes in order; `quantised` are the tensors that earlier ones left in uint8."""
         name, source = self._name, self._node.input[0]
-        made = []
+        made: list[NodeProto] = []
 
         def add(operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
             label = f"{self._node.name}_{outputs[0].rpartition('__')[2]}"
             made.append(helper.make_node(operator, inputs, outputs, label, **attributes))
 
-        if self._divisors is not None:
+        if self._smoothed:
             add("Mul", [source, f"{name}__factors"], [f"{name}__smoothed"])
             source = f"{name}__smoothed"
         parts = [f"{source}__uint8", f"{source}__scale", f"{source}__zero"]

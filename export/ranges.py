@@ -155,10 +155,13 @@ def _watch(
             model.graph.node.append(
                 helper.make_node(operator, [flat, first], [reduced], keepdims=0)
             )
-        for made, shape_of in ((output, ["?", width]), (low, [width]), (high, [width])):
-            model.graph.output.append(
-                helper.make_tensor_value_info(made, TensorProto.FLOAT, shape_of)
-            )
+        kinds: dict[str, list[str | int | None]] = {
+            output: [None, width], low: [width], high: [width],
+        }  # fmt: skip
+        model.graph.output.extend(
+            helper.make_tensor_value_info(made, TensorProto.FLOAT, kind)
+            for made, kind in kinds.items()
+        )
         outputs[name] = step, output, low, high
     onnx.save(model, watched)
     return outputs

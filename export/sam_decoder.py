@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 
@@ -116,6 +117,9 @@ class _Upscaling(nn.Module):
     def __init__(self, stock: nn.Sequential) -> None:
         super().__init__()
         first, norm, _, second, _ = stock
+        assert isinstance(first, nn.ConvTranspose2d)
+        assert isinstance(norm, LayerNorm2d)
+        assert isinstance(second, nn.ConvTranspose2d)
         self.first, self.second = _as_linear(first), _as_linear(second)
         self.norm = nn.LayerNorm(len(norm.weight), norm.eps)  # over channels, as SAM's LayerNorm2d
         self.norm.weight, self.norm.bias = norm.weight, norm.bias

@@ -46,7 +46,7 @@ def contact_row(
 def with_final(row: Image, final: NDArray[np.float32]) -> Image:
     """The row with another final map, [TILE,TILE] in [0,1], drawn in its place."""
     column = COLUMNS.index("final map")
-    changed = row.copy()
+    changed: Image = row.copy()
     changed[:, column * TILE : (column + 1) * TILE] = _gray(final)
     return changed
 

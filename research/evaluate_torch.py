@@ -122,6 +122,10 @@ class TorchModel:
         weight = self.fusion.mask_weight
         final = fuse(rough, masks, scores, weight)
         mask, regions = decide(final, prompts.components, self.decision, refined=refined)
+        shown = final
+        if norm != "fixed":
+            total = weighted_sum(rough, masks, scores, weight)
+            shown = image_scale(np.asarray(total, np.float32))
         return Result(
             verdict=ANOMALOUS if regions else GOOD,
             score=float(final.max()),
@@ -136,9 +140,7 @@ class TorchModel:
             norm=norm,
             bundle="",
             timings={},
-            score_map=final
-            if norm == "fixed"
-            else image_scale(weighted_sum(rough, masks, scores, weight)),
+            score_map=shown,
             mask=mask,
         )
 

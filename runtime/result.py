@@ -44,7 +44,7 @@ class Result:
     refined: bool  # whether the answer is Eq. 9 in full; False: the deadline left no time for SAM
     norm: str  # the scale of score_map: "fixed" or "image"
     bundle: str  # id of the bundle
-    timings: Mapping[str, float]  # milliseconds: rough, prompts, encode, decode, fuse, total
+    timings: Mapping[str, float]  # ms: (read), rough, prompts, encode, decode, fuse, total
     score_map: NDArray[np.float32] = field(repr=False, compare=False)
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
 
