@@ -95,7 +95,7 @@ def train(args: argparse.Namespace, processes: Processes) -> int:
         validation = 0  # the first process validates
     bf16 = args.precision == "bf16"
     try:
-        task = UmciTask(preset, clip, processes.device, validation, bf16)
+        task = UmciTask(preset, clip, processes.device, validation, bf16, args.steering > 0)
     except ValueError as error:  # an image size or a tap that this CLIP does not have
         raise WeightsError(f"--{str(error).replace('=', ' ', 1)}") from error
     if args.overfit_batch:

@@ -25,7 +25,9 @@ class UmciTask:
     """Eq. 12 on the stages' logits; validation by pixel AP on held-out procedural images.
 
     `validation` is their number; without any there is no score. With `bf16` CLIP and UMCI run in
-    mixed precision; weights, loss and optimizer stay float32.
+    mixed precision; weights, loss and optimizer stay float32. With `steering` (training does some
+    of it, see `steering.py`) the score asks for both: a UMCI that ignores its words finds defects
+    sooner and would be kept.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class UmciTask:
         device: torch.device,
         validation: int = 96,
         bf16: bool = False,
+        steering: bool = False,
     ) -> None:
-        self.bf16 = bf16
+        self.bf16, self.steering = bf16, steering
         self.size, self.device = preset.clip_image_size, device
         self.clip = clip.to(device).requires_grad_(False)
         self.features = ClipFeatures(clip.visual, preset.features_list, self.size).to(device)
@@ -60,17 +63,28 @@ class UmciTask:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Pixel AP ("score"), AUROC and F1-max on the held-out images; nothing without them."""
+        """Pixel AP, AUROC and F1-max on the held-out images; nothing without them.
+
+        "score" is the AP; with steering its mean with 1 - the AUROC under swapped words.
+        """
         if not self._validation:
             return {}
+        plain = self._metrics(PLAIN)
+        figures = {"score": plain["ap"], "auroc": plain["auroc"], "f1": plain["f1_max"]}
+        if self.steering:
+            swapped = self._metrics(SWAPPED)["auroc"]
+            score = (plain["ap"] + 1 - swapped) / 2
+            figures |= {"score": score, "ap": plain["ap"], "swapped": swapped}
+        return figures
+
+    def _metrics(self, wording: str) -> dict[str, float]:
         maps, truth = [], []
         for image, mask, category, _ in self._validation:
-            text = self.text([category], [PLAIN])
+            text = self.text([category], [wording])
             rough = mean_abnormal(self._logits(image[None], text, self.module))
             maps.append(rough[0].cpu().numpy())
             truth.append(mask.numpy() > 0.5)
-        metrics = pixel_metrics(np.stack(maps), np.stack(truth))
-        return {"score": metrics["ap"], "auroc": metrics["auroc"], "f1": metrics["f1_max"]}
+        return pixel_metrics(np.stack(maps), np.stack(truth))
 
     @torch.no_grad()
     def extract(self, images: Tensor) -> Tensor:

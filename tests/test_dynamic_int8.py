@@ -260,6 +260,32 @@ def test_few_rows_and_few_channels_stay_float32(tmp_path: Path) -> None:
         DynamicQuantiser(path, [{"x": _normal(1, 20, IN)}], 1).write(tmp_path / "i.onnx")
 
 
+def test_large_weights_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = _normal(1, ROWS, IN)
+    path = _products(tmp_path, large=_normal(IN, OUT), other=_normal(IN, OUT, seed=1))
+    quantiser = DynamicQuantiser(path, [{"x": x}], 1)
+    quantiser.write(tmp_path / "inline.onnx")
+    monkeypatch.setattr("clipsam.export.dynamic_int8.INLINE_BYTES", 1000)
+    quantiser.write(tmp_path / "int8.onnx")
+    beside = tmp_path / "int8.onnx.data"
+    size = beside.stat().st_size
+    assert IN * OUT * 2 <= size < IN * OUT * 4  # as int8
+    quantiser.write(tmp_path / "int8.onnx")
+    assert beside.stat().st_size == size  # written anew, not added to
+    found, expected = (_run(tmp_path / f"{name}.onnx", x) for name in ("int8", "inline"))
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+    # From such a graph, as large ones in float32 are.
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="w.data", size_threshold=0
+    )
+    DynamicQuantiser(path, [{"x": x}], 1).write(tmp_path / "again.onnx")
+    again = _run(tmp_path / "again.onnx", x)
+    assert all(np.array_equal(again[name], expected[name]) for name in expected)
+
+
 def test_stricter_limits_are_those_that_change_something(tmp_path: Path) -> None:
     path = _products(tmp_path, good=_normal(IN, OUT))
     quantiser = DynamicQuantiser(path, [{"x": _normal(1, ROWS, IN)}], 1)

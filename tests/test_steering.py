@@ -60,6 +60,30 @@ def test_the_target_follows_the_wording(task: UmciTask) -> None:
     assert min(losses[SWAPPED], losses[UNRELATED[0]]) > 1
 
 
+def test_the_score_of_steered_training_asks_for_listening(
+    task: UmciTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map that stays under swapped words is worse than one a little less exact that turns."""
+    found = {
+        "deaf": {PLAIN: (0.9, 0.6), SWAPPED: (0.9, 0.6)},
+        "steered": {PLAIN: (0.88, 0.5), SWAPPED: (0.1, 0.05)},
+    }
+    scores = {}
+    for name, by_wording in found.items():
+        monkeypatch.setattr(
+            task,
+            "_metrics",
+            lambda wording, by=by_wording: {
+                "auroc": by[wording][0], "ap": by[wording][1], "f1_max": 0.5,
+            },
+        )  # fmt: skip
+        monkeypatch.setattr(task, "steering", True)
+        scores[name] = task.validate()["score"]
+        monkeypatch.setattr(task, "steering", False)
+        assert task.validate()["score"] == by_wording[PLAIN][1]
+    assert scores["steered"] > scores["deaf"]
+
+
 def test_steered_training_runs_and_is_saved(tmp_path: Path) -> None:
     arguments = ["--preset", "tiny", "--dataset", "synthetic", "--save_path", str(tmp_path)]
     arguments += ["--clip_weights", str(write_weights(tmp_path) / "clip.safetensors")]
