@@ -37,12 +37,12 @@ def test_quality_on_a_fixed_synthetic_set_does_not_drop(tiny_bundle: Path) -> No
     with ClipSAM.open(tiny_bundle) as model:
         row = table(evaluate(model, items, 0))[0]
     # A few pictures with patches over a third of their area, hardly found, dominate the pixels.
-    assert float(row["auroc"]) > 0.63  # 0.660 when they were made
-    assert float(row["ap"]) > 0.21  # 0.235
+    assert float(row["auroc"]) > 0.82  # 0.844 when they were made
+    assert float(row["ap"]) > 0.38  # 0.406
 
 
 def test_words_steer_the_map(tiny_bundle: Path) -> None:
-    """Swapped states turn the map around; a product that is no word makes it worse."""
+    """Swapped states make the map far worse, a product that is no word a little."""
     clip, _ = load_clip(PRESETS["tiny"], None)
     tokenizer = get_tokenizer()
     samples = [sample_from_seed(SYNTHETIC_TEST_SEED + i, 192) for i in range(30)]
@@ -58,10 +58,12 @@ def test_words_steer_the_map(tiny_bundle: Path) -> None:
                     text = text.flip(1)
                 maps.append(rough_map(model._sessions["clip_umci"], sample.image, text.numpy()))
             found[wording] = pixel_metrics(np.stack(maps), truth)
-    assert found["plain"]["auroc"] > 0.9  # 0.927
-    assert found["swapped"]["auroc"] < 0.3  # 0.185
-    assert found["nonsense"]["auroc"] < found["plain"]["auroc"] - 0.01  # 0.908
-    assert found["nonsense"]["ap"] < found["plain"]["ap"]
+    assert found["plain"]["auroc"] > 0.93  # 0.952
+    assert found["plain"]["ap"] > 0.72  # 0.757
+    assert found["swapped"]["auroc"] < 0.88  # 0.841
+    assert found["swapped"]["ap"] < 0.55  # 0.452
+    assert found["nonsense"]["auroc"] < found["plain"]["auroc"] - 0.003  # 0.946
+    assert found["nonsense"]["ap"] < found["plain"]["ap"]  # 0.752
 
 
 def test_thread_count_changes_neither_prompts_nor_verdict(tiny_bundle: Path) -> None:
