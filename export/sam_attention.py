@@ -37,9 +37,9 @@ ATTENTIONS = ("stock", "mask", "mask-free", "blocked")
 HEAD_MULTIPLE = 8  # of channels; fused kernels take no other heads
 
 # Of one slice of `blocked`, 64 MiB in float32: four rows of a global block of ViT-H or ViT-B, and
-# every window whole. Smaller slices stay in the cache, but the exporter's time grows with the
-# square of their number (ViT-B: 0.57 s a global block with 16 slices, 0.55 with 48 and a minute's
-# export each).
+# every window whole. Smaller slices stay in the cache, but the exporter's time grows faster than
+# their number: a global block of ViT-B takes 0.57 s with 16 slices and 0.55 with 48 (0.62 as
+# published), its export 15 and 91 s.
 SLICE_SCORES = 1 << 24
 
 M = TypeVar("M", bound=nn.Module)

@@ -105,15 +105,16 @@ def export_graph(
                 )
 
 
-def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model with all its weights, beside it above 1.5 GB, and check it."""
+def save_graph(model: onnx.ModelProto, path: Path, inline_bytes: int = _INLINE_BYTES) -> None:
+    """Write a model with all its weights, beside it if they are more than that, and check it."""
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    external = size > _INLINE_BYTES
+    external, beside = size > inline_bytes, path.with_name(f"{path.name}{DATA_SUFFIX}")
+    beside.unlink(missing_ok=True)  # what is there would be added to
     onnx.save(
         model,
         path,
         save_as_external_data=external,
-        location=f"{path.name}{DATA_SUFFIX}" if external else None,
+        location=beside.name if external else None,
     )
     onnx.checker.check_model(str(path))
 
