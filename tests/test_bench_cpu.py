@@ -398,12 +398,12 @@ def test_a_row_that_differs_fails_the_run(
     row = lines.Row("same", "", job())
     assert run._agreement(row)["agrees"] is True
     differs = run._agreement(replace(row, name="other"))["agrees"]
-    assert differs == "DIFFERS: mask IoU 0.6"
+    assert differs == "DIFFERS: mask IoU 0.5"
     assert run._agreement(replace(row, name="not compared")) == {}
     head = {"row": "other", "status": "measured", "agrees": differs}
     facts = {"threads": 1, "preset": "tiny", "image": "1x1", "boxes": 16, "cpu": "", "date": ""}
     assert bench.write(args, [head], facts) == 1
-    assert "other DIFFERS: mask IoU 0.6" in capsys.readouterr().err
+    assert "other DIFFERS: mask IoU 0.5" in capsys.readouterr().err
 
 
 def test_where_the_bundle_comes_from(

@@ -37,7 +37,7 @@ def test_a_row_holds_image_truth_rough_map_prompts_and_result(
     with ClipSAM.open(tiny_bundle) as model:
         result = model.inspect(sample.image)
     rough = np.zeros((256, 256), np.float32)
-    rough[40:90, 40:90] = 0.9
+    rough[40:90, 40:90] = 0.95
     options = model.bundle.manifest.prompts
     row = contact_row(sample.image, sample.mask, rough, options, result)
     tiles = np.hsplit(row, len(COLUMNS))
