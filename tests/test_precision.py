@@ -22,7 +22,7 @@ from clipsam.export.emulation import emulate
 from clipsam.export.graphs import GraphSource, graph_sources
 from clipsam.export.models import Checkpoints
 from clipsam.export.parity import check_graph, compare, record
-from clipsam.export.picture_check import overlap
+from clipsam.export.picture_check import overlap, pixels_of_a_logit
 from clipsam.export.precision import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
 from clipsam.export.sam_encoder import SamEncoderGraph
 from clipsam.export.to_onnx import BF16_OPSET, export_graph, tensor_specs
@@ -336,3 +336,8 @@ def test_a_missing_line_is_missing() -> None:
     assert overlap(np.zeros_like(line), line) == 0
     assert overlap(np.roll(line, 1, axis=0), line) == 1
     assert overlap(np.roll(line, 5, axis=0), line) == 0
+
+
+def test_what_one_logit_covers() -> None:
+    """SAM's logits cover the longest side: 128 of them 512 pixels are 4 x 4 each."""
+    assert pixels_of_a_logit((90, 512), 128) == pixels_of_a_logit((512, 90), 128) == 16
