@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +13,10 @@ from clipsam.research.presets import PRESETS, Preset, SamConfig
 from clipsam.runtime.decision import DecisionOptions
 from clipsam.runtime.fusion import FusionOptions
 from clipsam.runtime.prompts import PromptOptions
+
+if TYPE_CHECKING:
+    from fake_cuda import FakeCuda
+    from fake_tensorrt import FakeTensorRT
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +73,33 @@ def small_bundle(small_preset: Preset, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("bundles") / "small-random"
     build(BuildOptions(small_preset, folder, Checkpoints(random_seed=1), threads=1))
     return folder
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small graph with an engine of the stand-ins for TensorRT beside it."""
+    from session_graph import make_graph
+    from trt_engines import write_fake_engine
+
+    path = make_graph(tmp_path_factory.mktemp("graph"))
+    write_fake_engine(path)
+    return path
+
+
+@pytest.fixture
+def box() -> Iterator[tuple[FakeCuda, FakeTensorRT]]:
+    """The stand-ins for NVIDIA's two libraries, in place of them."""
+    from trt_engines import fake_box
+
+    with fake_box() as libraries:
+        yield libraries
+
+
+@pytest.fixture
+def cuda(box: tuple[FakeCuda, FakeTensorRT]) -> FakeCuda:
+    return box[0]
+
+
+@pytest.fixture
+def trt(box: tuple[FakeCuda, FakeTensorRT]) -> FakeTensorRT:
+    return box[1]

@@ -10,11 +10,9 @@ or speed. tests/test_session.py has the contract, for these stand-ins and for a 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import LARGEST, SCRATCH, FakeTensorRT
 from numpy.typing import NDArray
@@ -26,29 +24,6 @@ from clipsam.runtime.engine_file import Box, write_engine
 from clipsam.runtime.engine_sidecar import BuildFlags, this_platform
 from clipsam.runtime.session import open_session
 from clipsam.runtime.session_trt import SHAPES_KEPT, TrtSession
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = make_graph(tmp_path_factory.mktemp("graph"))
-    write_fake_engine(path)
-    return path
-
-
-@pytest.fixture
-def box() -> Iterator[tuple[FakeCuda, FakeTensorRT]]:
-    with fake_box() as libraries:
-        yield libraries
-
-
-@pytest.fixture
-def cuda(box: tuple[FakeCuda, FakeTensorRT]) -> FakeCuda:
-    return box[0]
-
-
-@pytest.fixture
-def trt(box: tuple[FakeCuda, FakeTensorRT]) -> FakeTensorRT:
-    return box[1]
 
 
 def test_tensors_come_from_the_sidecar_in_its_order(graph: Path, trt: FakeTensorRT) -> None:

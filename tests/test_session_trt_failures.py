@@ -6,15 +6,14 @@ By the stand-ins of test_session_trt.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_cuda import PROTOTYPES, FakeCuda
 from fake_tensorrt import LARGEST, FakeTensorRT
-from session_graph import feeds, make_graph
+from session_graph import feeds
 from session_results import right, scenario
-from trt_engines import fake_box, write_fake_engine
+from trt_engines import fake_box
 
 from clipsam.runtime import (
     ProviderError,
@@ -29,29 +28,6 @@ IN_CAPTURE = {
     "cudaGraphInstantiateWithFlags",
     "cudaGraphDestroy",
 }
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = make_graph(tmp_path_factory.mktemp("graph"))
-    write_fake_engine(path)
-    return path
-
-
-@pytest.fixture
-def box() -> Iterator[tuple[FakeCuda, FakeTensorRT]]:
-    with fake_box() as libraries:
-        yield libraries
-
-
-@pytest.fixture
-def cuda(box: tuple[FakeCuda, FakeTensorRT]) -> FakeCuda:
-    return box[0]
-
-
-@pytest.fixture
-def trt(box: tuple[FakeCuda, FakeTensorRT]) -> FakeTensorRT:
-    return box[1]
 
 
 def test_a_failing_capture_is_reported_once_and_runs_go_on(

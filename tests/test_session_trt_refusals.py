@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,29 +22,6 @@ from clipsam.runtime import (
 )
 from clipsam.runtime.session import TensorSpec, open_session
 from clipsam.runtime.tensorrt_library import Words, tensorrt_logger
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = make_graph(tmp_path_factory.mktemp("graph"))
-    write_fake_engine(path)
-    return path
-
-
-@pytest.fixture
-def box() -> Iterator[tuple[FakeCuda, FakeTensorRT]]:
-    with fake_box() as libraries:
-        yield libraries
-
-
-@pytest.fixture
-def cuda(box: tuple[FakeCuda, FakeTensorRT]) -> FakeCuda:
-    return box[0]
-
-
-@pytest.fixture
-def trt(box: tuple[FakeCuda, FakeTensorRT]) -> FakeTensorRT:
-    return box[1]
 
 
 def test_a_plan_is_checked_before_tensorrt_sees_it(tmp_path: Path, trt: FakeTensorRT) -> None:
