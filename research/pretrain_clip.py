@@ -44,13 +44,17 @@ class CaptionedImages(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """image uint8 [S,S,3], share [g,g] of each token that is defective, kind [g,g],
-        tokens [77] of the caption."""
+        """image uint8 [S,S,3], share [g,g] of each token that is defective, kind [g,g], figure
+        [g,g,2]: the shares within the undamaged outline and of what is there; tokens [77] of the
+        caption."""
         sample = sample_from_seed(self.seed + index, self.size)
         return {
             "image": torch.from_numpy(sample.image),
             "share": torch.from_numpy(token_shares(sample.mask, self.grid)),
             "kind": torch.from_numpy(token_kinds(sample.kind_map, self.grid)),
+            "figure": torch.from_numpy(
+                np.stack([token_shares(x, self.grid) for x in (sample.outline, sample.present)], -1)
+            ),
             "tokens": self.tokenizer([sample.caption])[0],
         }
 
@@ -77,19 +81,19 @@ def token_kinds(kind_map: NDArray[np.uint8], grid: int) -> NDArray[np.int64]:
 
 
 class DenseHead(nn.Module):
-    """Tokens [B,h,w,C] -> kind logits [B,h,w,KINDS] and share logits [B,h,w]."""
+    """Tokens [B,h,w,C] -> logits of kind [B,h,w,KINDS], of share [B,h,w], of figure [B,h,w,2]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        last = nn.Linear(width, KINDS + 1)
+        last = nn.Linear(width, KINDS + 3)
         with torch.no_grad():  # start at the share of defective tokens, about 3 %
             last.bias.zero_()
-            last.bias[0], last.bias[-1] = 3.0, -3.0
+            last.bias[0], last.bias[KINDS] = 3.0, -3.0
         self.body = nn.Sequential(nn.LayerNorm(width), last)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.body(tokens.float())
-        return out[..., :-1], out[..., -1]
+        return out[..., :KINDS], out[..., KINDS], out[..., KINDS + 1 :]
 
 
 class _DenseTask:
@@ -104,9 +108,11 @@ class _DenseTask:
         self._validation = held_out(preset, validation)
 
     def _dense(self, heads: nn.Module, tokens: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        kind, share = heads(tokens)
+        kind, share, figure = heads(tokens)
         kind_loss = F.cross_entropy(kind.flatten(0, 2), batch["kind"].flatten(), self.kind_weight)
-        return 0.5 * kind_loss + 2 * share_loss(share, batch["share"])
+        # What is missing can only be told by who knows where the part should be, and where it is.
+        figure_loss = F.binary_cross_entropy_with_logits(figure, batch["figure"])
+        return 0.5 * kind_loss + 2 * share_loss(share, batch["share"]) + 0.5 * figure_loss
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}

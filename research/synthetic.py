@@ -43,6 +43,9 @@ class Sample:
         defects: the defects one by one; masks of different defects may overlap.
         parts: things that are not anomalous, of kind "part", "hole" or "mark", as far as they
             are still there; at least 9 pixels each. A surface that fills the frame is none.
+        outline: HxW uint8, 1 within the outline of the undamaged part, else 0 (a surface that fills
+            the frame is all 1).
+        present: HxW uint8, 1 where the part is still there.
         category: a noun for the caption.
         caption: one English phrase that names category, look and state.
     """
@@ -52,22 +55,24 @@ class Sample:
     kind_map: NDArray[np.uint8]
     defects: tuple[Instance, ...]
     parts: tuple[Instance, ...]
+    outline: NDArray[np.uint8]
+    present: NDArray[np.uint8]
     category: str
     caption: str
 
 
 # Relative frequency; the kinds that need an outline are left out on surfaces.
 _WEIGHTS: dict[str, float] = {
-    "scratch": 1.5,
+    "scratch": 1.8,
     "crack": 1.1,
     "hole": 1.0,
     "blob": 1.0,
     "stain": 0.6,
     "foreign texture": 0.9,
     "chipped edge": 1.2,
-    "missing part": 2.8,
+    "missing part": 3.2,
     "dent": 0.7,
-    "patch": 2.0,
+    "patch": 2.2,
     "inclusion": 1.5,
     "uneven": 0.25,
     "fray": 0.5,
@@ -125,6 +130,8 @@ def make_sample(rng: np.random.Generator, size: int = 192, *, defect_rate: float
         kind_map,
         tuple(defects),
         tuple(parts),
+        canvas.part.astype(np.uint8),
+        (canvas.part & (canvas.solid > 0.5)).astype(np.uint8),
         scene.category,
         caption,
     )

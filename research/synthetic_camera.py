@@ -28,7 +28,11 @@ from clipsam.research.synthetic_textures import (
 
 @dataclass(frozen=True)
 class Shot:
-    """Light (gain, float32 HxW) and camera: blur sigma in pixels, noise deviation (1 = white)."""
+    """Light (gain, float32 HxW) and camera: blur sigma in pixels, noise deviation (1 = white).
+
+    `grain` is the noise's own blur (sigma in pixels); `stretch` are the two quantiles that a hard
+    exposure or an automatic contrast makes black and white, None for a gentle exposure.
+    """
 
     gain: F32
     blur: float
@@ -36,6 +40,8 @@ class Shot:
     ceiling: float
     offset: float
     noise: float
+    grain: float
+    stretch: tuple[float, float] | None
     gamma: float
     quality: int | None
 
@@ -50,10 +56,17 @@ def draw_shot(rng: Rng, size: int) -> Shot:
         # Now and then the bright areas burn out, as they do in real photographs.
         ceiling=0.96 if rng.random() < 0.85 else 1.1,
         offset=float(rng.normal(0, 0.04)),
-        noise=log_uniform(rng, 0.003, 0.04) if rng.random() < 0.7 else 0.0,
+        noise=log_uniform(rng, 0.003, 0.07) if rng.random() < 0.7 else 0.0,
+        grain=uniform(rng, 0.3, 0.9) * size / 192 if rng.random() < 0.4 else 0.0,
+        stretch=_stretch(rng) if rng.random() < 0.25 else None,
         gamma=uniform(rng, 0.8, 1.25),
         quality=integer(rng, 35, 95) if rng.random() < 0.35 else None,
     )
+
+
+def _stretch(rng: Rng) -> tuple[float, float]:
+    low = uniform(rng, 0, 0.06) if rng.random() < 0.6 else 0.0
+    return low, 1 - (uniform(rng, 0, 0.2) if rng.random() < 0.7 else 0.0)
 
 
 def _light(rng: Rng, size: int) -> F32:
@@ -103,11 +116,12 @@ def compose(rng: Rng, canvas: Canvas) -> F32:
     return f32(np.clip(back + (front - back) * solid[..., None], 0, 1))
 
 
-def photograph(rng: Rng, shot: Shot, image: F32) -> U8:
-    """Light and camera applied: float32 HxWxC in, uint8 HxWx3 out."""
-    size, channels = image.shape[0], image.shape[2]
-    image = blur(image * shot.gain[..., None], shot.blur)
-    # Exposure: stretch around the mean, but keep what is dark or bright from being clipped.
+def _expose(shot: Shot, image: F32) -> F32:
+    """Stretch around the mean without clipping what is dark or bright, or hard, with clipping."""
+    if shot.stretch is not None:
+        low, high = (float(q) for q in np.quantile(image[::4, ::4], shot.stretch))
+        span = max(high - low, 0.2)
+        return f32((image - np.float32((low + high - span) / 2)) / np.float32(span))
     mean = float(image.mean())
     target = min(max(mean + shot.offset, 0.1), 0.78)
     low, high = (float(q) for q in np.quantile(image[::4, ::4], (0.02, 0.98)))
@@ -115,10 +129,21 @@ def photograph(rng: Rng, shot: Shot, image: F32) -> U8:
         (target - 0.01) / (mean - low + 1e-3), (shot.ceiling - target) / (high - mean + 1e-3)
     )
     image = (image - np.float32(mean)) * np.float32(min(shot.contrast, max(0.5, room)))
-    image += np.float32(target)
+    return f32(image + np.float32(target))
+
+
+def photograph(rng: Rng, shot: Shot, image: F32) -> U8:
+    """Light and camera applied: float32 HxWxC in, uint8 HxWx3 out."""
+    size, channels = image.shape[0], image.shape[2]
+    image = blur(image * shot.gain[..., None], shot.blur)
     if shot.noise:
         shape = image.shape if channels == 1 or rng.random() < 0.5 else (size, size, 1)
-        image = image + rng.standard_normal(shape, dtype=np.float32) * np.float32(shot.noise)
+        grain = rng.standard_normal(shape, dtype=np.float32)
+        if shot.grain >= 0.3:
+            grain = f32(cv2.GaussianBlur(grain, (0, 0), shot.grain)).reshape(shape)
+            grain *= np.float32(1 / max(float(grain.std()), 1e-3))
+        image = image + grain * np.float32(shot.noise)
+    image = _expose(shot, image)
     table = np.round(np.power(np.linspace(0, 1, 256), shot.gamma) * 255).astype(np.uint8)
     photo = np.clip(image * np.float32(255), 0, 255).astype(np.uint8).reshape(size, size, channels)
     photo = table[photo]

@@ -53,14 +53,21 @@ OUTLINE_KINDS = ("chipped edge", "missing part", "fray")
 
 
 def _scratch(rng: Rng, canvas: Canvas) -> Mask | None:
+    if rng.random() < 0.25:
+        return _band(rng, canvas)
     size, unit = canvas.size, canvas.unit
     plate = np.zeros((size, size), np.uint8)
     count = 1 if rng.random() < 0.5 else integer(rng, 2, 9)
     angle = along_grain(rng, canvas, 0.4)
     x, y = random_spot(rng, canvas)
     spread = log_uniform(rng, 3, 22) * unit
-    reach = log_uniform(rng, 0.12, 1.3) * size
-    bend, jitter = rng.normal(0, 0.3), log_uniform(rng, 0.004, 0.08)
+    # Long ones run from border to border; a few in the same direction are common on rolled metal.
+    through = rng.random() < 0.25
+    reach = (uniform(rng, 1.3, 2) if through else log_uniform(rng, 0.12, 1.3)) * size
+    if through:
+        spread *= 3
+    bend = rng.normal(0, 0.04 if through else 0.3)
+    jitter = log_uniform(rng, 0.004, 0.02 if through else 0.08)
     # Some scratches skip: their strength changes along the path, down to nothing.
     skip = uniform(rng, 0, 1.1) if rng.random() < 0.5 else 0.2
     for _ in range(count):
@@ -83,6 +90,37 @@ def _scratch(rng: Rng, canvas: Canvas) -> Mask | None:
         stroke(plate, points, widths, 255 * np.clip(1 - skip * swing, 0, 1))
     alpha = drawn(plate, uniform(rng, 0, 0.9 if rng.random() < 0.8 else 2.0) * unit)
     return change_tone(rng, canvas, alpha, dark=0.35, opaque=uniform(rng, 0, 0.7), strong=0.6)
+
+
+def _band(rng: Rng, canvas: Canvas) -> Mask | None:
+    """A streak of many fine parallel lines, often from border to border: one broad scratch."""
+    size, unit = canvas.size, canvas.unit
+    angle = along_grain(rng, canvas, 0.6)
+    x, y = random_spot(rng, canvas)
+    reach = size * (uniform(rng, 1.5, 2.2) if rng.random() < 0.6 else log_uniform(rng, 0.3, 1.2))
+    half = log_uniform(rng, 1.5, 12) * unit
+    plate = np.zeros((size, size), np.uint8)
+    base = uniform(rng, 90, 200)
+    strands = [(0.0, 2 * half, base)]  # the whole of it, and lines that stand out of it
+    for _ in range(integer(rng, 2, 12)):
+        width = uniform(rng, 0.8, 2.5) * unit
+        strands.append((uniform(rng, -half, half), width, uniform(rng, 0.6 * base, 255)))
+    steps = int(np.clip(reach / (6 * unit), 4, 60))
+    middle = walk(
+        rng,
+        (x - np.cos(angle) * reach / 2, y - np.sin(angle) * reach / 2),
+        angle,
+        reach,
+        steps,
+        rng.normal(0, 0.05),
+        log_uniform(rng, 0.001, 0.02),
+    )
+    for across, width, value in strands:
+        shift = np.array([-np.sin(angle) * across, np.cos(angle) * across])
+        widths = width * rng.uniform(0.85, 1.15, steps)
+        stroke(plate, middle + shift, widths, value * rng.uniform(0.9, 1, steps))
+    alpha = drawn(plate, uniform(rng, 0.3, 1.5) * unit)
+    return change_tone(rng, canvas, alpha, dark=0.25, opaque=uniform(rng, 0, 0.5), strong=0.5)
 
 
 def _crack(rng: Rng, canvas: Canvas) -> Mask | None:

@@ -28,7 +28,7 @@ def chip(rng: Rng, canvas: Canvas) -> Mask | None:
     edge = edge_spot(rng, canvas)
     if edge is None:
         return None
-    radius = log_uniform(rng, 3, 20) * canvas.unit
+    radius = log_uniform(rng, 4, 24) * canvas.unit
     radii = (radius, radius * uniform(rng, 0.4, 1))
     return cut(
         canvas,
@@ -54,7 +54,7 @@ def missing(rng: Rng, canvas: Canvas) -> Mask | None:
     x, y, inwards = edge
     extent = np.sqrt(float(canvas.part.sum()))
     pick = rng.random()
-    if pick < 0.33:
+    if pick < 0.3:
         radius = extent * uniform(rng, 0.15, 0.4)
         gone = ragged(
             rng,
@@ -73,14 +73,15 @@ def missing(rng: Rng, canvas: Canvas) -> Mask | None:
     across_x = np.arange(size, dtype=np.float32)[None, :] - np.float32(x)
     across_y = np.arange(size, dtype=np.float32)[:, None] - np.float32(y)
     along = across_x * cos + across_y * sin
-    if pick < 0.52 and not canvas.several:
+    if pick < 0.48 and not canvas.several:
         depth = extent * uniform(rng, 0.1, 0.4)
         return cut(canvas, np.clip(np.float32(depth) - along + wobble, 0, 1))
-    if pick < 0.88:
+    if pick < 0.72:
         return cut(canvas, _rift(rng, canvas, edge, extent))
-    # A gap from the border inwards, wide at its mouth; a long one splits the part in two.
+    # Broken and drawn apart: both faces of the gap have the same shape. Wide at its mouth, it ends
+    # inside the part or splits it in two.
     side = across_y * cos - across_x * sin + wobble
-    length, mouth = extent * uniform(rng, 0.4, 1.5), extent * uniform(rng, 0.04, 0.2)
+    length, mouth = extent * uniform(rng, 0.4, 3), extent * log_uniform(rng, 0.03, 0.25)
     half = np.float32(mouth / 2) * np.clip(1 - along / np.float32(length), 0, 1)
     return cut(canvas, np.clip(half - np.abs(side), 0, 1))
 

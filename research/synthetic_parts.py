@@ -9,6 +9,7 @@ from clipsam.research.synthetic_canvas import Canvas, Mask, relief
 from clipsam.research.synthetic_shapes import outline, polygon, stroke, walk
 from clipsam.research.synthetic_textures import (
     F32,
+    U8,
     Rng,
     blur,
     choose,
@@ -77,6 +78,29 @@ def mould(rng: Rng, canvas: Canvas) -> None:
         canvas.roughness += max(0.0, float(canvas.image[inside].std()) - before)
 
 
+def _print_text(rng: Rng, plate: U8, at: tuple[float, float], angle: float, unit: float) -> None:
+    """One to three lines of letters and digits around (x, y), turned by angle (radians)."""
+    size = plate.shape[0]
+    scale, face = log_uniform(rng, 0.35, 1.8) * unit, integer(rng, 0, 6)
+    thick = max(1, round(uniform(rng, 0.8, 2.6) * unit))
+    lines = 1 if rng.random() < 0.7 else integer(rng, 2, 3)
+    flat = np.zeros_like(plate)
+    for line in range(lines):
+        letters = "".join(
+            choose(rng, tuple("ABCDEFGHKLMNPRSTUVXYZ0123456789-"))
+            for _ in range(integer(rng, 1, 8))
+        )
+        (width, height), _ = cv2.getTextSize(letters, face, scale, thick)
+        shift = (line - (lines - 1) / 2) * 1.6 * height
+        left, bottom = round(size / 2 - width / 2), round(size / 2 + height / 2 + shift)
+        cv2.putText(flat, letters, (left, bottom), face, scale, (255.0,), thick, cv2.LINE_AA)
+    if rng.random() < 0.3:
+        angle += float(rng.normal(0, 0.5))
+    move = cv2.getRotationMatrix2D((size / 2, size / 2), -float(np.degrees(angle)), 1.0)
+    move[:, 2] += np.asarray(at) - size / 2
+    np.maximum(plate, cv2.warpAffine(flat, move, (size, size)), out=plate)
+
+
 def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
     """Print, drill or engrave something that belongs to the part."""
     size, unit = canvas.size, canvas.unit
@@ -90,14 +114,7 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
     thick = max(1, round(uniform(rng, 0.8, 2.6) * unit))
     name = "mark"
     if kind == "text":
-        letters = "".join(
-            choose(rng, tuple("ABCDEFGHKLMNPRSTUVXYZ0123456789-"))
-            for _ in range(integer(rng, 1, 8))
-        )
-        scale, face = log_uniform(rng, 0.35, 1.6) * unit, integer(rng, 0, 6)
-        (width, height), _ = cv2.getTextSize(letters, face, scale, thick)
-        at = (round(x - width / 2), round(y + height / 2))
-        cv2.putText(plate, letters, at, face, scale, (255.0,), thick, cv2.LINE_AA)
+        _print_text(rng, plate, (x, y), canvas.axis if rng.random() < 0.3 else 0.0, unit)
     elif kind == "seam":
         angle = canvas.axis + (np.pi / 2 if rng.random() < 0.5 else 0)
         gap, reach = uniform(rng, 10, 50) * unit, 2 * size

@@ -131,7 +131,7 @@ RECIPES: tuple[Recipe, ...] = (
         "brushed, plain, grain",
         "gear, ring, disc",
         _METAL + ", copper",
-        "holes, rings",
+        "holes, rings, text",
     ),
     Recipe("screw, bolt, pipe", "brushed, stripes, plain", "screw, capsule", _METAL, "seam"),
     Recipe(
@@ -146,7 +146,7 @@ RECIPES: tuple[Recipe, ...] = (
         "plain, cloudy",
         "ring, disc",
         "brown, dark green, black, white",
-        "rings",
+        "rings, text",
     ),
     Recipe("capsule, pill, tablet", "plain, grain", "capsule, disc, many", "any", "text, seam"),
     Recipe("capsules", "plain, grain", "many", "any", ""),

@@ -14,7 +14,7 @@ from clipsam.research.synthetic_defects import OUTLINE_KINDS, add_defect
 from clipsam.research.synthetic_scenes import make_scene
 from clipsam.research.synthetic_textures import FAMILIES, texture
 
-COUNT = 240
+COUNT = 400
 
 
 @pytest.fixture(scope="module")
