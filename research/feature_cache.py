@@ -88,6 +88,9 @@ def _image_digest(image: LabelledImage) -> str:
         value = getattr(image, field.name)
         if field.name != "category":
             parts.append(f"{field.name}={sha256(value) if isinstance(value, Path) else value!r}")
+    if image.image_path is None:  # the seed alone does not say which generator draws it
+        pixels, mask = image.load()
+        parts.append(hashlib.sha256(pixels.tobytes() + mask.tobytes()).hexdigest())
     return " ".join(parts)
 
 

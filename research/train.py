@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.dataset != "synthetic" and args.data_path is None:
         parser.error(f"--dataset {args.dataset} needs --data_path, the data set's folder")
+    if args.dataset != "synthetic" and args.synthetic_images:
+        parser.error("--synthetic_images is for --dataset synthetic")
     if args.augment and not args.no_cache:
         parser.error("--augment changes the images, cached features cannot follow: add --no_cache")
     if args.augment and args.dataset == "synthetic":
@@ -84,7 +86,7 @@ def train(args: argparse.Namespace, processes: Processes) -> int:
         # Warns about an operation that has no deterministic form instead of failing the run.
         torch.use_deterministic_algorithms(True, warn_only=True)
     preset = configure(args)
-    images = [] if args.dataset == "synthetic" else find_images(args)
+    images = find_images(args, preset.clip_image_size)
     clip, clip_sha = load_clip(preset, args.clip_weights)
     torch.manual_seed(args.seed)  # here, so that the seed alone decides how UMCI starts
     synthetic = args.dataset == "synthetic"
@@ -216,6 +218,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--image_size", type=count)
     add("--epoch", type=count, default=6)
     add("--steps", type=count, default=1000, help="of --dataset synthetic")
+    add(
+        "--synthetic_images",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="procedural images made once, whose features are cached and seen over and over "
+        "(default: 0, every image is new)",
+    )
     add("--learning_rate", type=number(0), default=1e-4)
     add("--batch_size", type=count, default=8, help="of all processes together")
     add("--hidden_dim", type=count, help="c_h (table 3)")

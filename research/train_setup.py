@@ -8,13 +8,20 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from clipsam.research.datasets import LabelledImage, check_gaps, check_paired, open_dataset
+from clipsam.research.datasets import (
+    LabelledImage,
+    check_gaps,
+    check_paired,
+    open_dataset,
+    synthetic_dataset,
+)
 from clipsam.research.feature_cache import CacheSpec, cached_features
 from clipsam.research.presets import PRESETS, Preset
 from clipsam.research.training_data import (
     Epochs,
     Item,
     LabelledImages,
+    Reworded,
     SyntheticImages,
     epoch_ends,
 )
@@ -57,8 +64,13 @@ def configure(args: argparse.Namespace) -> Preset:
     return replace(preset, umci=replace(umci, stages=len(preset.features_list)))
 
 
-def find_images(args: argparse.Namespace) -> list[LabelledImage]:
-    """The images to train on. Raises DatasetError when there is nothing to learn from."""
+def find_images(args: argparse.Namespace, size: int) -> list[LabelledImage]:
+    """The images to train on; none for procedural ones that never repeat.
+
+    Raises DatasetError when there is nothing to learn from.
+    """
+    if args.dataset == "synthetic":
+        return list(synthetic_dataset(args.synthetic_images, size, args.seed))
     listing = open_dataset(args.data_path, args.category)
     layouts = DATASETS[args.dataset]
     if layouts and listing.layout not in layouts:
@@ -91,11 +103,11 @@ def make_source(
     digest: str,
 ) -> Source:
     """The items of the run; fills the feature cache if it has to."""
-    batch = args.batch_size
+    batch, synthetic = args.batch_size, args.dataset == "synthetic"
     if not images:
-        procedural = SyntheticImages(task.size, args.seed, args.steps * batch, args.steering)
-        return Source(procedural, args.steps, ())
-    steps = len(images) * args.epoch // batch
+        procedural = SyntheticImages(task.size, args.seed, args.steps * batch)
+        return Source(Reworded(procedural, args.seed, args.steering), args.steps, ())
+    steps = args.steps if synthetic else len(images) * args.epoch // batch
     if not steps:
         raise DatasetError(
             f"{args.data_path} gives {len(images) * args.epoch} images in {args.epoch} epochs, "
@@ -111,6 +123,10 @@ def make_source(
         )  # fmt: skip
         root = args.cache_path or args.save_path / "features"
         base = cached_features(root, spec, images, task.extract, args.workers)
+    if synthetic:
+        rounds = -(-steps * batch // len(images))
+        again = Reworded(Epochs(base, args.seed, rounds), args.seed, args.steering)
+        return Source(again, steps, ())
     items = Epochs(base, args.seed, args.epoch, args.augment)
     return Source(items, steps, epoch_ends(len(images), args.epoch, batch), len(images))
 
@@ -125,6 +141,7 @@ def run_settings(
     )  # fmt: skip
     return {
         **{name: getattr(args, name) for name in names},
+        "synthetic_images": args.synthetic_images or None,
         "image_size": preset.clip_image_size,
         "features_list": preset.features_list,
         "umci": asdict(preset.umci),

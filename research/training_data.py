@@ -27,8 +27,8 @@ Batch = tuple[Tensor, Tensor, list[str], list[str]]
 class SyntheticImages(Dataset[Item]):
     """Item i is the procedural sample `seed + i`; never repeats."""
 
-    def __init__(self, size: int, seed: int, length: int, steering: float = 0.0) -> None:
-        self.size, self.seed, self.length, self.steering = size, seed, length, steering
+    def __init__(self, size: int, seed: int, length: int) -> None:
+        self.size, self.seed, self.length = size, seed, length
 
     def __len__(self) -> int:
         return self.length
@@ -36,8 +36,7 @@ class SyntheticImages(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         sample = sample_from_seed(self.seed + index, self.size)
         mask = torch.from_numpy(sample.mask.astype(np.float32))
-        wording = draw_wording(np.random.default_rng([self.seed, index, 2]), self.steering)
-        return torch.from_numpy(sample.image), mask, sample.category, wording
+        return torch.from_numpy(sample.image), mask, sample.category, PLAIN
 
 
 class LabelledImages(Dataset[Item]):
@@ -87,6 +86,24 @@ class Epochs(Dataset[Item]):
             rng = np.random.default_rng([self.seed, index, 3])
             image, mask = augment(image, mask, self.augmentations, rng)
         return image, mask, category, wording
+
+
+class Reworded(Dataset[Item]):
+    """A data set in which a share of the items gets odd words (see `steering`), by the seed alone.
+
+    The words belong to the place, not to the image: an image seen again gets others.
+    """
+
+    def __init__(self, base: Dataset[Item], seed: int, steering: float) -> None:
+        self.base, self.seed, self.steering = base, seed, steering
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.base))
+
+    def __getitem__(self, index: int) -> Item:
+        image, mask, category, _ = self.base[index]
+        rng = np.random.default_rng([self.seed, index, 2])
+        return image, mask, category, draw_wording(rng, self.steering)
 
 
 def epoch_ends(images: int, epochs: int, batch_size: int) -> tuple[int, ...]:

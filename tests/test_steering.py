@@ -11,9 +11,10 @@ from training_files import write_weights
 
 from clipsam.research.presets import PRESETS, build_clip
 from clipsam.research.steering import PLAIN, SWAPPED, UNRELATED, draw_wording
+from clipsam.research.synthetic import sample_from_seed
 from clipsam.research.text_prompts import ABNORMAL_STATES, text_features
 from clipsam.research.train import main as train
-from clipsam.research.training_data import SyntheticImages, collate
+from clipsam.research.training_data import Epochs, Reworded, SyntheticImages, collate
 from clipsam.research.umci_task import UmciTask
 
 
@@ -90,3 +91,24 @@ def test_steered_training_runs_and_is_saved(tmp_path: Path) -> None:
     few = ["--validation_images", "3", "--workers", "0", "--device", "cpu", "--batch_size", "2"]
     assert train([*arguments, *few, "--steps", "2", "--steering", "0.5", "--bf16"]) == 0
     assert (tmp_path / "umci.safetensors").exists()
+
+
+def test_features_of_a_fixed_number_of_images_are_kept_and_get_new_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--preset", "tiny", "--dataset", "synthetic", "--save_path", str(tmp_path)]
+    arguments += ["--clip_weights", str(write_weights(tmp_path) / "clip.safetensors")]
+    arguments += ["--validation_images", "1", "--workers", "0", "--device", "cpu"]
+    arguments += ["--batch_size", "2", "--synthetic_images", "3", "--steering", "0.5"]
+    assert train([*arguments, "--steps", "2"]) == 0
+    assert "computing 3 of 3 images" in capsys.readouterr().out
+    assert train([*arguments, "--steps", "4"]) == 0
+    assert "3 images from the cache" in capsys.readouterr().out
+    fresh = np.load(next(tmp_path.glob("features/*/masks.npy")))
+    np.testing.assert_array_equal(fresh[1], sample_from_seed(1, 192).mask)
+
+    items = Reworded(Epochs(SyntheticImages(64, 0, 3), 0, 40), 0, 0.5)
+    words = [items[i][3] for i in range(len(items))]
+    assert 0.3 < sum(word != PLAIN for word in words) / len(words) < 0.7
+    assert words == [items[i][3] for i in range(len(items))]
+    assert words[:60] != words[60:]  # the words belong to the place, not to the image
