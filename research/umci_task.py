@@ -69,6 +69,11 @@ class UmciTask:
         """
         if not self._validation:
             return {}
+        if self._validation[0][0].ndim == 3:  # CLIP is frozen: look at these images only once
+            self._validation = [
+                (self.extract(image[None])[0].half().cpu(), mask, category, wording)
+                for image, mask, category, wording in self._validation
+            ]
         plain = self._metrics(PLAIN)
         figures = {"score": plain["ap"], "auroc": plain["auroc"], "f1": plain["f1_max"]}
         if self.steering:
