@@ -106,7 +106,7 @@ PRESETS = {
         ),
         umci=UMCIConfig(visual_dim=128, text_dim=128, hidden_dim=64, stages=2),
         # Chosen on procedural pictures: docs/method.md.
-        prompts=PromptOptions(points="per_region", threshold=0.5, min_peak=0.9),
+        prompts=PromptOptions(points="per_region", threshold=0.5, min_peak=0.84),
         fusion=FusionOptions(mask_weight=0.05),
         decision=DecisionOptions(threshold=0.5 / 1.15),  # O_f + sum m s > 0.5
         description="a demonstration and test model, trained on procedural images only",

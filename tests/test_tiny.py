@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clipsam.research.datasets import SYNTHETIC_TEST_SEED, synthetic_dataset
 from clipsam.research.evaluate import evaluate, main
@@ -14,7 +15,7 @@ from clipsam.research.evaluate_rows import table
 from clipsam.research.metrics import pixel_metrics
 from clipsam.research.presets import PRESETS, get_tokenizer
 from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.text_prompts import text_features
+from clipsam.research.text_prompts import state_feature, text_features
 from clipsam.research.weights import TINY_WEIGHTS, load_clip
 from clipsam.runtime import ClipSAM
 from clipsam.runtime.prompts import find_prompts
@@ -37,33 +38,35 @@ def test_quality_on_a_fixed_synthetic_set_does_not_drop(tiny_bundle: Path) -> No
     with ClipSAM.open(tiny_bundle) as model:
         row = table(evaluate(model, items, 0))[0]
     # A few pictures with patches over a third of their area, hardly found, dominate the pixels.
-    assert float(row["auroc"]) > 0.82  # 0.844 when they were made
-    assert float(row["ap"]) > 0.38  # 0.406
+    assert float(row["auroc"]) > 0.91  # 0.928 when they were made
+    assert float(row["ap"]) > 0.56  # 0.604
 
 
 def test_words_steer_the_map(tiny_bundle: Path) -> None:
-    """Swapped states make the map far worse, a product that is no word a little."""
+    """Swapped states turn the map around, an adjective that means no damage makes it worse."""
     clip, _ = load_clip(PRESETS["tiny"], None)
     tokenizer = get_tokenizer()
     samples = [sample_from_seed(SYNTHETIC_TEST_SEED + i, 192) for i in range(30)]
     truth = np.stack([s.mask for s in samples]).astype(bool)
     found: dict[str, dict[str, float]] = {}
     with ClipSAM.open(tiny_bundle) as model:
-        for wording in ("plain", "swapped", "nonsense"):
+        for wording in ("plain", "swapped", "unrelated"):
             maps = []
             for sample in samples:
-                category = "blorf" if wording == "nonsense" else sample.category
-                text = text_features(clip, tokenizer, category)
+                text = text_features(clip, tokenizer, sample.category)
                 if wording == "swapped":
                     text = text.flip(1)
+                elif wording == "unrelated":
+                    other = state_feature(clip, tokenizer, sample.category, ["musical {}"])
+                    text = torch.stack([text[:, 0], other], dim=1)
                 maps.append(rough_map(model._sessions["clip_umci"], sample.image, text.numpy()))
             found[wording] = pixel_metrics(np.stack(maps), truth)
-    assert found["plain"]["auroc"] > 0.93  # 0.952
-    assert found["plain"]["ap"] > 0.72  # 0.757
-    assert found["swapped"]["auroc"] < 0.88  # 0.841
-    assert found["swapped"]["ap"] < 0.55  # 0.452
-    assert found["nonsense"]["auroc"] < found["plain"]["auroc"] - 0.003  # 0.946
-    assert found["nonsense"]["ap"] < found["plain"]["ap"]  # 0.752
+    assert found["plain"]["auroc"] > 0.96  # 0.973
+    assert found["plain"]["ap"] > 0.67  # 0.703
+    assert found["swapped"]["auroc"] < 0.15  # 0.036
+    assert found["swapped"]["ap"] < 0.06  # 0.030
+    assert found["unrelated"]["auroc"] < found["plain"]["auroc"] - 0.003  # 0.966
+    assert found["unrelated"]["ap"] < found["plain"]["ap"] - 0.01  # 0.677
 
 
 def test_thread_count_changes_neither_prompts_nor_verdict(tiny_bundle: Path) -> None:
