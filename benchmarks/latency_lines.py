@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from latency_row import DEFECTIVE, GOOD
 
-from clipsam.runtime.session import PRECISIONS
+from clipsam.runtime.session import PRECISIONS, can_run
 
 PERCENTILES = (50, 90, 99)
 Line = dict[str, Any]
@@ -36,9 +36,11 @@ ROWS = (
       for d in ("cpu", "cuda")),
     *(Row(f"torch-compile-{d}-bf16", f"PyTorch SDPA compile {d}", "torch-compile", d, "bf16")
       for d in ("cpu", "cuda")),
-    *(Row(f"ort-{d}-{p}", f"ONNX Runtime {d}", "session", d, p)
-      for d in ("cpu", "cuda") for p in PRECISIONS),
-    *(Row(f"tensorrt-{p}", "TensorRT", "session", "tensorrt", p) for p in PRECISIONS),
+    *(Row(f"{name}-{p}", title, "session", provider, p)
+      for name, title, provider in (("ort-cpu", "ONNX Runtime cpu", "cpu"),
+                                    ("ort-cuda", "ONNX Runtime cuda", "cuda"),
+                                    ("tensorrt", "TensorRT", "tensorrt"))
+      for p in PRECISIONS if can_run(provider, p)),
 )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipsam.runtime.ort_memory import use_shared_arena
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _OF_PROVIDER: dict[str, dict[str, str]] = {
@@ -36,6 +38,7 @@ def session_options(ort: Any, provider: str, threads: int | None) -> Any:
         # instead of 3.8 with its attention as published), two runs are slow instead of one, and
         # none is faster.
         options.enable_mem_pattern = False
+        use_shared_arena(ort, options)
     else:
         # An operator the device cannot run is an error, not a quiet copy to the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

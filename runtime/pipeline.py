@@ -28,7 +28,7 @@ from clipsam.runtime.prompts import find_prompts
 from clipsam.runtime.result import ANOMALOUS, GOOD, Result
 from clipsam.runtime.rough_map import rough_map
 from clipsam.runtime.segment import Segmenter
-from clipsam.runtime.session import PREFERRED, Session, backend_of, open_session
+from clipsam.runtime.session import PREFERRED, Session, backend_of, check_made_for, open_session
 
 # What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
 # about 35 late parts when SAM takes twice as long as there is).
@@ -237,6 +237,7 @@ def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict
     leaves it that had to fall back for one of them.
     """
     if asked is not None:
+        check_made_for(provider, asked, bundle.precisions)
         return dict.fromkeys(GRAPHS, asked)
     preferred = [p for p in PREFERRED.get(provider, ()) if p in bundle.precisions] or [FLOAT32]
     there = {

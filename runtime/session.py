@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,11 +31,13 @@ PROVIDERS = {
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
 # Precisions made for one provider: its operators have no fast kernels elsewhere, or none.
 MADE_FOR = {"int8-dynamic": "cpu"}
+# Precisions that a provider's library has too few operators for.
+_LACKS = {"cpu": ("bf16",), "cuda": ("bf16",)}  # onnxruntime
 # What each provider uses of what a bundle has, unless told; int8 has to be asked for. A bundle has
 # int8-dynamic only where the build found it as good: graph by graph, float32 for the others.
 PREFERRED = {
     "cpu": ("int8-dynamic", "fp32"),
-    "cuda": ("fp16", "fp32"),  # onnxruntime lacks kernels for bf16
+    "cuda": ("fp16", "fp32"),
     "tensorrt": ("fp16", "bf16", "fp32"),
 }
 
@@ -169,19 +171,40 @@ def open_session(
     if precision not in PRECISIONS:
         raise SessionError(f"Unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
     backend: Any = backend_of(provider)
-    if (only := MADE_FOR.get(precision, provider)) != provider:
-        raise ProviderError(
-            f"Precision {precision!r} is for provider {only!r} alone: use another precision of the "
-            f"bundle with {provider!r}, such as 'fp32'."
-        )
+    check_made_for(provider, precision, ["fp32"])
     session: Session = backend(path, provider, threads, precision=precision, sha256=sha256)
     return session
 
 
+def can_run(provider: str, precision: str) -> bool:
+    """Whether the provider has operators for graphs of this precision."""
+    made_for = MADE_FOR.get(precision, provider) == provider
+    return made_for and precision not in _LACKS.get(provider, ())
+
+
+def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
+    """Raise ProviderError where the provider is unknown or the precision made for another alone.
+
+    `there` are the precisions that could be opened instead.
+    """
+    _check_known(provider)
+    if (only := MADE_FOR.get(precision, provider)) == provider:
+        return
+    instead = " or ".join(repr(other) for other in there if can_run(provider, other))
+    raise ProviderError(
+        f"Precision {precision!r} is for provider {only!r} alone and cannot run on {provider!r}: "
+        f"use provider {only!r}, or with {provider!r} precision {instead or repr('fp32')}."
+    )
+
+
 def backend_of(provider: str) -> type[Session]:
     """The class that answers for `provider`; raises ProviderError when there is none."""
-    if provider not in PROVIDERS:
-        raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")
+    _check_known(provider)
     module, name = PROVIDERS[provider]
     backend: type[Session] = getattr(importlib.import_module(module), name)
     return backend
+
+
+def _check_known(provider: str) -> None:
+    if provider not in PROVIDERS:
+        raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")

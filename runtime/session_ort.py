@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipsam.runtime.errors import MissingBackendError, ProviderError, SessionError
+from clipsam.runtime.ort_memory import give_back, trim_malloc
 from clipsam.runtime.ort_options import PROVIDERS, session_arguments, session_options
 from clipsam.runtime.session import Array, Session, TensorSpec
 
@@ -66,7 +67,9 @@ class OrtSession(Session):
                 f"{provider} was asked for but onnxruntime would run {path.name} on the CPU: check "
                 "the GPU, its driver and the CUDA libraries, or use provider 'cpu'."
             )
-        self.provider, self.precision = provider, precision
+        if provider == "cpu":
+            trim_malloc()
+        self.provider, self.precision, self._ort = provider, precision, ort
         # With outputs that the device copies straight into the caller's arrays. On the CPU
         # onnxruntime's own way copies no more.
         self._binds = provider != "cpu"
@@ -112,8 +115,12 @@ class OrtSession(Session):
         return {name: results[name] for name in self.outputs}
 
     def close(self) -> None:
-        """Free the graph and its memory arena."""
+        """Free the graph and the memory of its runs (on the CPU: of all that runs no more)."""
+        if self._session is None:
+            return
         self._session = None
+        if self.provider == "cpu":
+            give_back(self._ort)
 
 
 def _import_onnxruntime(provider: str) -> Any:

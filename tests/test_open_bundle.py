@@ -108,6 +108,22 @@ def test_a_precision_the_bundle_does_not_have(bundle: Path) -> None:
         opened(bundle, "cpu", "fp12")
 
 
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("built", [(), ("fp16", "bf16", "int8-dynamic")])
+def test_int8_dynamic_is_for_the_cpu(bundle: Path, provider: str, built: tuple[str, ...]) -> None:
+    """Said at once, whether the bundle has it or not, with what this backend could open instead."""
+    add_precisions(bundle, *built)
+    can = {"cuda": "'fp32' or 'fp16'", "tensorrt": "'fp32' or 'fp16' or 'bf16'"}[provider]
+    with pytest.raises(ProviderError) as caught:
+        ClipSAM.open(bundle, provider, precision="int8-dynamic")
+    assert str(caught.value) == (
+        f"Precision 'int8-dynamic' is for provider 'cpu' alone and cannot run on '{provider}': use "
+        f"provider 'cpu', or with '{provider}' precision {can if built else repr('fp32')}."
+    )
+    with pytest.raises(ProviderError, match="Unknown provider 'tpu'"):
+        ClipSAM.open(bundle, "tpu", precision="int8-dynamic")
+
+
 @pytest.mark.parametrize("name", ["clip_umci.onnx", "sam_encoder.fp16.onnx", "parity.json"])
 def test_an_altered_file_is_refused_where_it_would_be_used(bundle: Path, name: str) -> None:
     add_precisions(bundle, "fp16")

@@ -285,7 +285,11 @@ def test_an_unknown_provider_or_precision(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="Unknown precision 'fp8': use one of fp32, fp16, bf16"):
         open_session(path, "cpu", precision="fp8")
     for provider in ("cuda", "tensorrt"):
-        with pytest.raises(ProviderError, match="'int8-dynamic' is for provider 'cpu' alone"):
+        message = (
+            f"'int8-dynamic' is for provider 'cpu' alone and cannot run on '{provider}': use "
+            f"provider 'cpu', or with '{provider}' precision 'fp32'."
+        )
+        with pytest.raises(ProviderError, match=message):
             open_session(path, provider, precision="int8-dynamic")
     with open_session(path, "cpu", precision="int8-dynamic") as session:
         assert session.precision == "int8-dynamic"
