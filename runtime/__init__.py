@@ -3,6 +3,13 @@
 Nothing here imports torch, onnx or Pillow.
 """
 
+import os
+
+# NumPy's OpenBLAS lets its idle threads spin for 0.1 s after a product, on the cores that the next
+# engine needs. It reads this once, when NumPy is first imported; who imports NumPy before may set
+# it, too. 2^4 cycles is the least.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import (
     BundleError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,22 @@ def test_evaluate_names_its_extra() -> None:
         assert "pip install 'clipsam[research]'" in done.stderr
     else:  # it may also need none of them to print its help
         assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize("users", [None, "20"])
+def test_numpys_idle_threads_stop_at_once_unless_told_otherwise(users: str | None) -> None:
+    """OpenBLAS reads the variable when NumPy is first imported, so it has to be there by then."""
+    code = """
+import os, sys
+class See:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+sys.meta_path.insert(0, See())
+import clipsam.runtime
+"""
+    kept = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    if users:
+        kept["OPENBLAS_THREAD_TIMEOUT"] = users
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept)
+    assert done.stdout.split() == [users or "4"], done.stderr

@@ -70,6 +70,7 @@ def test_a_session_is_opened_with_them(sum_and_norm: Path, monkeypatch: pytest.M
     assert arguments == session_arguments("cpu")
     assert options.enable_mem_pattern is False
     assert options.intra_op_num_threads == 1
+    assert _entry(options, "session.intra_op.allow_spinning") == "0"  # others need the cores
 
 
 @pytest.mark.parametrize(("provider", "refused"), [("cpu", None), ("cuda", "1")])
