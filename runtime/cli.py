@@ -8,6 +8,7 @@ some images could not be inspected (each is named on stderr and in results.jsonl
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.rest = rest
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
         return code
+    except BrokenPipeError:  # who reads has seen enough, as in `clipsam info BUNDLE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to flush
+        return 1
     except ClipSAMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,3 +206,14 @@ def _interrupt_after(count: int) -> Callable[[Path, int], None]:
             raise KeyboardInterrupt
 
     return chmod
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback(toy: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; from clipsam.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "info", str(toy)], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
