@@ -74,6 +74,9 @@ def pad(sample: Sample, rng: np.random.Generator) -> Sample:
         sample,
         image=image,
         mask=sample.mask * seen,
+        kind_map=sample.kind_map * seen,
+        outline=sample.outline * seen,
+        present=sample.present * seen,
         defects=tuple(d for d in defects if d.mask.any()),
         parts=tuple(p for p in parts if p.mask.any()),
     )

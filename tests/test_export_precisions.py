@@ -94,7 +94,8 @@ def test_every_precision_is_built_and_checked(precise: tuple[Path, BuildReport])
     for check in report.end_to_end:
         assert check.prompts > 0
         # Of the masks of a 56 x 40 image one pixel is more than the tolerance.
-        assert check.flipped <= 1 or check.mask_iou >= TOLERANCES[check.precision].mask_iou
+        one_pixel = check.flipped == 1 and check.image.endswith(" 56x40")
+        assert one_pixel or check.mask_iou >= TOLERANCES[check.precision].mask_iou
         assert check.same_verdict
     native = {c.precision for c in report.graphs if c.case.endswith("as onnxruntime runs it")}
     assert native == {"fp16", "int8"}
