@@ -66,7 +66,7 @@ def uneven(rng: Rng, canvas: Canvas) -> Mask | None:
         uniform(rng, 0.1, 0.4),
         radius * uniform(rng, 0.1, 0.5),
     )
-    return change_tone(rng, canvas, alpha, dark=0.55, opaque=uniform(rng, 0, 0.5), strong=0.3)
+    return change_tone(rng, canvas, alpha, dark=0.65, opaque=uniform(rng, 0, 0.5), strong=0.3)
 
 
 def _ellipses(rng: Rng, canvas: Canvas) -> F32:
@@ -123,7 +123,7 @@ def patch(rng: Rng, canvas: Canvas) -> Mask | None:
     old = canvas.image[box]
     mean = old[inside].mean(axis=0)
     need = required_change(canvas, mask)
-    dark = 0.88 if islands else 0.7
+    dark = 0.95 if islands else 0.8  # oxide, dirt and scale are darker than what they lie on
     most = max(0.5, 1.5 * need)
     shift = log_uniform(rng, need, most) if rng.random() < 0.5 else uniform(rng, need, most)
     shift *= -1 if rng.random() < dark else 1

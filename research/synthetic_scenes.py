@@ -118,7 +118,12 @@ RECIPES: tuple[Recipe, ...] = (
         "gray, light gray, beige, white",
     ),
     Recipe("brick wall, tiled floor", "bricks", "surface"),
-    Recipe("paper, plastic sheet, painted surface, film", "plain, grain, flecks", "surface"),
+    Recipe(
+        "paper, plastic sheet, painted surface, film",
+        "plain, grain, flecks",
+        "surface",
+        marks="text",
+    ),
     Recipe(
         "metal nut, nut",
         "brushed, cloudy, plain",
@@ -196,14 +201,14 @@ RECIPES: tuple[Recipe, ...] = (
         "plain, grain, cells",
         "rounded, plate, polygon, disc",
         "any",
-        "holes, text, seam, rings",
+        "holes, text, text, seam, rings",
     ),
     Recipe(
         "object, part, product",
         ", ".join(FAMILIES),
         "rounded, polygon, disc, ring, blob, many, gear, capsule, plate, strip",
         "any",
-        "holes, text, chips, rings, seam, pads",
+        "text, holes, text, chips, rings, seam, pads",
     ),
     Recipe("surface, material, object", ", ".join(FAMILIES), "surface", "any", "text, seam, chips"),
 )
@@ -301,7 +306,7 @@ def make_scene(rng: Rng, size: int) -> Scene:
     if not canvas.surface and rng.random() < recipe.lumpy:
         mould(rng, canvas)
     marks = _advice(recipe.marks)
-    if marks and rng.random() < 0.65:
+    if marks and rng.random() < 0.7:
         for _ in range(integer(rng, 1, 2)):
             things += add_mark(rng, canvas, choose(rng, marks))
     canvas.part = canvas.solid > 0.5
