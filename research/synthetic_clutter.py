@@ -92,9 +92,7 @@ def _fading(rng: Rng, size: int, turns: int) -> F32:
     return np.ascontiguousarray(np.rot90(np.tile(strength, (size, 1)), turns))
 
 
-def border_band(
-    rng: Rng, size: int, turns: int, slant: float, start: float, end: float
-) -> F32:
+def border_band(rng: Rng, size: int, turns: int, slant: float, start: float, end: float) -> F32:
     """Coverage, size x size, of a straight band along the side `turns` of the frame, from `start`
     to `end` pixels away from it."""
     axis = np.arange(size, dtype=np.float32)
