@@ -16,7 +16,7 @@ from host_scenes import CLIP_SIZE, MASKS, SAM_SIZE, Scene
 from numpy.typing import NDArray
 
 from clipsam.runtime.components import Component
-from clipsam.runtime.decision import DecisionOptions, decide
+from clipsam.runtime.decision import DecisionOptions, decide, image_score
 from clipsam.runtime.fusion import fixed_scale, fuse
 from clipsam.runtime.preprocess import clip_input, sam_input
 from clipsam.runtime.prompts import PromptOptions, find_prompts
@@ -124,7 +124,7 @@ def _result(
     with clock("result"):
         result = Result(
             verdict=ANOMALOUS if regions else GOOD,
-            score=float(final.max()),
+            score=image_score(final, DECISION),
             threshold=DECISION.threshold,
             regions=regions,
             category="object",

@@ -26,7 +26,7 @@ from clipsam.research.reference import fuse, weighted_sum
 from clipsam.research.text_prompts import text_features
 from clipsam.research.umci import UMCIStages
 from clipsam.research.weights import load_clip, load_sam, load_umci, trained_preset
-from clipsam.runtime.decision import decide
+from clipsam.runtime.decision import decide, image_score
 from clipsam.runtime.fusion import image_scale
 from clipsam.runtime.preprocess import Image, clip_input
 from clipsam.runtime.prompts import FOREGROUND, Prompts, find_prompts
@@ -128,7 +128,7 @@ class TorchModel:
             shown = image_scale(np.asarray(total, np.float32))
         return Result(
             verdict=ANOMALOUS if regions else GOOD,
-            score=float(final.max()),
+            score=image_score(final, self.decision),
             threshold=self.decision.threshold,
             regions=regions,
             category=category,

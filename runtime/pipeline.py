@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.clock import Clock
-from clipsam.runtime.decision import decide
+from clipsam.runtime.decision import decide, image_score
 from clipsam.runtime.engine_file import onnx_digest
 from clipsam.runtime.errors import BundleError
 from clipsam.runtime.fusion import check_norm, fixed_scale, fuse, image_scale
@@ -143,7 +143,7 @@ class ClipSAM:
 
         return Result(
             verdict=ANOMALOUS if regions else GOOD,
-            score=float(final.max()),
+            score=image_score(final, options.decision),
             threshold=options.decision.threshold,
             regions=regions,
             category=category,

@@ -33,7 +33,7 @@ class Result:
     """
 
     verdict: str  # "good" or "anomalous": anomalous if there is a region
-    score: float  # image score: highest value of the final map on the fixed scale
+    score: float  # image score: the final map's highest values, see `DecisionOptions.score_area`
     threshold: float  # what a pixel of the refined map has to exceed, on the fixed scale
     regions: tuple[Region, ...]  # largest evidence first
     category: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from clipsam.runtime.components import Component, find_components, pixel_area
-from clipsam.runtime.decision import DecisionOptions, decide
+from clipsam.runtime.decision import DecisionOptions, decide, image_score
 from clipsam.runtime.fusion import FusionOptions, check_norm, fixed_scale, fuse, image_scale
 from clipsam.runtime.preprocess import Geometry
 from clipsam.runtime.result import Region
@@ -248,10 +249,31 @@ def test_the_mask_is_the_union_of_the_regions(shape: tuple[int, int]) -> None:
     assert all(region.area >= 3 for region in regions)
 
 
-@pytest.mark.parametrize("options", [{"threshold": 0}, {"threshold": 1}, {"min_area": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"threshold": 0}, {"threshold": 1}, {"min_area": 1}, {"score_area": 1}], ids=str
+)
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="threshold must lie"):
+    with pytest.raises(ValueError, match="must lie in"):
         DecisionOptions(**options)
+
+
+def test_the_image_score_is_the_highest_value_or_a_mean_of_the_highest() -> None:
+    final = np.zeros((20, 30), np.float32)
+    final[3, 4], final[10, 5:16] = 0.9, 0.4
+    assert image_score(final, DecisionOptions()) == pytest.approx(0.9)
+    six = DecisionOptions(score_area=0.01)  # of 600 pixels
+    assert image_score(final, six) == pytest.approx((0.9 + 5 * 0.4) / 6)
+    assert image_score(final, DecisionOptions(score_area=1e-6)) == pytest.approx(0.9)  # one pixel
+
+
+@pytest.mark.parametrize("shape", [(1500, 2000), (90, 6000)])
+def test_the_image_score_of_a_large_map_reads_every_few_pixels(shape: tuple[int, int]) -> None:
+    coarse = np.random.default_rng(0).random((48, 48), np.float32)
+    final = np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_LINEAR))
+    highest = np.sort(final, axis=None)[-round(0.01 * final.size) :]
+    score = image_score(final, DecisionOptions(score_area=0.01))
+    assert score == pytest.approx(float(highest.mean()), abs=0.01)
+    assert score < float(final.max()) - 0.01
 
 
 def test_a_region_that_touches_no_component_is_none() -> None:
