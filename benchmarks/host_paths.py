@@ -124,7 +124,7 @@ def _result(
     with clock("result"):
         result = Result(
             verdict=ANOMALOUS if regions else GOOD,
-            score=image_score(final, DECISION),
+            score=image_score(final, DECISION.score_area),
             threshold=DECISION.threshold,
             regions=regions,
             category="object",

@@ -87,6 +87,7 @@ class Ablations:
         self.sam = Segmenter(*sessions)
         self.masks_per_box = int(sessions[1].outputs["logits"].shape[1])
         self.mask_weight = bundle.manifest.fusion.mask_weight
+        self.score_area = bundle.manifest.decision.score_area
         self.tokenizer = get_tokenizer()
         self._text: dict[str, Tensor] = {}
 
@@ -121,7 +122,8 @@ def measure(
     ablations: Ablations, items: Iterable[LabelledImage], size: int, by_defect: bool
 ) -> dict[str, Tally]:
     """Every row's maps of every item, at `size` pixels a side (0: image size)."""
-    tallies = {variant.name: Tally(size, by_defect) for variant in ablations.variants}
+    area = ablations.score_area
+    tallies = {variant.name: Tally(size, by_defect, area) for variant in ablations.variants}
     for item in items:
         image, mask = item.load() if item.has_truth else (item.load_image(), None)
         for name, final in ablations.finals(image, item.category).items():

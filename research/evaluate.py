@@ -87,7 +87,7 @@ def evaluate(
     the rough map (table 2). `size` and `by_defect` are `Tally`'s, `norm` is one of `NORMS`.
     """
     subject = BundleModel(model) if isinstance(model, ClipSAM) else model
-    tally = Tally(size, by_defect)
+    tally = Tally(size, by_defect, subject.decision.score_area)
     divisor = np.float32(headroom(subject.prompts.max_boxes))
     shown: dict[int, NDArray[np.float32]] = {}
     for index, item in enumerate(items):

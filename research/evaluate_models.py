@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.research.command_line import whole_number
+from clipsam.runtime.decision import DecisionOptions
 from clipsam.runtime.errors import ClipSAMError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.preprocess import Image
@@ -29,6 +30,7 @@ class Model(Protocol):
     identity: str
     categories: Collection[str]
     prompts: PromptOptions
+    decision: DecisionOptions
     size: int  # side of CLIP's input
     notes: list[str]  # what to say beside its figures
 
@@ -47,7 +49,8 @@ class BundleModel:
         manifest = model.bundle.manifest
         self.identity = f"bundle {model.bundle.id}"
         self.categories: Collection[str] = frozenset(manifest.categories)
-        self.prompts, self.size = manifest.prompts, manifest.clip_image_size
+        self.prompts, self.decision = manifest.prompts, manifest.decision
+        self.size = manifest.clip_image_size
         self.notes: list[str] = []
 
     def inspect(

@@ -39,7 +39,7 @@ def unclipped(result: Result, inspect: Callable[[str], Result]) -> NDArray[np.fl
     """
     final = result.score_map
     inside = final < 1
-    if result.score < 1 or not inside.any():
+    if inside.all() or not inside.any():
         return final
     scaled = inspect(IMAGE).score_map  # (total - low) / (high - low)
     low = final.min()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clipsam.research.datasets_image import LabelledImage
 from clipsam.research.metrics import pixel_metrics
 from clipsam.research.metrics_stream import PixelHistogram
+from clipsam.runtime.decision import image_score
 
 Row = dict[str, float | str]
 METRICS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "pro": "PRO"}
@@ -41,7 +42,7 @@ class Measured:
     """One image after inspection."""
 
     item: LabelledImage
-    score: float  # highest value of the final map, as it was normalised
+    score: float  # of the final map (`image_score`), as it was normalised
     anomalous: bool  # the verdict
     dice: float | None = None  # F1 of the decided mask against the truth, of a defective image
 
@@ -60,10 +61,11 @@ class Tally:
     Args:
       size: side to which maps and masks are brought before their pixels count; 0: as they are.
       by_defect: keep the defects of a category apart (about 5 MB each).
+      score_area: of the image scores, see `DecisionOptions`.
     """
 
-    def __init__(self, size: int = 0, by_defect: bool = True) -> None:
-        self.size, self.by_defect = size, by_defect
+    def __init__(self, size: int = 0, by_defect: bool = True, score_area: float = 0.0) -> None:
+        self.size, self.by_defect, self.score_area = size, by_defect, score_area
         self.images: list[Measured] = []
         self.pixels: dict[tuple[str, str], PixelHistogram] = {}
         self.range = (float("inf"), float("-inf"))  # of all final maps
@@ -85,7 +87,7 @@ class Tally:
             dice = 2 * int((mask & found).sum()) / marked if marked else 0.0
         low, high = float(final.min()), float(final.max())
         self.range = (min(low, self.range[0]), max(high, self.range[1]))
-        self.images.append(Measured(item, high, anomalous, dice))
+        self.images.append(Measured(item, image_score(final, self.score_area), anomalous, dice))
         if mask is None:
             return
         key = (item.group, item.defect if self.by_defect else "")

@@ -128,7 +128,7 @@ class TorchModel:
             shown = image_scale(np.asarray(total, np.float32))
         return Result(
             verdict=ANOMALOUS if regions else GOOD,
-            score=image_score(final, self.decision),
+            score=image_score(final, self.decision.score_area),
             threshold=self.decision.threshold,
             regions=regions,
             category=category,

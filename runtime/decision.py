@@ -45,16 +45,16 @@ class DecisionOptions:
             raise ValueError("score_area must lie in [0,1)")
 
 
-def image_score(final: NDArray[np.float32], options: DecisionOptions) -> float:
-    """How anomalous the image is, in [0,1]: see `score_area`. `final` is the fixed-scale map.
+def image_score(final: NDArray[np.float32], score_area: float) -> float:
+    """How anomalous the image is, from its final map: see `DecisionOptions.score_area`.
 
     A large map is read every few pixels: it was drawn from a few thousand tokens.
     """
-    if not options.score_area:
+    if not score_area:
         return float(final.max())
     step = max(1, int(final.size**0.5) // _SCORE_SIDE)
     seen = final[::step, ::step].ravel()
-    count = max(1, round(options.score_area * seen.size))
+    count = max(1, round(score_area * seen.size))
     return float(np.partition(seen, -count)[-count:].mean())
 
 

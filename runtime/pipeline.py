@@ -143,7 +143,7 @@ class ClipSAM:
 
         return Result(
             verdict=ANOMALOUS if regions else GOOD,
-            score=image_score(final, options.decision),
+            score=image_score(final, options.decision.score_area),
             threshold=options.decision.threshold,
             regions=regions,
             category=category,

@@ -29,6 +29,7 @@ from clipsam.research.reference import Reference
 from clipsam.research.synthetic import sample_from_seed
 from clipsam.research.text_prompts import text_features
 from clipsam.runtime import ClipSAM
+from clipsam.runtime.decision import DecisionOptions
 from clipsam.runtime.preprocess import Image
 from clipsam.runtime.prompts import PromptOptions
 from clipsam.runtime.result import Result
@@ -40,6 +41,7 @@ class Brightness:
     identity = "fake"
     categories: Collection[str] = frozenset({"object"})
     prompts = PromptOptions()
+    decision = DecisionOptions()
     size = 32
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ from clipsam.research.evaluate import evaluate, main
 from clipsam.research.evaluate_norm import headroom, unclipped
 from clipsam.research.evaluate_rows import table
 from clipsam.research.metrics import pixel_metrics, pro_score
+from clipsam.runtime.decision import DecisionOptions
 from clipsam.runtime.fusion import fixed_scale, image_scale
 from clipsam.runtime.preprocess import Image
 from clipsam.runtime.prompts import PromptOptions
@@ -33,6 +34,7 @@ class Sums:
     identity = "fake"
     categories: Collection[str] = frozenset({"object"})
     prompts = PromptOptions(max_boxes=3)
+    decision = DecisionOptions()
     size = 32
 
     def __init__(self, overlapping: bool) -> None:

@@ -260,10 +260,9 @@ def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
 def test_the_image_score_is_the_highest_value_or_a_mean_of_the_highest() -> None:
     final = np.zeros((20, 30), np.float32)
     final[3, 4], final[10, 5:16] = 0.9, 0.4
-    assert image_score(final, DecisionOptions()) == pytest.approx(0.9)
-    six = DecisionOptions(score_area=0.01)  # of 600 pixels
-    assert image_score(final, six) == pytest.approx((0.9 + 5 * 0.4) / 6)
-    assert image_score(final, DecisionOptions(score_area=1e-6)) == pytest.approx(0.9)  # one pixel
+    assert image_score(final, 0) == pytest.approx(0.9)
+    assert image_score(final, 0.01) == pytest.approx((0.9 + 5 * 0.4) / 6)  # of 600 pixels
+    assert image_score(final, 1e-6) == pytest.approx(0.9)  # one pixel
 
 
 @pytest.mark.parametrize("shape", [(1500, 2000), (90, 6000)])
@@ -271,7 +270,7 @@ def test_the_image_score_of_a_large_map_reads_every_few_pixels(shape: tuple[int,
     coarse = np.random.default_rng(0).random((48, 48), np.float32)
     final = np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_LINEAR))
     highest = np.sort(final, axis=None)[-round(0.01 * final.size) :]
-    score = image_score(final, DecisionOptions(score_area=0.01))
+    score = image_score(final, 0.01)
     assert score == pytest.approx(float(highest.mean()), abs=0.01)
     assert score < float(final.max()) - 0.01
 
