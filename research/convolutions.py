@@ -109,20 +109,30 @@ def _join(coarse: Tensor, fine: Tensor) -> Tensor:
     return torch.cat([F.interpolate(coarse, scale_factor=2.0, mode="nearest"), fine], dim=1)
 
 
-class ConvEmbedding(nn.Module):
-    """Tokens of 16 x 16 pixels for SAM's encoder: [B,3,S,S] -> [B,S/16,S/16,width]."""
+class TwoScaleEmbedding(nn.Module):
+    """Tokens of 16 x 16 pixels for SAM's encoder: [B,3,S,S] -> [B,S/16,S/16,width].
 
-    CHANNELS = (24, 48, 96)
+    At half the size the picture goes through CLIP's own embedding (`UNetEmbedding` with its
+    weights, never trained here), which knows what is a defect; at full size through a few
+    convolutions, which know where exactly it ends. What a token's 16 x 16 pixels hold is stacked
+    into its channels, so that the mask decoder can give it back.
+    """
 
-    def __init__(self, width: int) -> None:
+    COARSE, FINE, STEM = 64, 12, (24, 48)  # channels at S/8, at S/4, and on the way to S/4
+
+    def __init__(self, width: int, unet_width: int) -> None:
         super().__init__()
-        a, b, c = self.CHANNELS
-        self.body = nn.Sequential(
-            level(3, a, 0), level(a, b, 1), level(b, c, 1), level(c, width, 1),
-            nn.Conv2d(width, width, 1),
-        )  # fmt: skip
+        a, b = self.STEM
+        self.unet = UNetEmbedding(unet_width).requires_grad_(False)
+        self.coarse = nn.Sequential(nn.Conv2d(unet_width, self.COARSE, 1), nn.PixelUnshuffle(2))
+        self.fine = nn.Sequential(
+            level(3, a, 0), level(a, b, 1), nn.Conv2d(b, self.FINE, 1), nn.PixelUnshuffle(4)
+        )
+        self.project = nn.Conv2d(4 * self.COARSE + 16 * self.FINE, width, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised RGB [B,3,S,S] -> [B,S/16,S/16,width], the layout SAM's blocks work in."""
-        tokens: Tensor = self.body(image).permute(0, 2, 3, 1)
-        return tokens
+        """Normalised RGB [B,3,S,S], S a multiple of 64 -> [B,S/16,S/16,width], the layout SAM's
+        blocks work in."""
+        known = self.unet(F.avg_pool2d(image, 2))
+        tokens: Tensor = self.project(torch.cat([self.coarse(known), self.fine(image)], dim=1))
+        return tokens.permute(0, 2, 3, 1)

@@ -36,23 +36,30 @@ def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tenso
     return (1 - overlap / ((p * p).sum(dim=1) + (y * y).sum(dim=1) + smooth)).mean()
 
 
-def stage_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Focal plus dice of one stage: dice on both classes, so that good images teach too."""
+def stage_loss(logits: Tensor, target: Tensor, focal_weight: float = 1.0) -> Tensor:
+    """Focal plus dice of one stage: dice on both classes, so that good images teach too.
+
+    `focal_weight` (paper: 1; SAM's recipe: 20): dice alone cares for the mask, not for the order of
+    what lies below and above its edge, and is ten times as large as the focal loss.
+    """
     probability = logits.softmax(dim=1)
     return (
-        focal_loss(logits, target)
+        focal_weight * focal_loss(logits, target)
         + dice_loss(probability[:, 1], target)
         + dice_loss(probability[:, 0], 1 - target)
     )
 
 
 def total_loss(
-    stage_logits: Sequence[Tensor], target: Tensor, weights: Sequence[float] | None = None
+    stage_logits: Sequence[Tensor],
+    target: Tensor,
+    weights: Sequence[float] | None = None,
+    focal_weight: float = 1.0,
 ) -> Tensor:
-    """Eq. 12 over per-stage logits [B,2,S,S] and a target [B,S,S]."""
+    """Eq. 12 over per-stage logits [B,2,S,S] and a target [B,S,S]; see `stage_loss`."""
     weights = stage_weights(len(stage_logits)) if weights is None else weights
     losses = [
-        weight * stage_loss(logits, target)
+        weight * stage_loss(logits, target, focal_weight)
         for weight, logits in zip(weights, stage_logits, strict=True)
     ]
     return torch.stack(losses).sum()

@@ -20,7 +20,7 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
-from clipsam.research.convolutions import ConvEmbedding, UNetEmbedding
+from clipsam.research.convolutions import TwoScaleEmbedding, UNetEmbedding
 from clipsam.research.umci import UMCIConfig
 from clipsam.runtime.decision import DecisionOptions
 from clipsam.runtime.fusion import FusionOptions
@@ -42,7 +42,7 @@ class SamConfig:
     window: int = 14
     prompt_dim: int = 256
     mlp_dim: int = 2048
-    convolutional: bool = False  # tokens by `ConvEmbedding` instead of a linear patch embedding
+    unet_width: int = 0  # of the CLIP embedding in `TwoScaleEmbedding`; 0: linear patches
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ PRESETS = {
         features_list=(1, 2),
         sam_type="tiny",
         sam=SamConfig(
-            image_size=512,
+            image_size=384,
             dim=160,
             depth=4,
             heads=5,
@@ -102,13 +102,13 @@ PRESETS = {
             window=8,
             prompt_dim=128,
             mlp_dim=512,
-            convolutional=True,
+            unet_width=128,
         ),
         umci=UMCIConfig(visual_dim=128, text_dim=128, hidden_dim=64, stages=2),
         # Chosen on procedural pictures: docs/method.md.
-        prompts=PromptOptions(points="per_region", threshold=0.5, min_peak=0.84),
-        fusion=FusionOptions(mask_weight=0.05),
-        decision=DecisionOptions(threshold=0.5 / 1.15),  # O_f + sum m s > 0.5
+        prompts=PromptOptions(points="per_region", threshold=0.45, min_peak=0.66),
+        fusion=FusionOptions(mask_weight=0.02),
+        decision=DecisionOptions(threshold=0.45 / 1.06, score_area=0.01),  # O_f + sum m s > 0.45
         description="a demonstration and test model, trained on procedural images only",
     ),
 }
@@ -188,8 +188,8 @@ def build_sam(config: SamConfig) -> Sam:
         pixel_mean=[123.675, 116.28, 103.53],
         pixel_std=[58.395, 57.12, 57.375],
     )
-    if config.convolutional:
-        sam.image_encoder.patch_embed = ConvEmbedding(config.dim)
+    if config.unet_width:
+        sam.image_encoder.patch_embed = TwoScaleEmbedding(config.dim, config.unet_width)
     return sam.eval()
 
 

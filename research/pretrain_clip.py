@@ -129,7 +129,7 @@ class _DenseTask:
 class EmbeddingTask(_DenseTask):
     """The convolutional patch embedding alone."""
 
-    def __init__(self, preset: Preset, device: torch.device, validation: int = 128) -> None:
+    def __init__(self, preset: Preset, device: torch.device, validation: int) -> None:
         super().__init__(preset, device, validation)
         self.embedding = build_clip(preset.clip_name).visual.conv1
         self.head = DenseHead(preset.umci.visual_dim)
@@ -155,7 +155,7 @@ class ClipTask(_DenseTask):
     `windows` a side: 2 for quarters of the picture, 1 for all of it.
     """
 
-    def __init__(self, preset: Preset, device: torch.device, validation: int = 64) -> None:
+    def __init__(self, preset: Preset, device: torch.device, validation: int) -> None:
         super().__init__(preset, device, validation)
         self.taps = preset.features_list
         self.windows = 2

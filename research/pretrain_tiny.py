@@ -1,7 +1,7 @@
 """Train the miniature CLIP and the miniature SAM of the `tiny` preset from scratch.
 
     python -m clipsam.research.pretrain_tiny clip --save_path runs/tiny
-    python -m clipsam.research.pretrain_tiny sam  --save_path runs/tiny
+    python -m clipsam.research.pretrain_tiny sam  --save_path runs/tiny   # beside its clip
     python -m clipsam.research.train --preset tiny --dataset synthetic --save_path runs/tiny
 
 Everything they see is made by `synthetic.py`. The same commands run on a CPU and on a GPU, resume
@@ -19,13 +19,14 @@ import torch
 from clipsam.research import pretrain_clip, pretrain_sam
 from clipsam.research.loop import LoopConfig, run
 from clipsam.research.presets import PRESETS, Preset
-from clipsam.research.weights import load_clip, save_weights
+from clipsam.research.shared_embedding import own_tensors
+from clipsam.research.weights import load_clip, read_state, save_weights
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
     """The patch embedding alone, then the transformer and the text, then both on whole pictures."""
-    embedding = pretrain_clip.EmbeddingTask(preset, device)
-    tower = pretrain_clip.ClipTask(preset, device)
+    embedding = pretrain_clip.EmbeddingTask(preset, device, args.validation_images)
+    tower = pretrain_clip.ClipTask(preset, device, args.validation_images)
     clip = tower.clip
     if args.initial_weights is not None:  # another round
         clip.load_state_dict(load_clip(preset, args.initial_weights)[0].state_dict())
@@ -52,24 +53,21 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
 
 
 def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
-    """Half the image size first, then the full size."""
-    state = None
-    full = preset.sam.image_size
-    for size, steps, batch, rate in (
-        (full // 2, args.steps, 8, args.learning_rate),
-        (full, args.steps_full, 4, args.learning_rate / 3),
-    ):
-        task = pretrain_sam.SamTask(preset, device, size)
-        if state is not None:
-            task.module.load_state_dict(pretrain_sam.resize_state(state, task.module))
-        config = LoopConfig(
-            steps, batch, rate, args.save_path / f"sam-{size}", workers=args.workers,
-            validate_every=args.validate_every,
-        )  # fmt: skip
-        dataset = pretrain_sam.make_dataset(preset, size, args.seed, steps * batch)
-        print(f"sam, {size} px: {run(task, dataset, config)}")
-        state = task.module.state_dict()
-    save_weights(task.module.state_dict(), args.save_path / "sam.safetensors", "sam")
+    """SAM around the embedding of the CLIP that the save path holds."""
+    clip, _ = load_clip(preset, args.save_path / "clip.safetensors")
+    task = pretrain_sam.SamTask(preset, clip, device, args.validation_images)
+    if args.initial_weights is not None:  # another round
+        task.start_from(read_state(args.initial_weights, "--initial_weights", "the tiny SAM"))
+    config = LoopConfig(
+        args.steps, args.batch_size, args.learning_rate, args.save_path / "sam",
+        workers=args.workers, validate_every=args.validate_every, beta2=0.98, average=0.995,
+    )  # fmt: skip
+    dataset = pretrain_sam.PromptedMasks(
+        preset.sam.image_size, args.seed * 2**36, args.steps * args.batch_size
+    )
+    print(f"sam: {run(task, dataset, config)}")
+    tensors, metadata = own_tensors(task.sam.state_dict())
+    save_weights(tensors, args.save_path / "sam.safetensors", "sam", metadata)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,17 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", choices=("clip", "sam"))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--steps_embedding", type=int, default=3000, help="CLIP's embedding alone")
+    parser.add_argument("--steps", type=int, default=600, help="CLIP's transformer; all of SAM")
+    parser.add_argument("--steps_full", type=int, default=100, help="CLIP on whole pictures")
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument(
-        "--steps", type=int, default=600, help="CLIP's transformer; SAM at half size"
+        "--initial_weights", type=Path, help="a clip.safetensors (or sam.safetensors) to go on from"
     )
-    parser.add_argument(
-        "--steps_full", type=int, default=100, help="CLIP on whole pictures; SAM at full size"
-    )
-    parser.add_argument("--batch_size", type=int, default=8, help="of CLIP")
-    parser.add_argument("--initial_weights", type=Path, help="a clip.safetensors to go on from")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--validate_every", type=int, default=250)
     parser.add_argument("--workers", type=int, default=1, help="processes that make images")
+    parser.add_argument("--validation_images", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)

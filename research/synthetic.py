@@ -63,7 +63,7 @@ class Sample:
 
 # Relative frequency; the kinds that need an outline are left out on surfaces.
 _WEIGHTS: dict[str, float] = {
-    "scratch": 1.8,
+    "scratch": 2.6,
     "crack": 1.1,
     "hole": 1.0,
     "blob": 1.0,

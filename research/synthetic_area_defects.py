@@ -122,7 +122,7 @@ def patch(rng: Rng, canvas: Canvas) -> Mask | None:
     inside = mask[box]
     old = canvas.image[box]
     mean = old[inside].mean(axis=0)
-    need = required_change(canvas, mask)
+    need = 1.4 * required_change(canvas, mask)  # fainter ones are what good surfaces look like
     dark = 0.95 if islands else 0.8  # oxide, dirt and scale are darker than what they lie on
     most = max(0.5, 1.5 * need)
     shift = log_uniform(rng, need, most) if rng.random() < 0.5 else uniform(rng, need, most)

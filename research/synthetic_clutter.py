@@ -29,7 +29,7 @@ def add_clutter(rng: Rng, image: F32, background: F32, solid: F32) -> None:
     room = f32(cv2.dilate(solid, np.ones((int(9 * unit), int(9 * unit)), np.uint8))) < 0.1
     if rng.random() < 0.25:
         _sheen(rng, background)
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         _tray_edge(rng, background)
     if rng.random() < 0.2:
         plate = np.zeros((size, size), np.uint8)

@@ -236,8 +236,9 @@ def _painted(rng: Rng, size: int, family: str, angle: float, base: F32, contrast
         if rng.random() < 0.3:
             tint = tint * f32(rng.uniform(0.3, 1.6, 3))
     image = base + texture(rng, size, family, angle)[..., None] * (tint * np.float32(contrast))
-    if rng.random() < 0.15:  # a slow drift of the tone, as of old paint or oxide
-        image += noise(rng, size, 4)[..., None] * (rng.normal(0, 0.03, channels)).astype(np.float32)
+    if rng.random() < 0.3:  # a slow drift of the tone, as of old paint or oxide
+        drift = noise(rng, size, uniform(rng, 2, 6))[..., None]
+        image += drift * (rng.normal(0, 0.03, channels)).astype(np.float32)
     return np.clip(f32(image), 0, 1)
 
 

@@ -97,7 +97,9 @@ def train(args: argparse.Namespace, processes: Processes) -> int:
         validation = 0  # the first process validates
     bf16 = args.precision == "bf16"
     try:
-        task = UmciTask(preset, clip, processes.device, validation, bf16, args.steering > 0)
+        task = UmciTask(
+            preset, clip, processes.device, validation, bf16, args.steering > 0, args.focal_weight
+        )
     except ValueError as error:  # an image size or a tap that this CLIP does not have
         raise WeightsError(f"--{str(error).replace('=', ' ', 1)}") from error
     if args.overfit_batch:
@@ -237,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         help="procedural ones (default: 96 for synthetic, else 0)",
     )
+    add("--focal_weight", type=number(0), default=1.0, help="of Eq. 10 beside Eq. 11 (paper: 1)")
     add(
         "--steering",
         type=number(0, 1),

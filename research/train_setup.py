@@ -137,7 +137,7 @@ def run_settings(
     """What must not change when a run goes on. How long, on what and with what it runs may."""
     names = (
         "preset", "dataset", "category", "learning_rate", "batch_size", "seed", "steering",
-        "precision", "no_cache", "augment",
+        "focal_weight", "precision", "no_cache", "augment",
     )  # fmt: skip
     return {
         **{name: getattr(args, name) for name in names},

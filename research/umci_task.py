@@ -38,8 +38,9 @@ class UmciTask:
         validation: int = 96,
         bf16: bool = False,
         steering: bool = False,
+        focal_weight: float = 1.0,
     ) -> None:
-        self.bf16, self.steering = bf16, steering
+        self.bf16, self.steering, self.focal_weight = bf16, steering, focal_weight
         self.size, self.device = preset.clip_image_size, device
         self.clip = clip.to(device).requires_grad_(False)
         self.features = ClipFeatures(clip.visual, preset.features_list, self.size).to(device)
@@ -59,7 +60,7 @@ class UmciTask:
         images, masks, categories, wordings = batch
         target = torch.stack([_target(m, w) for m, w in zip(masks, wordings, strict=True)])
         logits = self._logits(images, self.text(categories, wordings), self.network)
-        return total_loss(logits, target.to(self.device)), {}
+        return total_loss(logits, target.to(self.device), focal_weight=self.focal_weight), {}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

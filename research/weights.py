@@ -25,6 +25,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from clipsam.research.presets import SAM_CONFIGS, Preset, build_clip, build_sam
+from clipsam.research.shared_embedding import with_embedding
 from clipsam.research.umci import UMCIConfig, UMCIStages
 from clipsam.runtime.errors import WeightsError
 from clipsam.runtime.files import sha256, write_with
@@ -99,6 +100,8 @@ def load_sam(preset: Preset, path: Path | None) -> tuple[Sam, str]:
             f"{path} holds a SAM {found[0] if found else f'of width {patch.shape[0]}'}, but the "
             f"preset {preset.name} needs {preset.sam_type}: {origin}."
         )
+    if preset.sam.unet_width and path.suffix == ".safetensors":
+        state = with_embedding(state, path)
     _fill(model, state, path, origin)
     return model, sha256(path)
 

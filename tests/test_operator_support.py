@@ -152,7 +152,7 @@ def _linear_clip() -> CLIP:
 
 _SAM = SamConfig(
     image_size=256, dim=32, depth=2, heads=2, global_blocks=(1,), window=6, prompt_dim=64,
-    mlp_dim=64, convolutional=True,
+    mlp_dim=64, unet_width=32,
 )  # fmt: skip
 MODELS = {
     "paper": Models(
@@ -160,7 +160,7 @@ MODELS = {
             PRESETS["paper"],
             clip_image_size=112,
             features_list=(1, 2),
-            sam=replace(_SAM, convolutional=False),
+            sam=replace(_SAM, unet_width=0),
             umci=UMCIConfig(visual_dim=64, text_dim=32, hidden_dim=32, stages=2),
         ),
         _linear_clip,
