@@ -72,15 +72,15 @@ def test_graphs_have_the_contract_s_names_dtypes_and_shapes(random_bundle: Path)
             "rough float32[batch,192,192]",
         ],
         "sam_encoder": [
-            "image uint8[1,512,512,3]",
+            "image uint8[1,384,384,3]",
             "valid_size int64[2]",
-            "embedding float32[1,128,32,32]",
+            "embedding float32[1,128,24,24]",
         ],
         "sam_decoder": [
-            "embedding float32[1,128,32,32]",
+            "embedding float32[1,128,24,24]",
             "point_coords float32[prompts,points,2]",
             "point_labels float32[prompts,points]",
-            "logits float32[prompts,3,128,128]",
+            "logits float32[prompts,3,96,96]",
             "scores float32[prompts,3]",
         ],
     }

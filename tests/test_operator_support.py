@@ -41,8 +41,9 @@ _FIB = _FI | {"BOOL"}
 
 # Operator -> types of its first input. Restrictions are in `_restrictions`.
 SUPPORTED: dict[str, frozenset[str]] = {
-    "Add": _FI, "Attention": _F, "Cast": _FIB | {"UINT8"}, "Clip": _F, "Concat": _FIB, "Conv": _F,
-    "ConvTranspose": _F, "Cos": _F, "DequantizeLinear": frozenset({"INT8"}), "Div": _FI,
+    "Add": _FI, "Attention": _F, "AveragePool": _F, "Cast": _FIB | {"UINT8"}, "Clip": _F,
+    "Concat": _FIB, "Conv": _F, "ConvTranspose": _F, "Cos": _F,
+    "DequantizeLinear": frozenset({"INT8"}), "Div": _FI,
     "Einsum": _F, "Equal": _FI, "Expand": _FIB, "Gather": _FIB, "Gelu": _F, "Gemm": _F,
     "InstanceNormalization": _F, "LayerNormalization": _F, "Less": _FI, "MatMul": _F, "Mul": _FI,
     "Not": frozenset({"BOOL"}), "Pad": _FI, "Pow": _FI, "QuantizeLinear": _F, "ReduceL2": _FI,
@@ -117,6 +118,8 @@ def _restrictions(
             yield "Attention with past or present"
         if attributes.get("softcap") or attributes.get("qk_matmul_output_mode"):
             yield "Attention with softcap or qk_matmul_output_mode"
+    elif node.op_type == "AveragePool" and len(attributes["kernel_shape"]) not in (2, 3):
+        yield "AveragePool over other than two or three axes"
     elif node.op_type == "LayerNormalization" and len(node.output) > 1:
         yield "LayerNormalization with more than one output"
     elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):

@@ -98,7 +98,7 @@ def test_features_of_a_fixed_number_of_images_are_kept_and_get_new_words(
 ) -> None:
     arguments = ["--preset", "tiny", "--dataset", "synthetic", "--save_path", str(tmp_path)]
     arguments += ["--clip_weights", str(write_weights(tmp_path) / "clip.safetensors")]
-    arguments += ["--validation_images", "1", "--workers", "0", "--device", "cpu"]
+    arguments += ["--validation_images", "3", "--workers", "0", "--device", "cpu"]
     arguments += ["--batch_size", "2", "--synthetic_images", "3", "--steering", "0.5"]
     assert train([*arguments, "--steps", "2"]) == 0
     assert "computing 3 of 3 images" in capsys.readouterr().out
