@@ -15,7 +15,6 @@ from clipsam.runtime.preprocess import Geometry
 from clipsam.runtime.prompts import PromptOptions, find_prompts
 from clipsam.runtime.segment import Masks
 
-TINY = Path(__file__).resolve().parent.parent / "bundles" / "tiny"
 ROW = re.compile(
     r"^\| (\S+) \| \d+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE
 )
@@ -45,8 +44,10 @@ def test_overlaps_by_hand() -> None:
     assert iou(truth, ~truth) == 0
 
 
-def test_without_weight_sam_adds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    few = [str(TINY), "synthetic", "--count", "12"]
+def test_without_weight_sam_adds_nothing(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [str(tiny_bundle), "synthetic", "--count", "12"]
     assert main([*few, "--weights", "0", "1"]) == 0
     out = capsys.readouterr().out
     rows = {name: figures for name, *figures in ROW.findall(out)}
@@ -62,5 +63,5 @@ def test_a_set_without_masks_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     folder = tmp_path / "test" / "broken"
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "1.png"), np.zeros((32, 32, 3), np.uint8))
-    assert main([str(TINY), str(tmp_path)]) == 1
+    assert main([str(tiny_bundle), str(tmp_path)]) == 1
     assert "has a mask" in capsys.readouterr().err
