@@ -59,7 +59,9 @@ def test_without_weight_sam_adds_nothing(
     assert rows["0"] == pooled["pooled"]
 
 
-def test_a_set_without_masks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_without_masks_is_refused(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "test" / "broken"
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "1.png"), np.zeros((32, 32, 3), np.uint8))
