@@ -45,6 +45,7 @@ from clipsam.research.evaluate_models import (
     Model,
     add_flags,
     check_flags,
+    known_word,
     open_model,
 )
 from clipsam.research.evaluate_norm import DATASET, FIXED, IMAGE, NORMS, headroom, unclipped
@@ -92,7 +93,7 @@ def evaluate(
     shown: dict[int, NDArray[np.float32]] = {}
     for index, item in enumerate(items):
         image, mask = item.load() if item.has_truth else (item.load_image(), None)
-        category = item.category if item.category in subject.categories else "object"
+        category = known_word(subject, item.category)
         inspect = partial(subject.inspect, image, category, not without_mmr)
         result = inspect(IMAGE if norm == IMAGE else FIXED)
         final = result.score_map

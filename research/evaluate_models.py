@@ -66,6 +66,11 @@ class BundleModel:
         return np.asarray(unrefined * np.float32(1 + weight * self.model.masks_per_box), np.float32)
 
 
+def known_word(model: Model, category: str) -> str:
+    """The category, or the generic word where the model has no text for it (appendix A)."""
+    return category if category in model.categories else "object"
+
+
 @contextmanager
 def open_model(args: argparse.Namespace) -> Iterator[Model]:
     """The model that `clipsam evaluate`'s arguments name. Raises ClipSAMError."""

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from clipsam.research.command_line import Parser, number, run_command, whole_number
 from clipsam.research.datasets import LAYOUTS, LabelledImage
 from clipsam.research.evaluate import select_items
-from clipsam.research.evaluate_models import BundleModel
+from clipsam.research.evaluate_models import BundleModel, known_word
 from clipsam.research.evaluate_rows import Tally, dataset_row, format_rows, table
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import DatasetError
@@ -96,8 +96,7 @@ def measure(
     tallies = {weight: Tally(score_area=subject.decision.score_area) for weight in weights}
     for item in items:
         image, truth = item.load()
-        category = item.category if item.category in subject.categories else "object"
-        rough = subject.rough_map(image, category)
+        rough = subject.rough_map(image, known_word(subject, item.category))
         prompts = find_prompts(rough, subject.prompts)
         masks = sam.decode(sam.encode(image), prompts) if len(prompts) else None
         if masks is not None:

@@ -62,7 +62,7 @@ def test_words_steer_the_map(tiny_bundle: Path) -> None:
             found[wording] = pixel_metrics(np.stack(maps), truth)
     assert found["plain"]["auroc"] > 0.89  # 0.912 when they were made
     assert found["plain"]["ap"] > 0.59  # 0.627
-    assert found["swapped"]["auroc"] < 0.18  # 0.134
+    assert found["swapped"]["auroc"] < 0.15  # 0.134
     assert found["swapped"]["ap"] < 0.05  # 0.033
     assert found["unrelated"]["auroc"] < found["plain"]["auroc"] - 0.003  # 0.907
     assert found["unrelated"]["ap"] < found["plain"]["ap"] - 0.003  # 0.622
