@@ -234,10 +234,13 @@ def share_loss(logits: Tensor, share: Tensor) -> Tensor:
 
 
 def share_metrics(samples: list[Sample], predict: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """ "score" (AP) and "auroc" of tokens: image uint8 [1,S,S,3] -> logits [1,h,w]."""
+    """ "score" (AP) and "auroc" of tokens: image uint8 [1,S,S,3] -> logits [1,h,w]. Nothing where
+    no picture shows a defect."""
     maps, truth = [], []
     for sample in samples:
         maps.append(predict(torch.from_numpy(sample.image)[None])[0].float().cpu().numpy())
         truth.append(token_shares(sample.mask, maps[-1].shape[0]) > 0.4)
+    if not any(mask.any() for mask in truth):
+        return {}
     metrics = pixel_metrics(np.stack(maps), np.stack(truth))
     return {"score": metrics["ap"], "auroc": metrics["auroc"]}

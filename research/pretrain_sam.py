@@ -103,7 +103,7 @@ class SamTask:
             logits.flatten(0, 1), target.repeat_interleave(count, dim=0)
         )
         each = (20 * focal + dice).unflatten(0, (-1, count))  # N,4
-        masks = each[:, 1:].min(dim=1).values + 0.5 * each[:, 1:].mean(dim=1) + 0.2 * each[:, 0]
+        masks = 0.5 * each[:, 1:].min(dim=1).values + each[:, 1:].mean(dim=1) + 0.2 * each[:, 0]
         iou = mask_iou(logits, target[:, None])
         score_loss = F.mse_loss(scores, iou)
         total = masks.mean() + 2 * score_loss + 2 * share_loss(everywhere, batch["share"])
@@ -113,7 +113,8 @@ class SamTask:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Over prompts on defects: mean IoU of the mask with the highest predicted score
-        ("score"), of the best mask, and of all three; the mean predicted score of false alarms."""
+        ("score"), of the best mask, and of all three; the mean predicted score of false alarms.
+        Nothing where no prompt lies on a defect."""
         chosen, best, mean, alarms = [], [], [], []
         for item in self._validation:
             batch = {key: value[None].to(self.device) for key, value in item.items()}
@@ -128,6 +129,8 @@ class SamTask:
             chosen += iou.gather(1, pick)[real, 0].tolist()
             best += iou.max(dim=1).values[real].tolist()
             mean += iou.mean(dim=1)[real].tolist()
+        if not chosen:
+            return {}
         return {
             "score": float(np.mean(chosen)),
             "best_iou": float(np.mean(best)),

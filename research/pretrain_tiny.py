@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from clipsam.research import pretrain_clip, pretrain_sam
+from clipsam.research.command_line import Parser, number, run_command, torch_device, whole_number
 from clipsam.research.loop import LoopConfig, run
 from clipsam.research.presets import PRESETS, Preset
 from clipsam.research.shared_embedding import own_tensors
@@ -72,28 +73,41 @@ def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.d
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the module; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _run(args), "the same command goes on from the last checkpoint")
+
+
+def _run(args: argparse.Namespace) -> int:
+    device = torch_device(args.device)
+    torch.manual_seed(args.seed)
+    stage = pretrain_clip_stage if args.model == "clip" else pretrain_sam_stage
+    stage(PRESETS["tiny"], args, device)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=("clip", "sam"))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps_embedding", type=int, default=3000, help="CLIP's embedding alone")
-    parser.add_argument("--steps", type=int, default=600, help="CLIP's transformer; all of SAM")
-    parser.add_argument("--steps_full", type=int, default=100, help="CLIP on whole pictures")
-    parser.add_argument("--batch_size", type=int, default=8)
+    steps = whole_number(0)
+    parser.add_argument("--steps_embedding", type=steps, default=3000, help="CLIP's, alone")
+    parser.add_argument("--steps", type=steps, default=600, help="CLIP's transformer; all of SAM")
+    parser.add_argument("--steps_full", type=steps, default=100, help="CLIP on whole pictures")
+    parser.add_argument("--batch_size", type=whole_number(), default=8)
     parser.add_argument(
         "--initial_weights", type=Path, help="a clip.safetensors (or sam.safetensors) to go on from"
     )
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--validate_every", type=int, default=250)
-    parser.add_argument("--workers", type=int, default=1, help="processes that make images")
-    parser.add_argument("--validation_images", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning_rate", type=number(0), default=1e-3)
+    parser.add_argument("--validate_every", type=whole_number(), default=250)
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=1, help="processes that make images"
+    )
+    parser.add_argument(
+        "--validation_images", type=whole_number(0), default=128, help="0: keep the last weights"
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args(argv)
-    torch.manual_seed(args.seed)
-    preset = PRESETS["tiny"]
-    stage = pretrain_clip_stage if args.model == "clip" else pretrain_sam_stage
-    stage(preset, args, torch.device(args.device))
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -13,27 +13,30 @@ from safetensors import safe_open
 
 from clipsam.export.models import Checkpoints
 from clipsam.research.presets import PRESETS
+from clipsam.research.pretrain_clip import share_metrics
 from clipsam.research.pretrain_sam import PromptedMasks
 from clipsam.research.pretrain_tiny import main as pretrain
 from clipsam.research.sam_prompts import seen_prompts
 from clipsam.research.shared_embedding import IN_SAM
+from clipsam.research.synthetic import sample_from_seed
 from clipsam.research.weights import load_clip, load_sam, save_weights
 from clipsam.runtime.errors import WeightsError
 
 TINY = PRESETS["tiny"]
 
 
-def _pretrain(model: str, folder: Path, steps: Sequence[str]) -> None:
+def _pretrain(model: str, folder: Path, steps: Sequence[str]) -> int:
     few = ["--batch_size", "2", "--validation_images", "2", "--workers", "0", "--device", "cpu"]
-    assert pretrain([model, "--save_path", str(folder), *few, *steps]) == 0
+    return pretrain([model, "--save_path", str(folder), *few, *steps])
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`clip.safetensors` after a step of each stage, and `sam.safetensors` after two."""
     folder = tmp_path_factory.mktemp("tiny")
-    _pretrain("clip", folder, ["--steps_embedding", "1", "--steps", "1", "--steps_full", "1"])
-    _pretrain("sam", folder, ["--steps", "2"])
+    stages = ["--steps_embedding", "1", "--steps", "1", "--steps_full", "1"]
+    assert _pretrain("clip", folder, stages) == 0
+    assert _pretrain("sam", folder, ["--steps", "2"]) == 0
     return folder
 
 
@@ -86,20 +89,49 @@ def test_a_sam_file_that_holds_its_embedding_needs_no_clip(tmp_path: Path) -> No
     assert all(torch.allclose(v, state[n], 1e-3, 1e-3) for n, v in loaded.state_dict().items())
 
 
-def test_sam_before_its_clip_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="There is no file"):
-        _pretrain("sam", tmp_path, ["--steps", "1"])
+def test_sam_before_its_clip_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _pretrain("sam", tmp_path, ["--steps", "1"]) == 1
+    message = capsys.readouterr().err
+    assert "There is no file" in message
+    assert message.count("\n") == 1
 
 
-def test_another_round_starts_from_the_last(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flag", ["--batch_size 0", "--steps -1", "--validation_images x", "--learning_rate -1"]
+)
+def test_a_wrong_number_is_answered_before_anything_starts(flag: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        pretrain(["sam", "--save_path", str(tmp_path / "run"), *flag.split()])
+    assert caught.value.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_pictures_to_validate_on_the_last_weights_stay(
+    trained: Path, tmp_path: Path
+) -> None:
+    shutil.copy(trained / "clip.safetensors", tmp_path)
+    assert _pretrain("sam", tmp_path, ["--steps", "1", "--validation_images", "0"]) == 0
+    load_sam(TINY, tmp_path / "sam.safetensors")
+
+
+def test_good_pictures_alone_give_no_score() -> None:
+    samples = [sample_from_seed(seed, 64, defect_rate=0) for seed in range(2)]
+    assert share_metrics(samples, lambda image: torch.zeros(1, 16, 16)) == {}
+
+
+def test_another_round_starts_from_the_last(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copy(trained / "clip.safetensors", tmp_path)
     more = ["--steps", "1", "--learning_rate", "0", "--initial_weights"]
-    _pretrain("sam", tmp_path, [*more, str(trained / "sam.safetensors")])
+    assert _pretrain("sam", tmp_path, [*more, str(trained / "sam.safetensors")]) == 0
     first, second = (load_sam(TINY, x / "sam.safetensors")[0] for x in (trained, tmp_path))
     for mine, theirs in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    with pytest.raises(WeightsError, match="no SAM's"):
-        _pretrain("sam", tmp_path, [*more, str(trained / "clip.safetensors")])
+    assert _pretrain("sam", tmp_path, [*more, str(trained / "clip.safetensors")]) == 1
+    assert "no SAM's" in capsys.readouterr().err
 
 
 def test_prompts_lie_on_the_image_and_targets_near_them() -> None:
