@@ -38,16 +38,17 @@ class Parser(argparse.ArgumentParser):
         return word
 
 
-def whole_number(least: int = 1) -> Callable[[str], int]:
-    """For argparse: a whole number of at least `least`."""
+def whole_number(least: int = 1, most: int | None = None) -> Callable[[str], int]:
+    """For argparse: a whole number of at least `least`, and of at most `most` if given."""
+    wanted = f"at least {least}" if most is None else f"from {least} to {most}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least {least}")
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {wanted}")
         return value
 
     return parse

@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="processes that load data, of each process",
     )
-    add("--seed", type=whole_number(0), default=0)
+    add("--seed", type=whole_number(0, 2**39), default=0)  # held-out pictures start at 2**40
     add("--deterministic", action="store_true", help="deterministic operations on a GPU, slower")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser

@@ -40,9 +40,11 @@ def test_values_and_unknown_flags_stay_as_they_are() -> None:
 def test_numbers() -> None:
     assert whole_number()("3") == 3
     assert whole_number(0)("0") == 0
+    assert whole_number(0, 7)("7") == 7
     assert number(0, 1)("0.5") == 0.5
     for parse, text in (
         (whole_number(), "0"), (whole_number(), "1.5"), (whole_number(0), "-1"),
+        (whole_number(0, 7), "8"),
         (number(0), "nan"), (number(0), "inf"), (number(0), "-1e-9"), (number(0, 1), "1.1"),
     ):  # fmt: skip
         with pytest.raises(argparse.ArgumentTypeError, match=r"must be a"):

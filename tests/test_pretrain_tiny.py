@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch
 from safetensors import safe_open
 
 from clipsam.export.models import Checkpoints
+from clipsam.research import pretrain_sam, pretrain_tiny
+from clipsam.research.datasets import SYNTHETIC_TEST_SEED
 from clipsam.research.presets import PRESETS
-from clipsam.research.pretrain_clip import share_metrics
+from clipsam.research.pretrain_clip import VALIDATION_SEED, share_metrics
 from clipsam.research.pretrain_sam import PromptedMasks
 from clipsam.research.pretrain_tiny import main as pretrain
 from clipsam.research.sam_prompts import seen_prompts
@@ -99,7 +102,14 @@ def test_sam_before_its_clip_says_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    "flag", ["--batch_size 0", "--steps -1", "--validation_images x", "--learning_rate -1"]
+    "flag",
+    [
+        "--batch_size 0",
+        "--steps -1",
+        "--validation_images x",
+        "--learning_rate -1",
+        "--seed 99999999",
+    ],
 )
 def test_a_wrong_number_is_answered_before_anything_starts(flag: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -114,6 +124,27 @@ def test_without_pictures_to_validate_on_the_last_weights_stay(
     shutil.copy(trained / "clip.safetensors", tmp_path)
     assert _pretrain("sam", tmp_path, ["--steps", "1", "--validation_images", "0"]) == 0
     load_sam(TINY, tmp_path / "sam.safetensors")
+
+
+@pytest.mark.parametrize("seed", [16, 32, 2**26])
+def test_no_seed_trains_on_held_out_pictures(
+    seed: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 16 once began with the first picture of CLIP's validation, seed 32 with SAM's."""
+    drawn: list[int] = []
+
+    def no_training(task: object, dataset: Any, config: object) -> dict[str, float]:
+        drawn.extend(dataset.seed + i for i in (0, len(dataset) - 1))
+        assert len(dataset[len(dataset) - 1]) > 0  # a seed too large for the draws fails here
+        return {}
+
+    monkeypatch.setattr(pretrain_tiny, "run", no_training)
+    shutil.copy(trained / "clip.safetensors", tmp_path)
+    for model in ("sam", "clip"):
+        assert _pretrain(model, tmp_path, ["--seed", str(seed)]) == 0
+    assert len(drawn) == 8
+    held_out = (VALIDATION_SEED, pretrain_sam.VALIDATION_SEED, SYNTHETIC_TEST_SEED)
+    assert not [x for x in drawn if any(first <= x < first + 2**30 for first in held_out)]
 
 
 def test_good_pictures_alone_give_no_score() -> None:
