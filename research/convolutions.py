@@ -112,27 +112,24 @@ def _join(coarse: Tensor, fine: Tensor) -> Tensor:
 class TwoScaleEmbedding(nn.Module):
     """Tokens of 16 x 16 pixels for SAM's encoder: [B,3,S,S] -> [B,S/16,S/16,width].
 
-    At half the size the picture goes through CLIP's own embedding (`UNetEmbedding` with its
-    weights, never trained here), which knows what is a defect; at full size through a few
-    convolutions, which know where exactly it ends. What a token's 16 x 16 pixels hold is stacked
-    into its channels, so that the mask decoder can give it back.
+    The picture goes through CLIP's own embedding (`UNetEmbedding` with its weights, never trained
+    here) twice: at half the size, as CLIP sees it, which knows what is a defect; and at full size,
+    which knows better where exactly it ends. What a token's 16 x 16 pixels hold is stacked into its
+    channels, so that the mask decoder can give it back.
     """
 
-    COARSE, FINE, STEM = 64, 12, (24, 48)  # channels at S/8, at S/4, and on the way to S/4
+    COARSE, FINE = 48, 24  # channels at S/8 and at S/4
 
     def __init__(self, width: int, unet_width: int) -> None:
         super().__init__()
-        a, b = self.STEM
         self.unet = UNetEmbedding(unet_width).requires_grad_(False)
         self.coarse = nn.Sequential(nn.Conv2d(unet_width, self.COARSE, 1), nn.PixelUnshuffle(2))
-        self.fine = nn.Sequential(
-            level(3, a, 0), level(a, b, 1), nn.Conv2d(b, self.FINE, 1), nn.PixelUnshuffle(4)
-        )
+        self.fine = nn.Sequential(nn.Conv2d(unet_width, self.FINE, 1), nn.PixelUnshuffle(4))
         self.project = nn.Conv2d(4 * self.COARSE + 16 * self.FINE, width, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised RGB [B,3,S,S], S a multiple of 64 -> [B,S/16,S/16,width], the layout SAM's
         blocks work in."""
-        known = self.unet(F.avg_pool2d(image, 2))
-        tokens: Tensor = self.project(torch.cat([self.coarse(known), self.fine(image)], dim=1))
+        half = self.coarse(self.unet(F.avg_pool2d(image, 2)))
+        tokens: Tensor = self.project(torch.cat([half, self.fine(self.unet(image))], dim=1))
         return tokens.permute(0, 2, 3, 1)

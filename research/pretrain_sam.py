@@ -3,8 +3,8 @@
 The prompts imitate stage one's, false alarms among them, whose IoU is 0, so that Eq. 9 gives them
 no weight (`sam_prompts.py`). (Meta's SAM segments anything; this one, defects.)
 
-The loss is SAM's: the best of the three masks learns most (all learn, because Eq. 9 adds all
-three), and the IoU head learns how good each is. Half of the embedding is CLIP's, with its weights
+The loss is SAM's: the best of the three masks learns most (but all learn, because Eq. 9 adds all
+three), and the IoU head learns how good each is. The embedding is CLIP's, with its weights
 (`TwoScaleEmbedding`), and stays as it is; so that what it knows soon reaches the decoder, a head
 that is thrown away afterwards reads all defects, prompted or not, from the encoder's output. What
 this head sees, rightly or wrongly, is prompted for as well: mistakes that CLIP makes, too.

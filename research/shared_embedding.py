@@ -1,4 +1,4 @@
-"""What the two models of `tiny` share: half of SAM's embedding is CLIP's (`TwoScaleEmbedding`).
+"""What the two models of `tiny` share: SAM's embedding is CLIP's (`TwoScaleEmbedding`).
 
 `sam.safetensors` does not repeat it. It names the embedding it was trained with by a digest, and
 `clip.safetensors` beside it has to hold that one.
