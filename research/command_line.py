@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 def whole_number(least: int = 1, most: int | None = None) -> Callable[[str], int]:
     """For argparse: a whole number of at least `least`, and of at most `most` if given."""
-    wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+    wanted = f"at least {least}" + ("" if most is None else f" and at most {most}")
 
     def parse(text: str) -> int:
         try:

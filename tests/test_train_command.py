@@ -183,6 +183,7 @@ def test_wrong_usage(
         (["--batch_size", "0"], "--batch_size: '0' must be a whole number, at least 1"),
         (["--epoch", "-1"], "--epoch: '-1' must be a whole number, at least 1"),
         (["--seed", "-1"], "--seed: '-1' must be a whole number, at least 0"),
+        (["--seed", str(2**40)], "must be a whole number, at least 0 and at most 549755813888"),
         (["--pool_sizes", "3", "0"], "--pool_sizes: '0' must be"),
         (["--learning_rate", "nan"], "--learning_rate: 'nan' must be a number, at least 0"),
         (["--steering", "2"], "--steering: '2' must be a number, from 0 to 1"),
