@@ -65,8 +65,8 @@ def test_words_steer_the_map(tiny_bundle: Path) -> None:
     assert found["plain"]["ap"] > 0.67  # 0.703
     assert found["swapped"]["auroc"] < 0.11  # 0.095
     assert found["swapped"]["ap"] < 0.04  # 0.032
-    assert found["unrelated"]["auroc"] < found["plain"]["auroc"] - 0.0005  # 0.929
-    assert found["unrelated"]["ap"] < found["plain"]["ap"] - 0.0005  # 0.701
+    assert found["unrelated"]["auroc"] < found["plain"]["auroc"] - 0.001  # 0.0016 less
+    assert found["unrelated"]["ap"] < found["plain"]["ap"] - 0.001  # 0.0013 less
 
 
 def test_thread_count_changes_neither_prompts_nor_verdict(tiny_bundle: Path) -> None:
