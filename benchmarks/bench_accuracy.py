@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipsam.export.engine_gate import RUNS
-from clipsam.export.graph_check import compare
-from clipsam.export.picture_check import Remembering, compare_picture
-from clipsam.export.recorded import Recording, read_recording
+from clipsam.export.parity.golden import Recording, read_recording
+from clipsam.export.parity.inspection import Remembering, compare_picture
+from clipsam.export.parity.tensors import compare
+from clipsam.export.trt.gate import RUNS
+from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS, Session
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import ClipSAMError
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.session import PRECISIONS, PROVIDERS, Session
 
 GRAPH_COLUMNS = ("graph", "as", "case", "output", "max_rel", "rms_rel", "within")
 WHOLE_COLUMNS = ("picture", "prompts", "mask_iou", "scores", "final_map", "verdict", "within")

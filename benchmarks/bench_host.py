@@ -35,9 +35,9 @@ import numpy as np  # noqa: E402
 from host_paths import PATHS, STAGES, Outcome  # noqa: E402
 from host_scenes import LOW_SIZE, SAM_SIZE, make_scene  # noqa: E402
 
-from clipsam.runtime import mask_upscale  # noqa: E402
-from clipsam.runtime.mask_upscale import upscale_mask  # noqa: E402
-from clipsam.runtime.preprocess import Geometry  # noqa: E402
+from clipsam.runtime.ops import mask_upscale  # noqa: E402
+from clipsam.runtime.ops.geometry import Geometry  # noqa: E402
+from clipsam.runtime.ops.mask_upscale import upscale_mask  # noqa: E402
 
 # (height, width, boxes, components) of every case.
 SWEEPS = {

@@ -50,7 +50,7 @@ from latency_machine import machine  # noqa: E402
 from line_parts import compare, plant, schedule, write_parts  # noqa: E402
 
 from clipsam.runtime import ClipSAM, Result, read_image  # noqa: E402
-from clipsam.runtime.session import PRECISIONS, PROVIDERS  # noqa: E402
+from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS  # noqa: E402
 
 Line = dict[str, Any]
 Mode = Callable[[Sequence[Path]], tuple[list[Result], list[float]]]

@@ -29,9 +29,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.research.metrics import pixel_metrics, pro_score
-from clipsam.research.metrics_stream import PixelHistogram
-from clipsam.research.metrics_thresholds import pro_200
+from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.pro_200 import pro_200
+from clipsam.research.evaluation.streamed_metrics import PixelHistogram
 
 T = TypeVar("T")
 Arrays = list[NDArray[Any]]

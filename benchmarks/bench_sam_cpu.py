@@ -9,7 +9,7 @@ Exports the graphs with seeded random weights, prints the tables and writes benc
 (machine, versions and date in every line). A row is a process of its own (`sam_cpu_row.py`) that
 opens one graph with the options of `clipsam.runtime`, but for what the row changes.
 
-- Encoder: every form of attention (`export/sam_attention.py`), with and without onnxruntime's
+- Encoder: every form of attention (`export/graphs/sam_attention.py`), with and without onnxruntime's
   memory pattern. `cpu_s`: processor seconds of every run in order, with the kernel's part
   (`system_s`) of the first; `peak_mb` is of the process, which loads nothing but the graph.
 - Decoder: prompts of a call, with and without onnxruntime's SkipLayerNormFusion. The rows take
@@ -94,11 +94,11 @@ def per_prompt(reports: Sequence[Line], prompts: int) -> dict[str, float]:
 
 def export(preset_name: str, seed: int, attentions: Sequence[str], folder: Path) -> dict[str, Path]:
     """ "encoder ATTENTION" and "decoder" -> the ONNX file, all of the same random weights."""
-    from clipsam.export.models import Checkpoints
-    from clipsam.export.sam_decoder import SamDecoderGraph
-    from clipsam.export.sam_encoder import SamEncoderGraph
-    from clipsam.export.to_onnx import export_graph
-    from clipsam.research.presets import PRESETS as MODELS
+    from clipsam.export.graphs.checkpoints import Checkpoints
+    from clipsam.export.graphs.onnx_export import export_graph
+    from clipsam.export.graphs.sam_decoder import SamDecoderGraph
+    from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+    from clipsam.research.models.presets import PRESETS as MODELS
 
     preset = MODELS[preset_name]
     sam, _ = Checkpoints(random_seed=seed).load_sam(preset)

@@ -31,14 +31,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipsam.research.datasets import LabelledImage
-from clipsam.research.feature_cache import FEATURES, MASKS, CachedFeatures
-from clipsam.research.loop import LoopConfig, make_optimizer, take_step
-from clipsam.research.losses import total_loss
-from clipsam.research.presets import parameter_count
-from clipsam.research.processes import OneProcess
-from clipsam.research.training_data import Batch, collate
-from clipsam.research.umci import UMCIConfig, UMCIStages
+from clipsam.research.data.datasets import LabelledImage
+from clipsam.research.data.feature_cache import FEATURES, MASKS, CachedFeatures
+from clipsam.research.data.items import Batch, collate
+from clipsam.research.models.presets import parameter_count
+from clipsam.research.models.umci import UMCIConfig, UMCIStages
+from clipsam.research.training.distributed import OneProcess
+from clipsam.research.training.loop import LoopConfig, make_optimizer, take_step
+from clipsam.research.training.losses import total_loss
 
 DATASETS = {"VisA": 2162, "MVTec AD": 1725}  # images of the test splits
 

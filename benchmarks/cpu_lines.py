@@ -12,7 +12,7 @@ from cpu_row import ALL_GRAPHS, MATRIX, OUTSIDE, WHOLE, CpuJob, Outcome, Stages
 from latency_lines import flops_of_prompts
 from latency_row import DEFECTIVE, GOOD
 
-from clipsam.export.picture_check import overlap
+from clipsam.export.parity.inspection import overlap
 
 EAGER, TUNED = "torch-eager", "torch-eager-keep-pages"
 ALWAYS_SAM = "good part, SAM always encodes"

@@ -26,13 +26,14 @@ import numpy as np
 from latency_row import Job, SessionSubject, picture, planted_map
 from numpy.typing import NDArray
 
+from clipsam.runtime.backends.base import Array, Session
 from clipsam.runtime.errors import ClipSAMError
-from clipsam.runtime.image_io import read_image
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.ops.geometry import Geometry
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.preprocess import Geometry, Image
-from clipsam.runtime.prompts import PromptOptions
-from clipsam.runtime.segment import Masks
-from clipsam.runtime.session import Array, Session
+from clipsam.runtime.stages.prompts import PromptOptions
+from clipsam.runtime.stages.sam import Masks
 
 GRAPHS = ("clip_umci", "sam_encoder", "sam_decoder")
 WHOLE, OUTSIDE, ALL_GRAPHS, MATRIX = "whole", "outside the graphs", "all graphs", "matrix product"

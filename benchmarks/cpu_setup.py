@@ -18,8 +18,8 @@ from latency_machine import machine
 from latency_row import Job
 
 from clipsam.export.build_engines import ATTENTIONS
+from clipsam.runtime.backends.base import PRECISIONS
 from clipsam.runtime.manifest import MANIFEST, Manifest
-from clipsam.runtime.session import PRECISIONS
 
 
 def add_options(parser: argparse.ArgumentParser, csv: str) -> None:

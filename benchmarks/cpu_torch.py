@@ -27,15 +27,15 @@ from latency_torch import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clipsam.export.precision import DTYPES, HalfPrecision
-from clipsam.research.presets import Preset
-from clipsam.research.reference import fuse
+from clipsam.export.quantization.half import DTYPES, HalfPrecision
+from clipsam.research.models.presets import Preset
+from clipsam.research.models.reference import fuse
+from clipsam.runtime.backends.base import Array, Session
 from clipsam.runtime.bundle import TEXT_FEATURES
-from clipsam.runtime.decision import decide
-from clipsam.runtime.preprocess import Image
-from clipsam.runtime.prompts import find_prompts
+from clipsam.runtime.images.image import Image
 from clipsam.runtime.result import ANOMALOUS, GOOD
-from clipsam.runtime.session import Array, Session
+from clipsam.runtime.stages.decision import decide
+from clipsam.runtime.stages.prompts import find_prompts
 
 
 def load(job: CpuJob) -> Subject:

@@ -15,14 +15,14 @@ import plain_host as plain
 from host_scenes import CLIP_SIZE, MASKS, SAM_SIZE, Scene
 from numpy.typing import NDArray
 
-from clipsam.runtime.components import Component
-from clipsam.runtime.decision import DecisionOptions, decide, image_score
-from clipsam.runtime.fusion import fixed_scale, fuse
-from clipsam.runtime.preprocess import clip_input, sam_input
-from clipsam.runtime.prompts import PromptOptions, find_prompts
+from clipsam.runtime.backends.base import check_finite
+from clipsam.runtime.ops.components import Component
 from clipsam.runtime.result import ANOMALOUS, GOOD, Region, Result
-from clipsam.runtime.segment import Masks
-from clipsam.runtime.session import check_finite
+from clipsam.runtime.stages.decision import DecisionOptions, decide, image_score
+from clipsam.runtime.stages.fusion import fixed_scale, fuse
+from clipsam.runtime.stages.preprocess import clip_input, sam_input
+from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
+from clipsam.runtime.stages.sam import Masks
 
 STAGES = ("clip input", "rough map", "prompts", "sam input", "masks", "decision", "result")
 DECISION = DecisionOptions(min_area=0)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.preprocess import Geometry
+from clipsam.runtime.ops.geometry import Geometry
 
 CLIP_SIZE, LOW_SIZE, SAM_SIZE, MASKS = 336, 256, 1024, 3
 

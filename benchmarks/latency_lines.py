@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from latency_row import DEFECTIVE, GOOD
 
-from clipsam.runtime.session import PRECISIONS, can_run
+from clipsam.runtime.backends.base import PRECISIONS, can_run
 
 PERCENTILES = (50, 90, 99)
 Line = dict[str, Any]

@@ -24,17 +24,17 @@ from segment_anything import SamPredictor
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipsam.export.clip_umci import ClipUmciGraph
-from clipsam.export.models import Checkpoints
-from clipsam.export.precision import HalfPrecision
-from clipsam.export.sam_decoder import SamDecoderGraph
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.research.clip_features import ClipFeatures, normalise
-from clipsam.research.presets import PRESETS, Preset, build_clip, build_sam
-from clipsam.research.umci import UMCIStages
-from clipsam.runtime.preprocess import clip_input
-from clipsam.runtime.prompts import FOREGROUND, find_prompts
-from clipsam.runtime.session import Array, Session, TensorSpec
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.clip_umci import ClipUmciGraph
+from clipsam.export.graphs.sam_decoder import SamDecoderGraph
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.export.quantization.half import HalfPrecision
+from clipsam.research.models.clip import ClipFeatures, normalise
+from clipsam.research.models.presets import PRESETS, Preset, build_clip, build_sam
+from clipsam.research.models.umci import UMCIStages
+from clipsam.runtime.backends.base import Array, Session, TensorSpec
+from clipsam.runtime.stages.preprocess import clip_input
+from clipsam.runtime.stages.prompts import FOREGROUND, find_prompts
 
 PEAK_ROUNDS, PEAK_SECONDS = 20, 5.0  # whichever ends first, with two rounds at least
 PEAK_SIDES = {"cuda": 8192, "cpu": 2048}

@@ -13,7 +13,7 @@ import numpy as np
 from latency_row import picture, planted_map
 
 from clipsam.runtime import ClipSAM, Result
-from clipsam.runtime.session import Array, Session
+from clipsam.runtime.backends.base import Array, Session
 
 KINDS = ("good", "defective")
 PICTURES = 4  # of each kind, no two alike

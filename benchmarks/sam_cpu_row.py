@@ -18,8 +18,8 @@ import numpy as np
 from cpu_row import memory_mb
 from latency_row import prompt_arrays
 
-from clipsam.runtime.ort_options import session_arguments, session_options
-from clipsam.runtime.session import Array
+from clipsam.runtime.backends.base import Array
+from clipsam.runtime.backends.ort.options import session_arguments, session_options
 
 
 @dataclass(frozen=True)

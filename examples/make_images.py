@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 
-from clipsam.research.synthetic import sample_from_seed
+from clipsam.research.synthetic.sample import sample_from_seed
 
 SIZE = 512
 SEEDS = (900_000, 900_015, 900_024, 900_028)  # each part once good and once defective

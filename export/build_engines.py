@@ -31,9 +31,9 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
     _namespace.__path__ = [str(_root)]
     sys.modules["clipsam"] = _namespace
 
-from clipsam.runtime.engine_sidecar import HARDWARE_LEVELS
+from clipsam.runtime.backends.base import PRECISIONS
+from clipsam.runtime.backends.trt.sidecar import HARDWARE_LEVELS
 from clipsam.runtime.errors import ClipSAMError
-from clipsam.runtime.session import PRECISIONS
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
 PRESET_NAMES = ("paper", "vit-b", "tiny")
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     try:
-        from clipsam.export.build_bundle import BuildOptions, build
-        from clipsam.export.models import Checkpoints
-        from clipsam.export.parity import format_table
-        from clipsam.research.presets import PRESETS
+        from clipsam.export.bundle.build import BuildOptions, build
+        from clipsam.export.graphs.checkpoints import Checkpoints
+        from clipsam.export.parity.onnx_vs_torch import format_table
+        from clipsam.research.models.presets import PRESETS
     except ModuleNotFoundError as error:
         print(
             f"error: building needs {error.name}, which is not installed: "
@@ -101,8 +101,8 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _build_engines(options: argparse.Namespace) -> int:
-    from clipsam.export.engines_on_box import build_engines
-    from clipsam.runtime.engine_sidecar import BuildFlags
+    from clipsam.export.trt.build import build_engines
+    from clipsam.runtime.backends.trt.sidecar import BuildFlags
 
     folder, gigabytes = options.engines_only, options.workspace_gb
     report = build_engines(

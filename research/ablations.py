@@ -30,12 +30,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.clip_features import ClipFeatures, PatchTextSimilarity, normalise
-from clipsam.research.command_line import Parser, check_outputs, run_command, whole_number
-from clipsam.research.datasets import LAYOUTS, LabelledImage, recognise
+from clipsam.research.arguments import Parser, whole_number
+from clipsam.research.cli import check_outputs, run_command
+from clipsam.research.data.datasets import LAYOUTS, LabelledImage, recognise
 from clipsam.research.evaluate import select_items
-from clipsam.research.evaluate_protocols import check_protocol, format_protocol, protocol_notes
-from clipsam.research.evaluate_rows import (
+from clipsam.research.evaluation.protocols import check_protocol, format_protocol, protocol_notes
+from clipsam.research.evaluation.tables import (
     Row,
     Tally,
     format_errors,
@@ -43,18 +43,20 @@ from clipsam.research.evaluate_rows import (
     table,
     to_csv,
 )
-from clipsam.research.presets import PRESETS, Preset, get_tokenizer
-from clipsam.research.text_prompts import text_features
-from clipsam.research.umci import UMCIConfig
-from clipsam.research.weights import TINY_WEIGHTS, load_clip, load_umci, trained_preset
+from clipsam.research.models.checkpoints import TINY_WEIGHTS, load_clip, load_umci, trained_preset
+from clipsam.research.models.clip import ClipFeatures, PatchTextSimilarity, normalise
+from clipsam.research.models.presets import PRESETS, Preset, get_tokenizer
+from clipsam.research.models.prompt_ensemble import text_features
+from clipsam.research.models.umci import UMCIConfig
+from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import DatasetError, WeightsError
 from clipsam.runtime.files import write_bytes
-from clipsam.runtime.fusion import fixed_scale, fuse
-from clipsam.runtime.preprocess import Image, clip_input
-from clipsam.runtime.prompts import PromptOptions, find_prompts
-from clipsam.runtime.segment import Segmenter
-from clipsam.runtime.session import open_session
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.fusion import fixed_scale, fuse
+from clipsam.runtime.stages.preprocess import clip_input
+from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
+from clipsam.runtime.stages.sam import Segmenter
 
 RoughMap = Callable[[Sequence[Tensor], Tensor, int], Tensor]  # taps, text, S -> O_f [1,S,S]
 FULL, WITHOUT_MMR, WITHOUT_UMCI = "full", "w/o MMR", "w/o UMCI"

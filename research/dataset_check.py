@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clipsam.research.command_line import check_outputs, run_command
-from clipsam.research.datasets import (
+from clipsam.research.cli import check_outputs, run_command
+from clipsam.research.data.datasets import (
     LAYOUTS,
     LabelledImage,
     Listing,
@@ -32,12 +32,12 @@ from clipsam.research.datasets import (
     open_dataset,
     without_masks_at_all,
 )
-from clipsam.research.datasets_image import read_mask
-from clipsam.research.datasets_layouts import MTD_EMPTY_MASKS
+from clipsam.research.data.layouts import MTD_EMPTY_MASKS
+from clipsam.research.data.samples import read_mask
 from clipsam.runtime.errors import ImageError
 from clipsam.runtime.files import write_bytes
-from clipsam.runtime.image_header import read_header
-from clipsam.runtime.image_io import read_image
+from clipsam.runtime.images.headers import read_header
+from clipsam.runtime.images.reader import read_image
 
 THREADS = 4  # waiting for the disk; decoding masks leaves the interpreter free
 LABELS = 16  # a mask of more gray levels was smoothed, not labelled

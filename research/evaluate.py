@@ -24,15 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.command_line import Parser, check_outputs, run_command, whole_number
-from clipsam.research.contact_sheet import (
-    contact_row,
-    sheet_indices,
-    small_map,
-    with_final,
-    write_sheet,
-)
-from clipsam.research.datasets import (
+from clipsam.research.arguments import Parser, whole_number
+from clipsam.research.cli import check_outputs, run_command
+from clipsam.research.data.datasets import (
     LAYOUTS,
     LabelledImage,
     check_gaps,
@@ -40,7 +34,29 @@ from clipsam.research.datasets import (
     open_dataset,
     synthetic_dataset,
 )
-from clipsam.research.evaluate_models import (
+from clipsam.research.evaluation.contact_sheet import (
+    contact_row,
+    sheet_indices,
+    small_map,
+    with_final,
+    write_sheet,
+)
+from clipsam.research.evaluation.normalisation import (
+    DATASET,
+    FIXED,
+    IMAGE,
+    NORMS,
+    headroom,
+    unclipped,
+)
+from clipsam.research.evaluation.protocols import (
+    ABLATIONS,
+    PROTOCOLS,
+    check_protocol,
+    format_protocol,
+    protocol_notes,
+)
+from clipsam.research.evaluation.subjects import (
     BundleModel,
     Model,
     add_flags,
@@ -48,15 +64,7 @@ from clipsam.research.evaluate_models import (
     known_word,
     open_model,
 )
-from clipsam.research.evaluate_norm import DATASET, FIXED, IMAGE, NORMS, headroom, unclipped
-from clipsam.research.evaluate_protocols import (
-    ABLATIONS,
-    PROTOCOLS,
-    check_protocol,
-    format_protocol,
-    protocol_notes,
-)
-from clipsam.research.evaluate_rows import (
+from clipsam.research.evaluation.tables import (
     Tally,
     dataset_row,
     format_errors,
@@ -67,8 +75,8 @@ from clipsam.research.evaluate_rows import (
     verdicts,
 )
 from clipsam.runtime.files import write_bytes
+from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.preprocess import Image
 
 _NOTHING: Image = np.zeros((0, 0, 3), np.uint8)
 

@@ -16,12 +16,15 @@ from pathlib import Path
 
 import torch
 
-from clipsam.research import pretrain_clip, pretrain_sam
-from clipsam.research.command_line import Parser, number, run_command, torch_device, whole_number
-from clipsam.research.loop import LoopConfig, run
-from clipsam.research.presets import PRESETS, Preset
-from clipsam.research.shared_embedding import own_tensors
-from clipsam.research.weights import load_clip, read_state, save_weights
+from clipsam.research.arguments import Parser, number, whole_number
+from clipsam.research.cli import run_command
+from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
+from clipsam.research.models.device import torch_device
+from clipsam.research.models.presets import PRESETS, Preset
+from clipsam.research.models.tiny_shared import own_tensors
+from clipsam.research.training import clip_task as pretrain_clip
+from clipsam.research.training import sam_task as pretrain_sam
+from clipsam.research.training.loop import LoopConfig, run
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:

@@ -22,18 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.command_line import Parser, number, run_command, whole_number
-from clipsam.research.datasets import LAYOUTS, LabelledImage
+from clipsam.research.arguments import Parser, number, whole_number
+from clipsam.research.cli import run_command
+from clipsam.research.data.datasets import LAYOUTS, LabelledImage
 from clipsam.research.evaluate import select_items
-from clipsam.research.evaluate_models import BundleModel, known_word
-from clipsam.research.evaluate_rows import Tally, dataset_row, format_rows, table
+from clipsam.research.evaluation.subjects import BundleModel, known_word
+from clipsam.research.evaluation.tables import Tally, dataset_row, format_rows, table
+from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import DatasetError
-from clipsam.runtime.fusion import fixed_scale, fuse
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.prompts import Prompts, find_prompts
-from clipsam.runtime.segment import Masks, Segmenter
-from clipsam.runtime.session import open_session
+from clipsam.runtime.stages.fusion import fixed_scale, fuse
+from clipsam.runtime.stages.prompts import Prompts, find_prompts
+from clipsam.runtime.stages.sam import Masks, Segmenter
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 Mask = NDArray[np.bool_]

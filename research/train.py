@@ -26,31 +26,27 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from clipsam.research.augmentation import AUGMENTATIONS
-from clipsam.research.command_line import (
-    Parser,
-    number,
-    run_command,
-    whole_number,
-)
-from clipsam.research.datasets import LabelledImage
-from clipsam.research.feature_cache import images_digest
-from clipsam.research.file_lock import locked
-from clipsam.research.loop import LoopConfig, run
-from clipsam.research.overfit import defective_batch, overfit, verdict
-from clipsam.research.presets import PRESETS, Preset
-from clipsam.research.processes import Processes, share_of, start_processes
-from clipsam.research.run_settings import check_settings, keep_settings
-from clipsam.research.train_setup import (
+from clipsam.research.arguments import Parser, number, whole_number
+from clipsam.research.cli import run_command
+from clipsam.research.data.augmentation import AUGMENTATIONS
+from clipsam.research.data.datasets import LabelledImage
+from clipsam.research.data.feature_cache import images_digest
+from clipsam.research.data.file_lock import locked
+from clipsam.research.data.items import Item, LabelledImages, SyntheticImages, collate
+from clipsam.research.models.checkpoints import load_clip, save_weights
+from clipsam.research.models.presets import PRESETS, Preset
+from clipsam.research.training.distributed import Processes, share_of, start_processes
+from clipsam.research.training.loop import LoopConfig, run
+from clipsam.research.training.overfit import defective_batch, overfit, verdict
+from clipsam.research.training.run_settings import check_settings, keep_settings
+from clipsam.research.training.setup import (
     DATASETS,
     configure,
     find_images,
     make_source,
     run_settings,
 )
-from clipsam.research.training_data import Item, LabelledImages, SyntheticImages, collate
-from clipsam.research.umci_task import UmciTask
-from clipsam.research.weights import load_clip, save_weights
+from clipsam.research.training.umci_task import UmciTask
 from clipsam.runtime.errors import ClipSAMError, OutputError, WeightsError
 
 

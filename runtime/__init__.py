@@ -22,10 +22,10 @@ from clipsam.runtime.errors import (
     ProviderError,
     SessionError,
 )
-from clipsam.runtime.image_io import read_image
-from clipsam.runtime.line import Inspected
+from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.result import Region, Result
+from clipsam.runtime.stream import Inspected
 
 __all__ = [
     "Bundle",

@@ -23,9 +23,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.engine_file import DATA_SUFFIX
+from clipsam.runtime.backends.base import PRECISIONS
 from clipsam.runtime.errors import BundleError, CategoryError
-from clipsam.runtime.files import sha256, write_bytes
+from clipsam.runtime.files import DATA_SUFFIX, sha256, write_bytes
 from clipsam.runtime.manifest import (
     FLOAT32,
     GRAPHS,
@@ -35,7 +35,6 @@ from clipsam.runtime.manifest import (
     GraphEntry,
     Manifest,
 )
-from clipsam.runtime.session import PRECISIONS
 
 __all__ = [
     "FLOAT32",

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.errors import ClipSAMError, MissingBackendError
-from clipsam.runtime.fusion import NORMS
-from clipsam.runtime.inspect_files import Counts, find_jobs, inspect_files
+from clipsam.runtime.folder import Counts, find_jobs, inspect_files
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.session import PRECISIONS, PROVIDERS
+from clipsam.runtime.stages.fusion import NORMS
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files written whole or not at all, and what identifies them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from clipsam.runtime.errors import OutputError
+
+DATA_SUFFIX = ".data"  # of the weights beside an ONNX file too large for one file
 
 
 def sha256(path: Path) -> str:
@@ -19,6 +21,25 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def onnx_digest(files: Mapping[str, str], name: str) -> str:
+    """What identifies the ONNX file `name` of a bundle, given the sha256 of every file of it.
+
+    The file's own sha256; with weights beside it a hash of both, since new weights may leave the
+    graph's file as it is.
+    """
+    if (data := files.get(name + DATA_SUFFIX)) is None:
+        return files[name]
+    return hashlib.sha256(f"{files[name]} {data}".encode()).hexdigest()
+
+
+def digest_onnx(path: Path) -> str:
+    """`onnx_digest` of a file on disk; raises OSError."""
+    data = path.with_name(path.name + DATA_SUFFIX)
+    return onnx_digest(
+        {p.name: sha256(p) for p in (path, data) if p == path or p.exists()}, path.name
+    )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

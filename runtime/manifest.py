@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from clipsam.runtime.decision import DecisionOptions
+from clipsam.runtime.backends.base import PRECISIONS, TensorSpec
 from clipsam.runtime.errors import BundleError
-from clipsam.runtime.fusion import FusionOptions
-from clipsam.runtime.preprocess import PreprocessOptions
-from clipsam.runtime.prompts import PromptOptions
-from clipsam.runtime.session import PRECISIONS, TensorSpec
+from clipsam.runtime.stages.decision import DecisionOptions
+from clipsam.runtime.stages.fusion import FusionOptions
+from clipsam.runtime.stages.preprocess import PreprocessOptions
+from clipsam.runtime.stages.prompts import PromptOptions
 
 SCHEMA = 2
 MANIFEST = "manifest.json"

@@ -16,19 +16,25 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.backends.base import (
+    PREFERRED,
+    Session,
+    backend_of,
+    check_made_for,
+    open_session,
+)
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
-from clipsam.runtime.clock import Clock
-from clipsam.runtime.decision import decide, image_score
-from clipsam.runtime.engine_file import onnx_digest
 from clipsam.runtime.errors import BundleError
-from clipsam.runtime.fusion import check_norm, fixed_scale, fuse, image_scale
-from clipsam.runtime.line import Inspected, Item, Line
-from clipsam.runtime.preprocess import Image, check_image
-from clipsam.runtime.prompts import find_prompts
+from clipsam.runtime.files import onnx_digest
+from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.result import ANOMALOUS, GOOD, Result
-from clipsam.runtime.rough_map import rough_map
-from clipsam.runtime.segment import Segmenter
-from clipsam.runtime.session import PREFERRED, Session, backend_of, check_made_for, open_session
+from clipsam.runtime.stages.decision import decide, image_score
+from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale
+from clipsam.runtime.stages.prompts import find_prompts
+from clipsam.runtime.stages.rough_map import rough_map
+from clipsam.runtime.stages.sam import Segmenter
+from clipsam.runtime.stream import Inspected, Item, Line
+from clipsam.runtime.timing import Clock
 
 # What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
 # about 35 late parts when SAM takes twice as long as there is).

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clipsam.research.presets import PRESETS, Preset, SamConfig
-from clipsam.runtime.decision import DecisionOptions
-from clipsam.runtime.fusion import FusionOptions
-from clipsam.runtime.prompts import PromptOptions
+from clipsam.research.models.presets import PRESETS, Preset, SamConfig
+from clipsam.runtime.stages.decision import DecisionOptions
+from clipsam.runtime.stages.fusion import FusionOptions
+from clipsam.runtime.stages.prompts import PromptOptions
 
 if TYPE_CHECKING:
     from fake_cuda import FakeCuda
@@ -67,8 +67,8 @@ def small_preset() -> Preset:
 @pytest.fixture(scope="session")
 def small_bundle(small_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a bundle of `small_preset` with random weights (seed 1)."""
-    from clipsam.export.build_bundle import BuildOptions, build
-    from clipsam.export.models import Checkpoints
+    from clipsam.export.bundle.build import BuildOptions, build
+    from clipsam.export.graphs.checkpoints import Checkpoints
 
     folder = tmp_path_factory.mktemp("bundles") / "small-random"
     build(BuildOptions(small_preset, folder, Checkpoints(random_seed=1), threads=1))

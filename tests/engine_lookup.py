@@ -10,7 +10,8 @@ import pytest
 from trt_engines import FAKE_BOX
 
 from clipsam.runtime import EngineError
-from clipsam.runtime.engine_file import Box, digest_onnx, find_engine
+from clipsam.runtime.backends.trt.engine_store import Box, find_engine
+from clipsam.runtime.files import digest_onnx
 
 MODULE = "clipsam.export.build_engines"
 COMMAND = f"build it on this box with `python -m {MODULE} --engines-only {{}} --precision"

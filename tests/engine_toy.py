@@ -12,7 +12,7 @@ from fake_tensorrt import FakeTensorRT
 from recorded_toy import break_normalisation, rehash
 from trt_engines import FAKE_BOX, fake_box
 
-from clipsam.export.emulation import emulate
+from clipsam.export.parity.half_emulation import emulate
 from clipsam.runtime.bundle import GRAPHS
 
 Fake = tuple[FakeCuda, FakeTensorRT, Workshop]

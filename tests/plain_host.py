@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.decision import DecisionOptions
-from clipsam.runtime.preprocess import Geometry
-from clipsam.runtime.prompts import PromptOptions
+from clipsam.runtime.ops.geometry import Geometry
 from clipsam.runtime.result import Region
+from clipsam.runtime.stages.decision import DecisionOptions
+from clipsam.runtime.stages.prompts import PromptOptions
 
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import TensorProto
 from toy_bundle import Node, _graphs, bright_square, build_toy_bundle, hashes, write_graph
 
-from clipsam.export.recorded import RECORDED, Recording, write_recording
-from clipsam.export.recording import make_recording, open_all
+from clipsam.export.parity.golden import RECORDED, Recording, write_recording
+from clipsam.export.parity.golden_record import make_recording, open_all
 from clipsam.runtime.bundle import Bundle
 
 

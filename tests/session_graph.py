@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from toy_bundle import write_graph
 
-from clipsam.runtime.session import TensorSpec
+from clipsam.runtime.backends.base import TensorSpec
 
 # Free axes shared between inputs, a fixed axis, three dtypes, two outputs, one an input as it is.
 INPUTS = (

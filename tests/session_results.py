@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from session_graph import feeds
 
-from clipsam.runtime.session import open_session
-from clipsam.runtime.session_trt import TrtSession
+from clipsam.runtime.backends.base import open_session
+from clipsam.runtime.backends.trt.session import TrtSession
 
 
 def right(found: dict[str, NDArray[Any]], fed: dict[str, NDArray[Any]]) -> bool:

@@ -19,11 +19,11 @@ from clipsam.research.ablations import (
     table_2,
     table_3,
 )
-from clipsam.research.presets import PRESETS
-from clipsam.research.published import published
-from clipsam.research.umci import UMCIConfig, UMCIStages
-from clipsam.research.weights import save_weights
-from clipsam.runtime.prompts import PromptOptions
+from clipsam.research.evaluation.paper_tables import published
+from clipsam.research.models.checkpoints import save_weights
+from clipsam.research.models.presets import PRESETS
+from clipsam.research.models.umci import UMCIConfig, UMCIStages
+from clipsam.runtime.stages.prompts import PromptOptions
 
 OPTIONS = PromptOptions()
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from clipsam.research.augmentation import AUGMENTATIONS, augment
-from clipsam.research.training_data import Epochs, Item
+from clipsam.research.data.augmentation import AUGMENTATIONS, augment
+from clipsam.research.data.items import Epochs, Item
 
 
 def picture() -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from toy_bundle import build_toy_bundle
 
-from clipsam.research.presets import PRESETS
-from clipsam.runtime.prompts import find_prompts
+from clipsam.research.models.presets import PRESETS
+from clipsam.runtime.stages.prompts import find_prompts
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 GOOD, DEFECTIVE = "good part", "defective part"

@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 import pytest
 
-from clipsam.research.presets import PRESETS
-from clipsam.research.synthetic import sample_from_seed
-from clipsam.runtime.prompts import PromptOptions, find_prompts
+from clipsam.research.models.presets import PRESETS
+from clipsam.research.synthetic.sample import sample_from_seed
+from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

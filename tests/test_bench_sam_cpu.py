@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from toy_bundle import write_graph
 
-from clipsam.runtime.session import TensorSpec
+from clipsam.runtime.backends.base import TensorSpec
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -16,7 +16,7 @@ from toy_bundle import bright_square, build_toy_bundle
 
 from clipsam.runtime import ClipSAM, Result, read_image
 from clipsam.runtime.cli import main
-from clipsam.runtime.inspect_files import find_jobs
+from clipsam.runtime.folder import find_jobs
 
 
 @pytest.fixture(scope="module")

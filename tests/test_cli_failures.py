@@ -16,7 +16,7 @@ from cli_run import NAMES, Ran, Run, lines, listing, make_images, runner
 from PIL import Image
 from toy_bundle import build_toy_bundle
 
-from clipsam.runtime import inspect_files
+from clipsam.runtime import folder as inspect_files
 from clipsam.runtime.cli import main
 
 

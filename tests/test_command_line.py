@@ -9,14 +9,9 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from clipsam.research.command_line import (
-    Parser,
-    check_outputs,
-    number,
-    run_command,
-    torch_device,
-    whole_number,
-)
+from clipsam.research.arguments import Parser, number, whole_number
+from clipsam.research.cli import check_outputs, run_command
+from clipsam.research.models.device import torch_device
 from clipsam.runtime.errors import ImageError, OutputError, ProviderError, WeightsError
 
 

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from plain_host import PlainComponent, plain_components, plain_decide, plain_prompts
 
-from clipsam.runtime.components import Component, find_components
-from clipsam.runtime.decision import DecisionOptions, decide
-from clipsam.runtime.prompts import PromptOptions, find_prompts
-from clipsam.runtime.runs import Runs
+from clipsam.runtime.ops.components import Component, find_components
+from clipsam.runtime.ops.runs import Runs
+from clipsam.runtime.stages.decision import DecisionOptions, decide
+from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from clipsam.research.contact_sheet import (
+from clipsam.research.evaluation.contact_sheet import (
     COLUMNS,
     ROWS,
     TILE,
@@ -15,7 +15,7 @@ from clipsam.research.contact_sheet import (
     sheet_indices,
     write_sheet,
 )
-from clipsam.research.synthetic import sample_from_seed
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime import ClipSAM
 
 

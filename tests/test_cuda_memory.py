@@ -18,8 +18,8 @@ import pytest
 from fake_cuda import NO_DEVICE, PROTOTYPES, UNSPECIFIED, FakeCuda
 
 from clipsam.runtime import MissingBackendError, ProviderError, SessionError
-from clipsam.runtime import cuda_memory as module
-from clipsam.runtime.cuda_memory import Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream
+from clipsam.runtime.backends.trt import cuda as module
+from clipsam.runtime.backends.trt.cuda import Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream
 
 
 @pytest.fixture

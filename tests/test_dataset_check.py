@@ -23,8 +23,8 @@ from dataset_folders import (
     write,
 )
 
+from clipsam.research.data.datasets import open_dataset
 from clipsam.research.dataset_check import check
-from clipsam.research.datasets import open_dataset
 from clipsam.runtime.cli import main
 
 

@@ -21,7 +21,7 @@ from dataset_folders import (
     write,
 )
 
-from clipsam.research.datasets import (
+from clipsam.research.data.datasets import (
     check_gaps,
     find_dataset,
     limits,
@@ -97,7 +97,7 @@ def test_swapped_splits_of_ksdd2_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the published counts replaced by those of this tiny set's test split."""
-    monkeypatch.setattr("clipsam.research.datasets_layouts.KSDD2_TRAIN", (1, 3))
+    monkeypatch.setattr("clipsam.research.data.layouts.KSDD2_TRAIN", (1, 3))
     listing = open_dataset(make_ksdd2(tmp_path / "KSDD2"))
     assert "published as the training split" in listing.problems[0][1]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipsam.research.datasets import find_dataset, mvtec_category, synthetic_dataset
-from clipsam.research.presets import PRESETS
+from clipsam.research.data.datasets import find_dataset, mvtec_category, synthetic_dataset
+from clipsam.research.models.checkpoints import load_umci
+from clipsam.research.models.presets import PRESETS
 from clipsam.research.train import main as train
-from clipsam.research.weights import load_umci
 from clipsam.runtime.errors import DatasetError
 
 

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipsam.export import build_bundle, build_engines, variants
-from clipsam.export.build_bundle import BuildOptions, BuildReport, build
-from clipsam.export.engines_on_box import build_engines as build_engines_on_box
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity import DisagreementError
-from clipsam.export.tolerances import TOLERANCES
-from clipsam.research.presets import PRESETS, Preset
-from clipsam.research.synthetic import sample_from_seed
+from clipsam.export import build_engines
+from clipsam.export.bundle import build as build_bundle
+from clipsam.export.bundle import variants
+from clipsam.export.bundle.build import BuildOptions, BuildReport, build
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.parity.onnx_vs_torch import DisagreementError
+from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.trt.build import build_engines as build_engines_on_box
+from clipsam.research.models.presets import PRESETS, Preset
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.errors import ExportError, ProviderError
 from clipsam.runtime.pipeline import ClipSAM

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from clipsam.export.dynamic_int8 import (
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.export.parity.inputs import image_cases, varied_images
+from clipsam.export.parity.onnx_vs_torch import DisagreementError, Recorded, check_graph, record
+from clipsam.export.quantization.activations import Activations
+from clipsam.export.quantization.dynamic_int8 import (
     LAYER_ERRORS,
     WEIGHT_LEVELS,
     DynamicInt8,
@@ -26,14 +32,8 @@ from clipsam.export.dynamic_int8 import (
     read_dynamic_int8,
     smoothing,
 )
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity import DisagreementError, Recorded, check_graph, record
-from clipsam.export.parity_inputs import image_cases, varied_images
-from clipsam.export.ranges import Activations
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.export.to_onnx import export_graph, tensor_specs
-from clipsam.research.presets import Preset
-from clipsam.runtime.session import open_session
+from clipsam.research.models.presets import Preset
+from clipsam.runtime.backends.base import open_session
 
 PRECISION = "int8-dynamic"
 IMAGES = list(varied_images(3))
@@ -267,7 +267,7 @@ def test_large_weights_lie_beside_the_graph(
     path = _products(tmp_path, large=_normal(IN, OUT), other=_normal(IN, OUT, seed=1))
     quantiser = DynamicQuantiser(path, [{"x": x}], 1)
     quantiser.write(tmp_path / "inline.onnx")
-    monkeypatch.setattr("clipsam.export.dynamic_int8.INLINE_BYTES", 1000)
+    monkeypatch.setattr("clipsam.export.quantization.dynamic_int8.INLINE_BYTES", 1000)
     quantiser.write(tmp_path / "int8.onnx")
     beside = tmp_path / "int8.onnx.data"
     size = beside.stat().st_size

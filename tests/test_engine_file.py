@@ -13,22 +13,21 @@ from session_graph import make_graph
 from trt_engines import FAKE_BOX, make_sidecar, write_fake_engine
 
 from clipsam.runtime import EngineError, OutputError, SessionError
-from clipsam.runtime.engine_file import (
+from clipsam.runtime.backends.trt.engine_store import (
     Box,
-    digest_onnx,
     find_engine,
     has_engine,
-    onnx_digest,
     read_engine,
     slug,
     sm,
     write_engine,
 )
-from clipsam.runtime.engine_sidecar import (
+from clipsam.runtime.backends.trt.sidecar import (
     BuildFlags,
     Profile,
     read_sidecar,
 )
+from clipsam.runtime.files import digest_onnx, onnx_digest
 
 
 @pytest.fixture
@@ -232,7 +231,7 @@ def test_an_engine_written_anew(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> 
             raise OutputError("no space")
         path.write_bytes(data)
 
-    monkeypatch.setattr("clipsam.runtime.engine_file.write_bytes", disk_is_full)
+    monkeypatch.setattr("clipsam.runtime.backends.trt.engine_store.write_bytes", disk_is_full)
     plan = old + b"new"
     for failing in (".engine", ".json"):
         with pytest.raises(OutputError):

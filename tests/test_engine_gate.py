@@ -18,19 +18,19 @@ import torch
 from engine_toy import engines, fake_workshop
 from recorded_toy import break_normalisation, build_recorded_toy, rehash
 
-from clipsam.export.emulation import emulate
-from clipsam.export.engine_gate import GateError, check_session, check_whole, safer_precision
-from clipsam.export.engines_on_box import build_engines
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity import checkable
-from clipsam.export.precision import IN_FLOAT32, HalfPrecision
-from clipsam.export.recorded import Recording, read_recording
-from clipsam.export.recording import open_all
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.export.to_onnx import export_graph
-from clipsam.research.presets import Preset
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import export_graph
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.export.parity.golden import Recording, read_recording
+from clipsam.export.parity.golden_record import open_all
+from clipsam.export.parity.half_emulation import emulate
+from clipsam.export.parity.onnx_vs_torch import checkable
+from clipsam.export.quantization.half import IN_FLOAT32, HalfPrecision
+from clipsam.export.trt.build import build_engines
+from clipsam.export.trt.gate import GateError, check_session, check_whole, safer_precision
+from clipsam.research.models.presets import Preset
+from clipsam.runtime.backends.base import Array, Session, open_session
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.session import Array, Session, open_session
 
 THERE = ("fp32", "fp16", "bf16", "int8")
 
@@ -174,7 +174,7 @@ def test_an_encoder_with_half_precision_layer_norm_is_caught(
 
     Large values before the neck's LayerNorm2d, which takes their scale out again: what the bundle
     recorded is what this encoder says in float32, too. The stand-in for TensorRT runs the graph
-    with every rounding written out (export/emulation.py), which onnxruntime leaves out.
+    with every rounding written out (export/parity/half_emulation.py), which onnxruntime leaves out.
     """
     sam = Checkpoints(random_seed=1).load_sam(small_preset)[0]  # of small_bundle
     for convolution in (sam.image_encoder.neck[0], sam.image_encoder.neck[2]):

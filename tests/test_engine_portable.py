@@ -11,12 +11,12 @@ from fake_tensorrt import make_plan
 from session_graph import make_graph
 from trt_engines import FAKE_BOX, make_sidecar, write_fake_engine
 
-from clipsam.runtime.engine_file import (
+from clipsam.runtime.backends.trt.engine_store import (
     Box,
     has_engine,
     write_engine,
 )
-from clipsam.runtime.engine_sidecar import (
+from clipsam.runtime.backends.trt.sidecar import (
     BuildFlags,
 )
 

@@ -11,7 +11,7 @@ import pytest
 from session_graph import make_graph
 from trt_engines import FAKE_BOX, make_sidecar
 
-from clipsam.runtime.engine_sidecar import (
+from clipsam.runtime.backends.trt.sidecar import (
     BuildFlags,
     Sidecar,
     SidecarError,

@@ -18,8 +18,8 @@ from test_lean_import import BLOCK
 from trt_engines import FAKE_BOX
 
 from clipsam.export.build_engines import main
-from clipsam.export.to_tensorrt import _interruptible, timing_cache_path
-from clipsam.runtime.engine_sidecar import BuildFlags, read_sidecar
+from clipsam.export.trt.builder import _interruptible, timing_cache_path
+from clipsam.runtime.backends.trt.sidecar import BuildFlags, read_sidecar
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from engine_toy import Fake, break_encoder, engines, fake_workshop, names, no_le
 from recorded_toy import build_recorded_toy, rehash
 from trt_engines import FAKE_BOX
 
-from clipsam.export.engine_gate import GateError
-from clipsam.export.engines_on_box import EngineReport, build_engines
-from clipsam.export.recorded import RECORDED
+from clipsam.export.parity.golden import RECORDED
+from clipsam.export.trt.build import EngineReport, build_engines
+from clipsam.export.trt.gate import GateError
 from clipsam.runtime import BundleError, ClipSAM
+from clipsam.runtime.backends.trt.sidecar import BuildFlags
 from clipsam.runtime.bundle import GRAPHS
-from clipsam.runtime.engine_sidecar import BuildFlags
 from clipsam.runtime.errors import EngineError, ExportError
 
 EARLIER = "An earlier build was refused, and only --retry makes another: "
@@ -89,7 +89,7 @@ def test_fallback_builds_the_safer_precision(broken: Path, fake: Fake) -> None:
 
 def test_fallback_of_the_whole(bundle: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each passes alone and the three together do not: all are built in the safer precision."""
-    from clipsam.export import engines_on_box
+    from clipsam.export.trt import build as engines_on_box
 
     real = engines_on_box.check_whole
 

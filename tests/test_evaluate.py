@@ -19,20 +19,20 @@ import pytest
 from dataset_folders import make_ksdd2, make_mtd, make_mvtec, make_visa, picture, square, write
 from numpy.typing import NDArray
 
-from clipsam.export.models import Checkpoints
+from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.research.evaluate import BundleModel, evaluate, main
-from clipsam.research.evaluate_rows import Tally, dataset_row, table
-from clipsam.research.evaluate_torch import TorchModel
-from clipsam.research.metrics import pixel_metrics, pro_score
-from clipsam.research.presets import Preset, get_tokenizer
-from clipsam.research.reference import Reference
-from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.text_prompts import text_features
+from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.tables import Tally, dataset_row, table
+from clipsam.research.evaluation.torch_subject import TorchModel
+from clipsam.research.models.presets import Preset, get_tokenizer
+from clipsam.research.models.prompt_ensemble import text_features
+from clipsam.research.models.reference import Reference
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime import ClipSAM
-from clipsam.runtime.decision import DecisionOptions
-from clipsam.runtime.preprocess import Image
-from clipsam.runtime.prompts import PromptOptions
+from clipsam.runtime.images.image import Image
 from clipsam.runtime.result import Result
+from clipsam.runtime.stages.decision import DecisionOptions
+from clipsam.runtime.stages.prompts import PromptOptions
 
 
 class Brightness:
@@ -76,7 +76,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Brightness:
 
 
 def test_figures_are_those_of_the_pooled_pixels(fake: Brightness, tmp_path: Path) -> None:
-    from clipsam.research.datasets import find_dataset
+    from clipsam.research.data.datasets import find_dataset
 
     items = find_dataset(make_mvtec(tmp_path / "nut"))
     rows = {row["set"]: row for row in table(evaluate(fake, items, 0))}
@@ -124,7 +124,7 @@ def test_several_categories_get_a_row_each_and_their_mean(
 
 
 def test_the_error_of_an_image(tmp_path: Path) -> None:
-    from clipsam.research.datasets import LabelledImage
+    from clipsam.research.data.datasets import LabelledImage
 
     def item(defect: str) -> LabelledImage:
         return LabelledImage("x", defect, "object", tmp_path, tmp_path)

@@ -12,17 +12,17 @@ import pytest
 from dataset_folders import make_mvtec, picture, write
 from numpy.typing import NDArray
 
-from clipsam.research.contact_sheet import COLUMNS, TILE, small_map, with_final
-from clipsam.research.datasets import find_dataset
+from clipsam.research.data.datasets import find_dataset
 from clipsam.research.evaluate import evaluate, main
-from clipsam.research.evaluate_norm import headroom, unclipped
-from clipsam.research.evaluate_rows import table
-from clipsam.research.metrics import pixel_metrics, pro_score
-from clipsam.runtime.decision import DecisionOptions
-from clipsam.runtime.fusion import fixed_scale, image_scale
-from clipsam.runtime.preprocess import Image
-from clipsam.runtime.prompts import PromptOptions
+from clipsam.research.evaluation.contact_sheet import COLUMNS, TILE, small_map, with_final
+from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.normalisation import headroom, unclipped
+from clipsam.research.evaluation.tables import table
+from clipsam.runtime.images.image import Image
 from clipsam.runtime.result import Result
+from clipsam.runtime.stages.decision import DecisionOptions
+from clipsam.runtime.stages.fusion import fixed_scale, image_scale
+from clipsam.runtime.stages.prompts import PromptOptions
 
 Total = NDArray[np.float32]
 

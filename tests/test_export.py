@@ -20,24 +20,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipsam.export import build_bundle, build_engines, variants
-from clipsam.export.build_bundle import BuildOptions, build
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity import check_graph, compare, format_table, record
-from clipsam.export.parity_inputs import (
+from clipsam.export import build_engines
+from clipsam.export.bundle import build as build_bundle
+from clipsam.export.bundle import variants
+from clipsam.export.bundle.build import BuildOptions, build
+from clipsam.export.bundle.staging import check_replaceable
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import OPSETS, export_graph, tensor_specs
+from clipsam.export.graphs.sam_attention import ATTENTIONS
+from clipsam.export.graphs.sam_decoder import SamDecoderGraph
+from clipsam.export.parity.inputs import (
     clip_umci_cases,
     sam_decoder_cases,
     sam_encoder_cases,
 )
-from clipsam.export.sam_attention import ATTENTIONS
-from clipsam.export.sam_decoder import SamDecoderGraph
-from clipsam.export.staging import check_replaceable
-from clipsam.export.to_onnx import OPSETS, export_graph, tensor_specs
-from clipsam.export.tolerances import TOLERANCES
-from clipsam.research.presets import PRESETS, Preset
+from clipsam.export.parity.onnx_vs_torch import check_graph, compare, format_table, record
+from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.research.models.presets import PRESETS, Preset
+from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.errors import ExportError, OutputError
-from clipsam.runtime.session import open_session
 
 REPOSITORY = Path(build_engines.__file__).resolve().parent.parent
 NOISE = Checkpoints(random_seed=1)
@@ -290,7 +292,7 @@ def test_a_failed_build_leaves_what_was_there(
 def test_a_failed_swap_puts_the_old_bundle_back(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clipsam.export.staging import staged_bundle
+    from clipsam.export.bundle.staging import staged_bundle
 
     before = _content(bundle.parent)
     rename = Path.rename

@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipsam.export import build_engines, variants
-from clipsam.export.build_bundle import BuildOptions, BuildReport, build
-from clipsam.export.end_to_end import check_end_to_end, run_reference
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity import HOW
-from clipsam.export.parity_inputs import varied_images
-from clipsam.export.to_onnx import tensor_specs
-from clipsam.export.tolerances import TOLERANCES
-from clipsam.research.clip_features import ClipFeatures
-from clipsam.research.presets import PRESETS, Preset
-from clipsam.research.reference import Reference
-from clipsam.research.synthetic import sample_from_seed
+from clipsam.export import build_engines
+from clipsam.export.bundle import variants
+from clipsam.export.bundle.build import BuildOptions, BuildReport, build
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import tensor_specs
+from clipsam.export.parity.bundle_vs_reference import check_end_to_end, run_reference
+from clipsam.export.parity.inputs import varied_images
+from clipsam.export.parity.onnx_vs_torch import HOW
+from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.research.models.clip import ClipFeatures
+from clipsam.research.models.presets import PRESETS, Preset
+from clipsam.research.models.reference import Reference
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.errors import ExportError
-from clipsam.runtime.image_io import write_png
+from clipsam.runtime.images.reader import write_png
 from clipsam.runtime.pipeline import ClipSAM
 
 NOISE = Checkpoints(random_seed=1)  # that of `small_bundle`

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from training_files import write_dataset
 
-from clipsam.research.datasets import LabelledImage, find_dataset
-from clipsam.research.feature_cache import (
+from clipsam.research.data.datasets import LabelledImage, find_dataset
+from clipsam.research.data.feature_cache import (
     CHUNK,
     CachedFeatures,
     CacheSpec,
     cached_features,
     images_digest,
 )
-from clipsam.research.file_lock import locked
-from clipsam.research.training_data import LabelledImages
+from clipsam.research.data.file_lock import locked
+from clipsam.research.data.items import LabelledImages
 from clipsam.runtime.errors import DatasetError, OutputError, WeightsError
 
 SIZE, SHAPE = 32, (2, 4, 4, 3)  # (taps, H, W, C)

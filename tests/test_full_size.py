@@ -16,24 +16,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipsam.export.build_bundle import BuildOptions, build
-from clipsam.export.clip_umci import ClipUmciGraph
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity_inputs import (
+from clipsam.export.bundle.build import BuildOptions, build
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.clip_umci import ClipUmciGraph
+from clipsam.export.graphs.onnx_export import Axes, export_graph
+from clipsam.export.graphs.sam_decoder import SamDecoderGraph
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.export.parity.inputs import (
     clip_umci_cases,
     sam_decoder_cases,
     sam_encoder_cases,
     varied_images,
 )
-from clipsam.export.sam_decoder import SamDecoderGraph
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.export.to_onnx import Axes, export_graph
-from clipsam.export.tolerances import TOLERANCES
-from clipsam.research.clip_features import ClipFeatures
-from clipsam.research.presets import PRESETS
+from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.research.models.clip import ClipFeatures
+from clipsam.research.models.presets import PRESETS
+from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.session import open_session
 
 pytestmark = pytest.mark.full_size
 

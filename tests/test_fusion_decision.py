@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipsam.runtime.components import Component, find_components, pixel_area
-from clipsam.runtime.decision import DecisionOptions, decide, image_score
-from clipsam.runtime.fusion import FusionOptions, check_norm, fixed_scale, fuse, image_scale
-from clipsam.runtime.preprocess import Geometry
+from clipsam.runtime.ops.components import Component, find_components, pixel_area
+from clipsam.runtime.ops.geometry import Geometry
 from clipsam.runtime.result import Region
-from clipsam.runtime.segment import Masks
+from clipsam.runtime.stages.decision import DecisionOptions, decide, image_score
+from clipsam.runtime.stages.fusion import FusionOptions, check_norm, fixed_scale, fuse, image_scale
+from clipsam.runtime.stages.sam import Masks
 
 Map = NDArray[np.float32]
 

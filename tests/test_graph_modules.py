@@ -8,15 +8,16 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from clipsam.export.clip_umci import ClipUmciGraph
-from clipsam.export.models import Checkpoints
-from clipsam.export.sam_decoder import SamDecoderGraph
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.research.clip_features import ClipFeatures, normalise
-from clipsam.research.presets import Preset
-from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.umci import mean_abnormal
-from clipsam.runtime.preprocess import Geometry, sam_input
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.clip_umci import ClipUmciGraph
+from clipsam.export.graphs.sam_decoder import SamDecoderGraph
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.research.models.clip import ClipFeatures, normalise
+from clipsam.research.models.presets import Preset
+from clipsam.research.models.umci import mean_abnormal
+from clipsam.research.synthetic.sample import sample_from_seed
+from clipsam.runtime.ops.geometry import Geometry
+from clipsam.runtime.stages.preprocess import sam_input
 
 
 @pytest.fixture(scope="module")

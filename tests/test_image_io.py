@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from clipsam.runtime import ImageError, OutputError, read_image
-from clipsam.runtime.image_io import write_png, write_score_tiff
+from clipsam.runtime.images.reader import write_png, write_score_tiff
 
 GOOD: dict[str, bytes] = {
     "colour.png": encode(picture(), "PNG"),

@@ -28,9 +28,9 @@ from clipsam.runtime import (
     Result,
     SessionError,
 )
-from clipsam.runtime.clock import Clock
-from clipsam.runtime.image_io import write_png
-from clipsam.runtime.session import Array, Session, open_session
+from clipsam.runtime.backends.base import Array, Session, open_session
+from clipsam.runtime.images.reader import write_png
+from clipsam.runtime.timing import Clock
 
 Feeds = dict[str, Array]
 DARK = np.full((120, 160, 3), 30, np.uint8)
@@ -398,7 +398,7 @@ def test_a_forgotten_line_in_a_cycle(model: ClipSAM) -> None:
 
 def test_a_camera_that_waits_for_ever(model: ClipSAM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread ends with its next picture; all else ends at once."""
-    monkeypatch.setattr("clipsam.runtime.line._GRACE", 0.05)
+    monkeypatch.setattr("clipsam.runtime.stream._GRACE", 0.05)
     trigger = threading.Event()
 
     def camera() -> Iterator[NDArray[np.uint8]]:

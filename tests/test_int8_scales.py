@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from clipsam.export.emulation import emulate
-from clipsam.export.quantise import _insert, layer_error
-from clipsam.export.ranges import LARGEST_HALF, LEAST_STEP, LEVELS, Activations
-from clipsam.runtime.session import open_session
+from clipsam.export.parity.half_emulation import emulate
+from clipsam.export.quantization.activations import LARGEST_HALF, LEAST_STEP, LEVELS, Activations
+from clipsam.export.quantization.static_int8 import _insert, layer_error
+from clipsam.runtime.backends.base import open_session
 
 WIDTH, ROWS = 48, 64
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from toy_bundle import bright_square, build_toy_bundle
 
-from clipsam.runtime.image_io import write_png
+from clipsam.runtime.images.reader import write_png
 
 RESEARCH = ("torch", "torchvision", "onnx", "PIL", "tqdm", "open_clip", "segment_anything")
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from plain_host import plain_fuse, plain_upscale
 
-from clipsam.runtime import mask_upscale
-from clipsam.runtime.fusion import fuse
-from clipsam.runtime.mask_upscale import upscale_mask
-from clipsam.runtime.preprocess import Geometry
-from clipsam.runtime.segment import Masks
+from clipsam.runtime.ops import mask_upscale
+from clipsam.runtime.ops.geometry import Geometry
+from clipsam.runtime.ops.mask_upscale import upscale_mask
+from clipsam.runtime.stages.fusion import fuse
+from clipsam.runtime.stages.sam import Masks
 
 Map = NDArray[np.float32]
 # Before, IPP's last bit depended on the number of columns; masks are compared all the same.

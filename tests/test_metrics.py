@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from clipsam.research.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
 
 
 def slow_pro(

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from clipsam.research.metrics import pro_score
-from clipsam.research.metrics_stream import BINS, PixelHistogram
-from clipsam.research.metrics_thresholds import pro_200
+from clipsam.research.evaluation.metrics import pro_score
+from clipsam.research.evaluation.pro_200 import pro_200
+from clipsam.research.evaluation.streamed_metrics import BINS, PixelHistogram
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]

@@ -19,11 +19,11 @@ from toy_bundle import bright_square, build_toy_bundle
 from trt_engines import fake_box, write_fake_engine
 
 from clipsam.runtime import BundleError, ClipSAM, EngineError, ProviderError, SessionError
+from clipsam.runtime.backends.trt.engine_store import Box
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.cli import main
-from clipsam.runtime.engine_file import Box
 from clipsam.runtime.files import sha256
-from clipsam.runtime.image_io import write_png
+from clipsam.runtime.images.reader import write_png
 
 
 @pytest.fixture

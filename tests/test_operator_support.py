@@ -20,17 +20,17 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-from clipsam.export.graphs import GraphSource, graph_sources
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity_inputs import image_cases, varied_images
-from clipsam.export.precision import DTYPES, HalfPrecision
-from clipsam.export.quantise import quantise
-from clipsam.export.to_onnx import BF16_OPSET, OPSETS, export_graph
-from clipsam.research.clip_features import ClipFeatures
-from clipsam.research.presets import PRESETS, Preset, SamConfig
-from clipsam.research.umci import UMCIConfig, UMCIStages
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import BF16_OPSET, OPSETS, export_graph
+from clipsam.export.graphs.sources import GraphSource, graph_sources
+from clipsam.export.parity.inputs import image_cases, varied_images
+from clipsam.export.quantization.half import DTYPES, HalfPrecision
+from clipsam.export.quantization.static_int8 import quantise
+from clipsam.research.models.clip import ClipFeatures
+from clipsam.research.models.presets import PRESETS, Preset, SamConfig
+from clipsam.research.models.umci import UMCIConfig, UMCIStages
+from clipsam.runtime.backends.base import MADE_FOR, PRECISIONS
 from clipsam.runtime.bundle import GRAPHS
-from clipsam.runtime.session import MADE_FOR, PRECISIONS
 
 OPSET_RANGE = (9, 24)
 TYPES = {"FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL"}

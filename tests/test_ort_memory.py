@@ -16,8 +16,8 @@ import onnxruntime
 import pytest
 from toy_bundle import write_graph
 
-from clipsam.runtime import ort_memory
-from clipsam.runtime.session import TensorSpec, open_session
+from clipsam.runtime.backends.base import TensorSpec, open_session
+from clipsam.runtime.backends.ort import memory as ort_memory
 
 SIDE = 3072  # a run holds 38 MB
 
@@ -25,7 +25,7 @@ _CHILD = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from clipsam.runtime.session import open_session
+from clipsam.runtime.backends.base import open_session
 
 def resident():
     (line,) = (l for l in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in l)

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from toy_bundle import write_graph
 
-from clipsam.runtime import session_ort
-from clipsam.runtime.ort_options import PROVIDERS, session_arguments, session_options
-from clipsam.runtime.session import TensorSpec, open_session
+from clipsam.runtime.backends.base import TensorSpec, open_session
+from clipsam.runtime.backends.ort import session as session_ort
+from clipsam.runtime.backends.ort.options import PROVIDERS, session_arguments, session_options
 
 WIDTH = 8
 

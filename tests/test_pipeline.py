@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from toy_bundle import SCORES, bright_square, build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, CategoryError, ClipSAM, ImageError, Result, SessionError
-from clipsam.runtime import clock as clock_module
+from clipsam.runtime import timing as clock_module
+from clipsam.runtime.backends.base import Array, Session, open_session
 from clipsam.runtime.bundle import Manifest, write_manifest, write_text_features
-from clipsam.runtime.prompts import PromptOptions
-from clipsam.runtime.session import Array, Session, open_session
+from clipsam.runtime.stages.prompts import PromptOptions
 
 Outputs = dict[str, Array]
 

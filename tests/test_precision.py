@@ -18,21 +18,21 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from clipsam.export.emulation import emulate
-from clipsam.export.graphs import GraphSource, graph_sources
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity import check_graph, compare, record
-from clipsam.export.picture_check import overlap, pixels_of_a_logit
-from clipsam.export.precision import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.export.to_onnx import BF16_OPSET, export_graph, tensor_specs
-from clipsam.export.tolerances import SAFER, TOLERANCES
-from clipsam.export.variants import build_variant, complete
-from clipsam.research.clip_features import ClipFeatures
-from clipsam.research.presets import Preset
+from clipsam.export.bundle.variants import build_variant, complete
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import BF16_OPSET, export_graph, tensor_specs
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.export.graphs.sources import GraphSource, graph_sources
+from clipsam.export.parity.half_emulation import emulate
+from clipsam.export.parity.inspection import overlap, pixels_of_a_logit
+from clipsam.export.parity.onnx_vs_torch import check_graph, compare, record
+from clipsam.export.parity.tolerances import SAFER, TOLERANCES
+from clipsam.export.quantization.half import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
+from clipsam.research.models.clip import ClipFeatures
+from clipsam.research.models.presets import Preset
+from clipsam.runtime.backends.base import PRECISIONS
 from clipsam.runtime.bundle import GRAPHS
 from clipsam.runtime.errors import ExportError
-from clipsam.runtime.session import PRECISIONS
 
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # Operators that must not see half: they square, sum many values or exponentiate.

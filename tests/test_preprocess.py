@@ -10,15 +10,12 @@ from PIL import Image
 from plain_host import plain_resize
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from clipsam.runtime import ImageError, resample
-from clipsam.runtime.preprocess import (
-    Geometry,
-    PreprocessOptions,
-    check_image,
-    clip_input,
-    sam_input,
-)
-from clipsam.runtime.resample import resize_bilinear
+from clipsam.runtime import ImageError
+from clipsam.runtime.images.image import check_image
+from clipsam.runtime.ops import pillow_resize as resample
+from clipsam.runtime.ops.geometry import Geometry
+from clipsam.runtime.ops.pillow_resize import resize_bilinear
+from clipsam.runtime.stages.preprocess import PreprocessOptions, clip_input, sam_input
 
 PILLOW_13 = int(PIL.__version__.split(".")[0]) >= 13
 

@@ -12,17 +12,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from clipsam.export.models import Checkpoints
-from clipsam.research import pretrain_sam, pretrain_tiny
-from clipsam.research.datasets import SYNTHETIC_TEST_SEED
-from clipsam.research.presets import PRESETS
-from clipsam.research.pretrain_clip import VALIDATION_SEED, share_metrics
-from clipsam.research.pretrain_sam import PromptedMasks
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.research import pretrain_tiny
+from clipsam.research.data.datasets import SYNTHETIC_TEST_SEED
+from clipsam.research.models.checkpoints import load_clip, load_sam, save_weights
+from clipsam.research.models.presets import PRESETS
+from clipsam.research.models.tiny_shared import IN_SAM
 from clipsam.research.pretrain_tiny import main as pretrain
-from clipsam.research.sam_prompts import seen_prompts
-from clipsam.research.shared_embedding import IN_SAM
-from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.weights import load_clip, load_sam, save_weights
+from clipsam.research.synthetic.sample import sample_from_seed
+from clipsam.research.training import sam_task as pretrain_sam
+from clipsam.research.training.clip_task import VALIDATION_SEED, share_metrics
+from clipsam.research.training.sam_prompts import seen_prompts
+from clipsam.research.training.sam_task import PromptedMasks
 from clipsam.runtime.errors import WeightsError
 
 TINY = PRESETS["tiny"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipsam.runtime.components import find_components, pixel_area
-from clipsam.runtime.prompts import PromptOptions, Prompts, find_prompts
+from clipsam.runtime.ops.components import find_components, pixel_area
+from clipsam.runtime.stages.prompts import PromptOptions, Prompts, find_prompts
 
 OPTIONS = PromptOptions(min_area=0)
 Map = NDArray[np.float32]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipsam.research.evaluate_protocols import format_protocol
-from clipsam.research.published import PUBLISHED, Published, datasets_of, published
+from clipsam.research.evaluation.paper_tables import PUBLISHED, Published, datasets_of, published
+from clipsam.research.evaluation.protocols import format_protocol
 
 FIGURES = ("auroc", "f1_max", "ap", "pro")
 

@@ -13,16 +13,21 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from clipsam.export.build_engines import main
-from clipsam.export.calibration import HELD_OUT, MAX_CALIBRATION, CalibrationImages
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity import check_graph, record
-from clipsam.export.parity_inputs import image_cases, varied_images
-from clipsam.export.precision import HalfPrecision
-from clipsam.export.quantise import MAX_LAYER_ERROR, layer_error, quantise, read_quantised
-from clipsam.export.ranges import Activations
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.export.to_onnx import export_graph, tensor_specs
-from clipsam.research.presets import Preset
+from clipsam.export.graphs.calibration import HELD_OUT, MAX_CALIBRATION, CalibrationImages
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.export.parity.inputs import image_cases, varied_images
+from clipsam.export.parity.onnx_vs_torch import check_graph, record
+from clipsam.export.quantization.activations import Activations
+from clipsam.export.quantization.half import HalfPrecision
+from clipsam.export.quantization.static_int8 import (
+    MAX_LAYER_ERROR,
+    layer_error,
+    quantise,
+    read_quantised,
+)
+from clipsam.research.models.presets import Preset
 from clipsam.runtime.errors import ExportError
 
 IMAGES = list(varied_images(4))
@@ -167,7 +172,7 @@ def test_a_layer_with_outlier_channels_is_left_out(small_preset: Preset, tmp_pat
 def test_a_graph_that_stands_no_int8_is_refused(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipsam.export.quantise.MAX_LAYER_ERROR", 1e-6)
+    monkeypatch.setattr("clipsam.export.quantization.static_int8.MAX_LAYER_ERROR", 1e-6)
     with pytest.raises(ExportError, match=r"No MatMul of sam_encoder.fp16 stands int8 .* use fp16"):
         quantise(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:1]), threads=1)
     assert not list(tmp_path.iterdir())

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from recorded_toy import build_recorded_toy, record_toy
 
-from clipsam.export.engine_gate import check_session, check_whole
-from clipsam.export.graph_check import compare
-from clipsam.export.picture_check import compare_picture
-from clipsam.export.profiles import axis_sizes, graph_profiles
-from clipsam.export.recorded import RECORDED, Recording, read_recording, write_recording
-from clipsam.export.recording import LARGEST, open_all, recording_steps, shrink
+from clipsam.export.parity.golden import RECORDED, Recording, read_recording, write_recording
+from clipsam.export.parity.golden_record import LARGEST, open_all, recording_steps, shrink
+from clipsam.export.parity.inspection import compare_picture
+from clipsam.export.parity.tensors import compare
+from clipsam.export.trt.gate import check_session, check_whole
+from clipsam.export.trt.profiles import axis_sizes, graph_profiles
 from clipsam.runtime import BundleError
+from clipsam.runtime.backends.trt.sidecar import Profile
 from clipsam.runtime.bundle import GRAPHS, Bundle
-from clipsam.runtime.engine_sidecar import Profile
 
 
 @pytest.fixture(scope="module")

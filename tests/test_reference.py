@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipsam.export.end_to_end import check_end_to_end, check_threshold, run_reference
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity_inputs import varied_images
-from clipsam.research.clip_features import ClipFeatures
-from clipsam.research.presets import PRESETS
-from clipsam.research.reference import Reference, fuse
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.parity.bundle_vs_reference import (
+    check_end_to_end,
+    check_threshold,
+    run_reference,
+)
+from clipsam.export.parity.inputs import varied_images
+from clipsam.research.models.clip import ClipFeatures
+from clipsam.research.models.presets import PRESETS
+from clipsam.research.models.reference import Reference, fuse
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.pipeline import ClipSAM
 

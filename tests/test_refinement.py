@@ -11,9 +11,9 @@ import pytest
 
 from clipsam.research.evaluate import main as evaluate
 from clipsam.research.refinement import Overlaps, iou, main
-from clipsam.runtime.preprocess import Geometry
-from clipsam.runtime.prompts import PromptOptions, find_prompts
-from clipsam.runtime.segment import Masks
+from clipsam.runtime.ops.geometry import Geometry
+from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
+from clipsam.runtime.stages.sam import Masks
 
 ROW = re.compile(
     r"^\| (\S+) \| \d+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE

@@ -15,10 +15,9 @@ from segment_anything.modeling.image_encoder import (
     window_unpartition,
 )
 
-from clipsam.export import sam_attention
-from clipsam.export.models import Checkpoints
-from clipsam.export.parity_inputs import sam_encoder_cases
-from clipsam.export.sam_attention import (
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import OPSETS, export_graph
+from clipsam.export.graphs.sam_attention import (
     ATTENTIONS,
     REWRITES,
     BlockedAttention,
@@ -27,10 +26,11 @@ from clipsam.export.sam_attention import (
     WindowAttention,
     with_attention,
 )
-from clipsam.export.sam_encoder import SamEncoderGraph
-from clipsam.export.to_onnx import OPSETS, export_graph
-from clipsam.research.presets import Preset
-from clipsam.runtime.session import open_session
+from clipsam.export.graphs.sam_encoder import SamEncoderGraph
+from clipsam.export.graphs.sources import sam_attention
+from clipsam.export.parity.inputs import sam_encoder_cases
+from clipsam.research.models.presets import Preset
+from clipsam.runtime.backends.base import open_session
 
 EXACT = 3e-6  # relative to the largest value
 

@@ -26,8 +26,8 @@ from toy_bundle import write_graph
 from trt_engines import fake_box, has_tensorrt, write_fake_engine, write_real_engine
 
 from clipsam.runtime import ProviderError, SessionError
-from clipsam.runtime.session import Session, TensorSpec, open_session
-from clipsam.runtime.session_ort import OrtSession
+from clipsam.runtime.backends.base import Session, TensorSpec, open_session
+from clipsam.runtime.backends.ort.session import OrtSession
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def test_an_unknown_provider_or_precision(tmp_path: Path) -> None:
 
 
 def test_backends_are_imported_late() -> None:
-    backends = ["clipsam.runtime.session_ort", "clipsam.runtime.session_trt"]
+    backends = ["clipsam.runtime.backends.ort.session", "clipsam.runtime.backends.trt.session"]
     code = (
         "import sys; from clipsam.runtime import pipeline; "
         f"sys.exit(any(m in sys.modules for m in {[*backends, 'onnxruntime', 'tensorrt']}))"

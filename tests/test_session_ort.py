@@ -13,8 +13,8 @@ from test_session import has_cuda
 from toy_bundle import write_graph
 
 from clipsam.runtime import MissingBackendError, ProviderError
-from clipsam.runtime.session import TensorSpec, open_session
-from clipsam.runtime.session_ort import OrtSession
+from clipsam.runtime.backends.base import TensorSpec, open_session
+from clipsam.runtime.backends.ort.session import OrtSession
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from session_graph import INPUTS, OUTPUTS, feeds, make_graph
 from session_results import right, scenario
 from trt_engines import FAKE_BOX, fake_box, make_sidecar, write_fake_engine
 
-from clipsam.runtime.engine_file import Box, write_engine
-from clipsam.runtime.engine_sidecar import BuildFlags, this_platform
-from clipsam.runtime.session import open_session
-from clipsam.runtime.session_trt import SHAPES_KEPT, TrtSession
+from clipsam.runtime.backends.base import open_session
+from clipsam.runtime.backends.trt.engine_store import Box, write_engine
+from clipsam.runtime.backends.trt.session import SHAPES_KEPT, TrtSession
+from clipsam.runtime.backends.trt.sidecar import BuildFlags, this_platform
 
 
 def test_tensors_come_from_the_sidecar_in_its_order(graph: Path, trt: FakeTensorRT) -> None:

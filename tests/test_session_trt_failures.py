@@ -19,8 +19,8 @@ from clipsam.runtime import (
     ProviderError,
     SessionError,
 )
-from clipsam.runtime.session import open_session
-from clipsam.runtime.session_trt import TrtSession
+from clipsam.runtime.backends.base import open_session
+from clipsam.runtime.backends.trt.session import TrtSession
 
 IN_CAPTURE = {
     "cudaStreamBeginCapture",

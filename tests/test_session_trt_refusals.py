@@ -20,8 +20,8 @@ from clipsam.runtime import (
     EngineError,
     MissingBackendError,
 )
-from clipsam.runtime.session import TensorSpec, open_session
-from clipsam.runtime.tensorrt_library import Words, tensorrt_logger
+from clipsam.runtime.backends.base import TensorSpec, open_session
+from clipsam.runtime.backends.trt.library import Words, tensorrt_logger
 
 
 def test_a_plan_is_checked_before_tensorrt_sees_it(tmp_path: Path, trt: FakeTensorRT) -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from training_files import write_weights
 
-from clipsam.research.presets import PRESETS, build_clip
-from clipsam.research.steering import PLAIN, SWAPPED, UNRELATED, draw_wording
-from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.text_prompts import ABNORMAL_STATES, text_features
+from clipsam.research.data.items import Epochs, Reworded, SyntheticImages, collate
+from clipsam.research.data.wording import PLAIN, SWAPPED, UNRELATED, draw_wording
+from clipsam.research.models.presets import PRESETS, build_clip
+from clipsam.research.models.prompt_ensemble import ABNORMAL_STATES, text_features
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.research.train import main as train
-from clipsam.research.training_data import Epochs, Reworded, SyntheticImages, collate
-from clipsam.research.umci_task import UmciTask
+from clipsam.research.training.umci_task import UmciTask
 
 
 def test_shares_of_the_wordings() -> None:

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from clipsam.research.synthetic import DEFECT_KINDS, Sample, make_sample, sample_from_seed
-from clipsam.research.synthetic_canvas import Canvas
-from clipsam.research.synthetic_defects import OUTLINE_KINDS, add_defect
-from clipsam.research.synthetic_scenes import make_scene
-from clipsam.research.synthetic_textures import FAMILIES, texture
+from clipsam.research.synthetic.canvas import Canvas
+from clipsam.research.synthetic.sample import DEFECT_KINDS, Sample, make_sample, sample_from_seed
+from clipsam.research.synthetic.scenes import make_scene
+from clipsam.research.synthetic.surface_defects import OUTLINE_KINDS, add_defect
+from clipsam.research.synthetic.textures import FAMILIES, texture
 
 COUNT = 400
 

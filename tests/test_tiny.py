@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from clipsam.research.datasets import SYNTHETIC_TEST_SEED, synthetic_dataset
+from clipsam.research.data.datasets import SYNTHETIC_TEST_SEED, synthetic_dataset
 from clipsam.research.evaluate import evaluate, main
-from clipsam.research.evaluate_rows import table
-from clipsam.research.metrics import pixel_metrics
-from clipsam.research.presets import PRESETS, get_tokenizer
-from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.text_prompts import state_feature, text_features
-from clipsam.research.weights import TINY_WEIGHTS, load_clip
+from clipsam.research.evaluation.metrics import pixel_metrics
+from clipsam.research.evaluation.tables import table
+from clipsam.research.models.checkpoints import TINY_WEIGHTS, load_clip
+from clipsam.research.models.presets import PRESETS, get_tokenizer
+from clipsam.research.models.prompt_ensemble import state_feature, text_features
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime import ClipSAM
-from clipsam.runtime.prompts import find_prompts
-from clipsam.runtime.rough_map import rough_map
+from clipsam.runtime.stages.prompts import find_prompts
+from clipsam.runtime.stages.rough_map import rough_map
 
 IMAGES = 60
 

@@ -22,12 +22,12 @@ from recorded_toy import build_recorded_toy
 from toy_bundle import bright_square
 from trt_engines import FAKE_BOX, has_tensorrt
 
-from clipsam.export.engines_on_box import build_engines
-from clipsam.export.recorded import RECORDED
-from clipsam.export.to_tensorrt import timing_cache_path
+from clipsam.export.parity.golden import RECORDED
+from clipsam.export.trt.build import build_engines
+from clipsam.export.trt.builder import timing_cache_path
 from clipsam.runtime import BundleError, ClipSAM, ClipSAMError, SessionError
+from clipsam.runtime.backends.trt.sidecar import BuildFlags, read_sidecar
 from clipsam.runtime.bundle import GRAPHS
-from clipsam.runtime.engine_sidecar import BuildFlags, read_sidecar
 from clipsam.runtime.errors import ExportError
 
 

@@ -17,20 +17,20 @@ import pytest
 from training_files import SIZE, train_arguments, write_dataset, write_weights
 from whole_way import checkpoint
 
-from clipsam.research.file_lock import locked
-from clipsam.research.presets import PRESETS
-from clipsam.research.processes import (
+from clipsam.research.data.file_lock import locked
+from clipsam.research.data.items import Batch, epoch_ends
+from clipsam.research.models.checkpoints import load_umci, save_weights, trained_preset
+from clipsam.research.models.presets import PRESETS
+from clipsam.research.models.umci import UMCIStages
+from clipsam.research.train import _parser, main
+from clipsam.research.training.distributed import (
     FabricProcesses,
     OneProcess,
     share_of,
     start_processes,
 )
-from clipsam.research.train import _parser, main
-from clipsam.research.training_data import Batch, epoch_ends
-from clipsam.research.training_log import read_log
-from clipsam.research.umci import UMCIStages
-from clipsam.research.umci_task import UmciTask
-from clipsam.research.weights import load_umci, save_weights, trained_preset
+from clipsam.research.training.log import read_log
+from clipsam.research.training.umci_task import UmciTask
 from clipsam.runtime.errors import ClipSAMError, ProviderError, WeightsError
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from clipsam.research.loop import LoopConfig, learning_rate_at, run
-from clipsam.research.training_log import read_log
+from clipsam.research.training.log import read_log
+from clipsam.research.training.loop import LoopConfig, learning_rate_at, run
 from clipsam.runtime.errors import ClipSAMError, OutputError, WeightsError
 
 
@@ -161,7 +161,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from test_training import Fit, Numbers, config
-from clipsam.research import loop
+from clipsam.research.training import loop
 
 whole, writes = torch.save, 0
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clipsam.research.training_log import TrainingLog, draw_curves, read_log
+from clipsam.research.training.log import TrainingLog, draw_curves, read_log
 
 
 def coloured(picture: np.ndarray) -> np.ndarray:

@@ -32,13 +32,13 @@ from session_graph import INPUTS, OUTPUTS, feeds, make_graph
 from trt_bindings import LIBRARIES, MADE, PACKAGES, VARIABLE, WHY_NOT
 from trt_engines import fake_box, write_fake_engine
 
-from clipsam.export.build_progress import BuildProgress, make_monitor
+from clipsam.export.trt.progress import BuildProgress, make_monitor
 from clipsam.runtime import SessionError
-from clipsam.runtime.engine_file import Box
-from clipsam.runtime.engine_sidecar import BuildFlags
-from clipsam.runtime.session import TensorSpec
-from clipsam.runtime.session_trt import TrtSession
-from clipsam.runtime.tensorrt_library import DTYPES, tensorrt_logger
+from clipsam.runtime.backends.base import TensorSpec
+from clipsam.runtime.backends.trt.engine_store import Box
+from clipsam.runtime.backends.trt.library import DTYPES, tensorrt_logger
+from clipsam.runtime.backends.trt.session import TrtSession
+from clipsam.runtime.backends.trt.sidecar import BuildFlags
 
 
 def bindings() -> Any:

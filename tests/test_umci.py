@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipsam.research.clip_features import PatchTextSimilarity
-from clipsam.research.losses import dice_loss, focal_loss, total_loss
-from clipsam.research.umci import (
+from clipsam.research.models.clip import PatchTextSimilarity
+from clipsam.research.models.umci import (
     UMCI,
     ScaleInteraction,
     StripInteraction,
@@ -21,6 +20,7 @@ from clipsam.research.umci import (
     mean_abnormal,
     pooling_matrix,
 )
+from clipsam.research.training.losses import dice_loss, focal_loss, total_loss
 
 SMALL = UMCIConfig(visual_dim=12, text_dim=8, hidden_dim=6, pool_sizes=(3, 4), stages=2)
 

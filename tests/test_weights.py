@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from clipsam.research import presets, weights
-from clipsam.research.presets import PRESETS, Preset, SamConfig, build_clip, build_sam
-from clipsam.research.text_prompts import NORMAL_STATES, encode_sentences, sentences
-from clipsam.research.umci import UMCIConfig, UMCIStages
-from clipsam.research.weights import load_clip, load_sam, load_umci, save_weights
+from clipsam.research.models import checkpoints as weights
+from clipsam.research.models import presets
+from clipsam.research.models.checkpoints import load_clip, load_sam, load_umci, save_weights
+from clipsam.research.models.presets import PRESETS, Preset, SamConfig, build_clip, build_sam
+from clipsam.research.models.prompt_ensemble import NORMAL_STATES, encode_sentences, sentences
+from clipsam.research.models.umci import UMCIConfig, UMCIStages
 from clipsam.runtime.errors import WeightsError
 
 SMALL_CLIP = "clipsam-test-quickgelu"

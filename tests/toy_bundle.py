@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.bundle import (
     TEXT_FEATURES,
     GraphEntry,
@@ -24,7 +25,6 @@ from clipsam.runtime.bundle import (
     write_text_features,
 )
 from clipsam.runtime.files import sha256
-from clipsam.runtime.session import TensorSpec
 
 CLIP_SIZE, SAM_SIZE, TEXT_SIZE, CHANNELS = 64, 128, 4, 3
 EMBEDDING, LOW = SAM_SIZE // 8, SAM_SIZE // 4

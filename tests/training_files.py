@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.export.models import Checkpoints
-from clipsam.research.presets import PRESETS
-from clipsam.research.synthetic import sample_from_seed
-from clipsam.research.weights import save_weights
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.research.models.checkpoints import save_weights
+from clipsam.research.models.presets import PRESETS
+from clipsam.research.synthetic.sample import sample_from_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 96  # side of the images, and of CLIP's input in most tests

@@ -13,11 +13,12 @@ import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import LARGEST, VERSION, FakeTensorRT, make_plan
 
-from clipsam.runtime import cuda_memory
-from clipsam.runtime.engine_file import Box, digest_onnx, fingerprint, write_engine
-from clipsam.runtime.engine_sidecar import Profile, Sidecar
-from clipsam.runtime.session import TensorSpec
-from clipsam.runtime.tensorrt_library import _make_logger
+from clipsam.runtime.backends.base import TensorSpec
+from clipsam.runtime.backends.trt import cuda as cuda_memory
+from clipsam.runtime.backends.trt.engine_store import Box, fingerprint, write_engine
+from clipsam.runtime.backends.trt.library import _make_logger
+from clipsam.runtime.backends.trt.sidecar import Profile, Sidecar
+from clipsam.runtime.files import digest_onnx
 
 FAKE_BOX = Box(VERSION, (8, 9), "Fake GPU")
 _DTYPES = {
@@ -96,7 +97,7 @@ def write_real_engine(path: Path) -> None:
     TensorRT refuses the graph."""
     import tensorrt as trt
 
-    from clipsam.runtime.tensorrt_library import tensorrt_logger
+    from clipsam.runtime.backends.trt.library import tensorrt_logger
 
     logger = tensorrt_logger(trt)
     builder = trt.Builder(logger)

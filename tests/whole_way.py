@@ -40,11 +40,11 @@ from clipsam.export.build_engines import main as export
 from clipsam.research.dataset_check import main as dataset
 from clipsam.research.evaluate import main as evaluate
 from clipsam.research.train import main as train
-from clipsam.research.training_log import read_log
+from clipsam.research.training.log import read_log
 from clipsam.runtime import ClipSAM
 from clipsam.runtime.cli import main as clipsam
 from clipsam.runtime.files import sha256
-from clipsam.runtime.image_io import SUFFIXES
+from clipsam.runtime.images.reader import SUFFIXES
 
 LAYOUTS = ("mvtec", "visa", "visa_pytorch", "mtd", "ksdd2")
 STEPS, EPOCHS = 12, 6  # 8 images in batches of 4

@@ -1,0 +1,1 @@
+"""A bundle is staged, filled, checked and moved into place here."""

@@ -1,0 +1,394 @@
+"""Weights in, a verified bundle out: the stages of `build_engines.py`, one after another."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipsam.export.bundle.parity_report import worst_cases, write_parity
+from clipsam.export.bundle.provenance import content_key, library_versions, source_commit
+from clipsam.export.bundle.reuse import PreviousBundle
+from clipsam.export.bundle.staging import check_replaceable, link_or_copy, staged_bundle
+from clipsam.export.bundle.variants import (
+    INT8,
+    INT8_DYNAMIC,
+    QUANTISED,
+    Variant,
+    build_variant,
+    complete,
+    steps,
+)
+from clipsam.export.graphs.calibration import CalibrationImages
+from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.onnx_export import tensor_specs
+from clipsam.export.graphs.sources import GraphSource, graph_sources
+from clipsam.export.parity.bundle_vs_reference import (
+    EndToEndCheck,
+    Expected,
+    check_end_to_end,
+    check_threshold,
+    run_reference,
+)
+from clipsam.export.parity.golden import RECORDED, write_recording
+from clipsam.export.parity.golden_record import (
+    Asked,
+    make_recording,
+    open_all,
+    recording_steps,
+    shrink,
+)
+from clipsam.export.parity.inputs import varied_images
+from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck
+from clipsam.export.progress import stage
+from clipsam.export.quantization.dynamic_int8 import GraphRefusedError
+from clipsam.research.models.clip import ClipFeatures
+from clipsam.research.models.presets import Preset, get_tokenizer
+from clipsam.research.models.prompt_ensemble import (
+    ABNORMAL_STATES,
+    DEFAULT_CATEGORIES,
+    NORMAL_STATES,
+    TEMPLATES,
+    text_features,
+)
+from clipsam.research.models.reference import Reference
+from clipsam.runtime.backends.trt.engine_store import ENGINES
+from clipsam.runtime.bundle import (
+    FLOAT32,
+    GRAPHS,
+    TEXT_FEATURES,
+    Bundle,
+    GraphEntry,
+    Manifest,
+    write_manifest,
+    write_text_features,
+)
+from clipsam.runtime.errors import ExportError
+from clipsam.runtime.files import sha256
+from clipsam.runtime.stages.rough_map import rough_map
+
+_END_TO_END_IMAGES = 4
+_RECORDED_OWN = 2  # of the user's images
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build, from what, and where.
+
+    Attributes:
+      categories: beside the default list.
+      precisions: of the graphs; float32 is always built, and fp16 with int8. In int8-dynamic
+        float32 stands in for a graph that does not pass.
+      attention: how SAM's encoder writes its attention, see `sam_attention.py`.
+      calibration: a folder of the user's good images; int8 needs it.
+    """
+
+    preset: Preset
+    output: Path
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    categories: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = (FLOAT32,)
+    attention: str = "stock"
+    calibration: Path | None = None
+    opset: int = 20
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was built.
+
+    Attributes:
+      graphs, end_to_end: the parity checks.
+      unchanged: the graphs taken over from the bundle before.
+      refused: a sentence for every graph that float32 stands in for in int8-dynamic.
+    """
+
+    graphs: list[GraphCheck]
+    end_to_end: list[EndToEndCheck]
+    unchanged: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+
+
+def build(options: BuildOptions) -> BuildReport:
+    """Build, check and put in place the bundle of `options`.
+
+    Raises WeightsError, ExportError (a graph or the whole does not agree with PyTorch) or
+    OutputError; then `options.output` is as it was.
+    """
+    check_replaceable(options.output.resolve())  # before the minutes that follow
+    images = None
+    if options.calibration is not None:
+        images = CalibrationImages.of_folder(options.calibration)
+    elif INT8 in options.precisions:
+        raise ExportError(
+            "--precision int8 needs --calibration FOLDER with images of good parts, from which its "
+            "ranges are taken."
+        )
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with staged_bundle(options.output) as folder:
+        return _Build(options, images, folder).run()
+
+
+class _Build:
+    """One build in its staging folder. Models are freed as soon as nothing needs them."""
+
+    def __init__(
+        self, options: BuildOptions, images: CalibrationImages | None, folder: Path
+    ) -> None:
+        self.options, self.folder = options, folder
+        self.preset = options.checkpoints.trained(options.preset)
+        self.images = images
+        self.precisions = complete(options.precisions)
+        self.previous = PreviousBundle(options.output)
+        self.keys: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
+        self.checks: list[GraphCheck] = []
+        self.unchanged: list[str] = []
+        self.refused: dict[str, str] = {}  # graph -> why float32 stands in for it in int8-dynamic
+
+    def run(self) -> BuildReport:
+        preset, checkpoints = self.preset, self.options.checkpoints
+        with stage("weights", 3) as bar:
+            clip, self.digests["clip"] = checkpoints.load_clip(preset)
+            bar.update()
+            umci, self.digests["umci"] = checkpoints.load_umci(preset)
+            bar.update()
+            sam, self.digests["sam"] = checkpoints.load_sam(preset)
+            bar.update()
+        text = self._text_features(clip)
+        table = np.stack(list(text.values()))
+        write_text_features(self.folder / TEXT_FEATURES, tuple(text), table)
+        features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
+        del clip  # the text tower is done
+
+        for source in graph_sources(
+            preset, features, umci, sam, table, self.digests, self.options.attention, self.images
+        ):
+            for precision in self.precisions:
+                self._graph(source, precision)
+            del source
+            gc.collect()
+
+        manifest = self._manifest(tuple(text), umci.config)
+        reference = Reference(
+            features, umci, sam, text, manifest.prompts, manifest.fusion.mask_weight
+        )
+        expected = self._reference(reference)
+        del reference, features, umci, sam  # before the engines take their memory
+        gc.collect()
+        whole = list(self._end_to_end(manifest, expected))
+        manifest = replace(manifest, variants=self._variants())  # some may have been refused
+        self._record(manifest, expected)
+        self._finish(manifest, whole)
+        sentences = (
+            f"{graph} stays {FLOAT32} in {INT8_DYNAMIC}: {reason}."
+            for graph, reason in self.refused.items()
+        )
+        return BuildReport(self.checks, whole, tuple(self.unchanged), tuple(sentences))
+
+    def _text_features(self, clip: Any) -> dict[str, NDArray[np.float32]]:
+        """L [C_t,2] of every category; those of the bundle before are taken over if they hold."""
+        self.keys["text"] = content_key("text", {"clip": self.digests["clip"]})
+        categories = list(dict.fromkeys((*DEFAULT_CATEGORIES, *self.options.categories)))
+        known = self.previous.text(self.keys["text"])
+        tokenizer = get_tokenizer()
+        table = {}
+        with stage("text features", len(categories)) as bar:
+            for category in categories:
+                found = known.get(category)
+                if found is None:
+                    found = text_features(clip, tokenizer, category).numpy()
+                table[category] = found
+                bar.update()
+        return table
+
+    def _graph(self, source: GraphSource, precision: str) -> None:
+        """Export one graph and hold it against PyTorch, or take it over if nothing changed."""
+        variant = self._variant(source.name, precision)
+        if variant.own != precision:
+            return  # another precision's file
+        facts: dict[str, Any] = {**source.facts, "opset": self.options.opset}
+        if precision in (INT8, INT8_DYNAMIC) and self.images is not None:
+            facts["calibration"] = self.images.digest()
+        key = self.keys[variant.stem] = content_key(source.name, facts, precision)
+        with stage(variant.stem, steps(source, precision)) as bar:
+            checks = self.previous.take_over(variant.stem, key, self.folder)
+            refusal = self.previous.refusal(variant.stem, key)
+            if checks is not None or refusal is not None:
+                self.unchanged.append(variant.stem)
+                bar.set_postfix_str("unchanged")
+                bar.update(bar.total)
+            else:
+                options = self.options
+                try:
+                    checks = build_variant(
+                        source, precision, self.folder, options.opset, options.threads, bar
+                    )
+                except GraphRefusedError as error:
+                    refusal = str(error)
+        if refusal is not None:
+            self.refused[source.name] = refusal
+        self.checks.extend(checks or [])
+
+    def _variant(self, graph: str, precision: str) -> Variant:
+        return Variant(graph, precision, precision == INT8_DYNAMIC and graph in self.refused)
+
+    def _variants(self) -> dict[str, dict[str, GraphEntry]]:
+        """precision -> graph -> entry, without int8-dynamic if no graph of it passed."""
+        return {
+            precision: {name: self._entry(self._variant(name, precision)) for name in GRAPHS}
+            for precision in self._built()
+        }
+
+    def _built(self) -> list[str]:
+        """The precisions that the bundle has."""
+        none = set(QUANTISED) <= set(self.refused)
+        return [p for p in self.precisions if not (none and p == INT8_DYNAMIC)]
+
+    def _manifest(self, categories: tuple[str, ...], umci: Any) -> Manifest:
+        """The manifest, as yet without hashes and parity figures."""
+        noise = any(digest.startswith("random:") for digest in self.digests.values())
+        return Manifest(
+            name=f"{self.preset.name} (random weights)" if noise else self.preset.name,
+            variants=self._variants(),
+            files={},
+            categories=categories,
+            prompts=self.preset.prompts,
+            fusion=self.preset.fusion,
+            decision=self.preset.decision,
+            provenance={
+                "preset": self.preset.name,
+                "description": self.preset.description,
+                "checkpoints": dict(self.digests),  # sha256, or "random:SEED"
+                "source_commit": source_commit(),
+                "opset": self.options.opset,
+                "attention": self.options.attention,
+                "versions": library_versions(),
+                "umci": asdict(umci),
+                "prompt_ensemble": {
+                    "normal": NORMAL_STATES,
+                    "abnormal": ABNORMAL_STATES,
+                    "templates": TEMPLATES,
+                },
+                "graph_keys": dict(self.keys),
+            },
+        )
+
+    def _entry(self, variant: Variant) -> GraphEntry:
+        file = f"{variant.stem}.onnx"
+        inputs, outputs = tensor_specs(self.folder / file)
+        return GraphEntry(file, inputs, outputs, variant.own)
+
+    def _reference(self, reference: Reference) -> Mapping[bool, list[Expected]]:
+        """What the reference says of the standard images (False) and of the user's (True)."""
+        standard = list(varied_images(_END_TO_END_IMAGES))
+        own = [] if self.images is None else list(self.images.read(self.images.held_out))
+        with stage("reference", len(standard) + len(own)) as bar:
+            return {
+                False: run_reference(reference, standard, bar.update),
+                True: run_reference(reference, own, bar.update),
+            }
+
+    def _end_to_end(
+        self, manifest: Manifest, expected: Mapping[bool, list[Expected]]
+    ) -> Iterator[EndToEndCheck]:
+        """The whole in every precision; int8 is made for the user's images and judged on them."""
+        for precision in self._built():
+            images = [*expected[False], *expected[True]]
+            if precision == INT8:
+                images = expected[True]
+            if precision == INT8_DYNAMIC:
+                yield from self._dynamic_end_to_end(manifest, images)
+            else:
+                yield from self._whole(manifest, images, precision)
+
+    def _whole(
+        self, manifest: Manifest, images: Sequence[Expected], precision: str
+    ) -> list[EndToEndCheck]:
+        bundle = Bundle(self.folder, manifest, "unwritten")
+        with stage(f"end to end {precision}", len(images)) as bar:
+            checks = check_end_to_end(bundle, images, self.options.threads, bar.update, precision)
+        gc.collect()
+        return checks
+
+    def _dynamic_end_to_end(
+        self, manifest: Manifest, images: Sequence[Expected]
+    ) -> list[EndToEndCheck]:
+        """Graphs that passed alone may fail together: then one of them is left in float32.
+
+        When that does not help, either, both are refused.
+        """
+        passed = [name for name in QUANTISED if name not in self.refused]
+        refused = dict(self.refused)
+        reason = ""
+        for without in ("", *(passed if len(passed) > 1 else [])):
+            self.refused = {**refused, **({without: reason} if without else {})}
+            try:
+                checks = self._whole(
+                    replace(manifest, variants=self._variants()), images, INT8_DYNAMIC
+                )
+            except DisagreementError as error:
+                reason = reason or error.reason
+            else:
+                if without:
+                    self._take_out(without)
+                return checks
+        self.refused = {**refused, **dict.fromkeys(passed, reason)}
+        for name in passed:
+            self._take_out(name)
+        return []
+
+    def _take_out(self, graph: str) -> None:
+        """Delete what was written of a graph in int8-dynamic; it is tried again next time."""
+        stem = Variant(graph, INT8_DYNAMIC).stem
+        for path in self.folder.glob(f"{stem}.onnx*"):
+            path.unlink()
+        del self.keys[stem]
+        self.unchanged = [name for name in self.unchanged if name != stem]
+        self.checks = [c for c in self.checks if (c.graph, c.precision) != (graph, INT8_DYNAMIC)]
+
+    def _record(self, manifest: Manifest, expected: Mapping[bool, list[Expected]]) -> None:
+        """Keep what engines are judged by on a box without PyTorch."""
+        bundle = Bundle(self.folder, manifest, "unwritten")
+        asked = [(item.name, item.image, item.category, item.options) for item in expected[False]]
+        own: list[Asked] = []
+        with (
+            open_all(bundle, self.options.threads) as sessions,
+            stage("recording", recording_steps(asked, expected[True][:_RECORDED_OWN])) as bar,
+        ):
+            for item in expected[True][:_RECORDED_OWN]:
+                image = shrink(item.image)
+                rough = rough_map(sessions["clip_umci"], image, bundle.text(item.category))
+                threshold = check_threshold(rough, item.options.threshold)
+                own.append(
+                    (item.name, image, item.category, replace(item.options, threshold=threshold))
+                )
+            recording = make_recording(bundle, sessions, asked, own, bar.update)
+        write_recording(self.folder / RECORDED, recording)
+
+    def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
+        reasons = {Variant(name, INT8_DYNAMIC).stem: why for name, why in self.refused.items()}
+        write_parity(self.folder, manifest.variants, self.checks, whole, reasons)
+        files = {path.name: sha256(path) for path in sorted(self.folder.iterdir())}
+        provenance = {**manifest.provenance, "graph_keys": dict(self.keys)}
+        parity = worst_cases(manifest.variants, self.checks, whole)
+        write_manifest(
+            self.folder, replace(manifest, files=files, parity=parity, provenance=provenance)
+        )
+        Bundle.open(self.folder)  # as its users will
+        engines = self.options.output / ENGINES
+        if engines.is_dir():  # those of graphs that changed are refused when they are opened
+            shutil.copytree(engines, self.folder / ENGINES, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    link_or_copy(Path(source), Path(target))

@@ -1,0 +1,76 @@
+"""What a build measured: in full in `parity.json`, the worst cases in the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clipsam.export.bundle.reuse import PARITY, REFUSED
+from clipsam.export.bundle.variants import INT8, INT8_DYNAMIC
+from clipsam.export.parity.bundle_vs_reference import EndToEndCheck
+from clipsam.export.parity.onnx_vs_torch import HOW, GraphCheck, summary
+from clipsam.export.quantization.dynamic_int8 import read_dynamic_int8
+from clipsam.export.quantization.static_int8 import read_quantised
+from clipsam.runtime.bundle import GraphEntry
+
+Variants = Mapping[str, Mapping[str, GraphEntry]]
+
+_MATMULS: Mapping[str, Any] = {INT8: read_quantised, INT8_DYNAMIC: read_dynamic_int8}
+
+
+def write_parity(
+    folder: Path,
+    variants: Variants,
+    graphs: Sequence[GraphCheck],
+    whole: Sequence[EndToEndCheck],
+    refused: Mapping[str, str],
+) -> None:
+    """Write `parity.json` into the bundle's `folder`, where its graphs are already.
+
+    Args:
+      variants: precision -> graph -> entry.
+      refused: why a graph is not there, by the name of its file without `.onnx`.
+    """
+    figures = {
+        "how": {precision: HOW[precision] for precision in variants},
+        "graphs": [check.to_dict() for check in graphs],
+        "end_to_end": [check.to_dict() for check in whole],
+        REFUSED: dict(refused),
+        # Which MatMuls are int8, and which would not stand it.
+        "matmuls": {
+            precision: {
+                name: asdict(read(folder / entry.file))
+                for name, entry in variants[precision].items()
+                if entry.precision == precision
+            }
+            for precision, read in _MATMULS.items()
+            if precision in variants
+        },
+    }
+    (folder / PARITY).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+
+
+def worst_cases(
+    variants: Variants, graphs: Sequence[GraphCheck], whole: Sequence[EndToEndCheck]
+) -> dict[str, dict[str, Any]]:
+    """For the manifest: the worst of every graph and of the whole, by precision."""
+    return {
+        precision: {
+            "graphs": summary([check for check in graphs if check.precision == precision]),
+            "end_to_end": _worst([check for check in whole if check.precision == precision]),
+        }
+        for precision in variants
+    }
+
+
+def _worst(checks: Sequence[EndToEndCheck]) -> dict[str, float]:
+    return {
+        "images": len(checks),
+        "prompts": sum(check.prompts for check in checks),
+        "mask_iou": min(check.mask_iou for check in checks),
+        "scores": max(check.scores for check in checks),
+        "final_map": max(check.final_map for check in checks),
+    }

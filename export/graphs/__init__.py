@@ -1,0 +1,1 @@
+"""The three graphs as PyTorch modules and their way to ONNX."""

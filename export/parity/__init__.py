@@ -1,0 +1,1 @@
+"""What was exported, held against the PyTorch reference: tensors, graphs, whole inspections."""

@@ -1,0 +1,1 @@
+"""TensorRT engines, built on the box from a bundle: imports neither torch nor onnx."""

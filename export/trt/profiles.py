@@ -1,0 +1,46 @@
+"""The sizes that engines take along a graph's free axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from clipsam.runtime.backends.trt.sidecar import Profile
+from clipsam.runtime.manifest import GraphEntry, Manifest
+
+BATCH = (1, 1, 8)  # smallest, fastest, largest
+PROMPTS = (1, 4)  # up to what the bundle allows an image
+BOX_POINTS = 2  # a prompt's corners, beside its points
+
+Sizes = Mapping[str, tuple[int, int, int]]
+
+
+def axis_sizes(manifest: Manifest) -> Sizes:
+    """Free axis -> (smallest, fastest, largest) size.
+
+    A bundle asks every prompt with the same number of points, so that axis has one size.
+    """
+    options = manifest.prompts
+    points = options.num_points + BOX_POINTS
+    largest = options.max_boxes
+    return {
+        "batch": BATCH,
+        "prompts": (PROMPTS[0], min(PROMPTS[1], largest), largest),
+        "points": (points, points, points),
+    }
+
+
+def graph_profiles(entry: GraphEntry, sizes: Sizes) -> dict[str, Profile]:
+    """The profile of every input of a graph that has a free axis.
+
+    Raises KeyError for a free axis that `sizes` does not know.
+    """
+    return {
+        spec.name: Profile(
+            *(
+                tuple(sizes[axis][bound] if isinstance(axis, str) else axis for axis in spec.shape)
+                for bound in range(3)
+            )
+        )
+        for spec in entry.inputs
+        if any(isinstance(axis, str) for axis in spec.shape)
+    }

@@ -1,0 +1,1 @@
+"""Metrics, what is measured, and the tables that come of it."""

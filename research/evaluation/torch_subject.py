@@ -1,0 +1,166 @@
+"""The method in PyTorch with an evaluation's interface, for `clipsam evaluate --torch`.
+
+CLIP, UMCI and segment-anything's own predictor run on the CPU or a GPU; preprocessing, prompts and
+decision are the runtime's, so a difference from a bundle is a difference of the engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from clipsam.research.models.checkpoints import load_clip, load_sam, load_umci, trained_preset
+from clipsam.research.models.clip import ClipFeatures, normalise
+from clipsam.research.models.device import torch_device
+from clipsam.research.models.presets import Preset, get_tokenizer
+from clipsam.research.models.prompt_ensemble import text_features
+from clipsam.research.models.reference import fuse, weighted_sum
+from clipsam.research.models.umci import UMCIStages
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.result import ANOMALOUS, GOOD, Result
+from clipsam.runtime.stages.decision import decide, image_score
+from clipsam.runtime.stages.fusion import image_scale
+from clipsam.runtime.stages.preprocess import clip_input
+from clipsam.runtime.stages.prompts import FOREGROUND, Prompts, find_prompts
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Checkpoint files; None: what `research/models/checkpoints.py` finds by itself."""
+
+    clip: Path | None = None
+    umci: Path | None = None
+    sam: Path | None = None
+
+
+class _AnyWord(Collection[str]):
+    """Every category is known: the text tower is at hand."""
+
+    def __contains__(self, word: object) -> bool:
+        return isinstance(word, str)
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+class TorchModel:
+    """CLIP with UMCI, then SAM. `identity` says which; `prompts` are Eq. 7's options."""
+
+    categories: Collection[str] = _AnyWord()
+
+    def __init__(
+        self, preset: Preset, clip: Any, umci: UMCIStages, sam: Sam, device: str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.size = preset.clip_image_size
+        self.identity = f"PyTorch model {preset.name} on {self.device}"
+        self.prompts, self.fusion, self.decision = preset.prompts, preset.fusion, preset.decision
+        self.clip = clip.to(self.device).eval()
+        features = ClipFeatures(clip.visual, preset.features_list, self.size)
+        self.features = features.to(self.device).eval()
+        self.umci = umci.to(self.device).eval()
+        self.predictor = SamPredictor(sam.to(self.device).eval())
+        self.tokenizer = get_tokenizer()
+        self.notes: list[str] = []  # what to say beside the figures
+        self._text: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, preset: Preset, weights: Weights, device: str = "cpu") -> TorchModel:
+        """The preset with weights from files, UMCI as its file says that it was trained.
+
+        Raises WeightsError, and ProviderError for a device that is not there.
+        """
+        torch_device(device)  # before the gigabytes
+        preset, clip_of_umci = trained_preset(preset, weights.umci)
+        umci = load_umci(preset, weights.umci)[0]
+        clip, clip_sha = load_clip(preset, weights.clip)
+        model = cls(preset, clip, umci, load_sam(preset, weights.sam)[0], device)
+        if clip_of_umci not in (None, clip_sha):
+            model.notes.append(
+                "UMCI was trained on another CLIP file than this one: if it holds other weights, "
+                "not only another format, the maps mean nothing"
+            )
+        return model
+
+    @torch.no_grad()
+    def rough_map(self, image: Image, category: str) -> NDArray[np.float32]:
+        """O_f float32 [H,W] in [0,1] of an image HxWx3 uint8 RGB."""
+        if category not in self._text:
+            self._text[category] = text_features(self.clip, self.tokenizer, category)[None]
+        pixels = torch.from_numpy(clip_input(image, self.size)).to(self.device)
+        small = self.umci.rough_map(
+            self.features(normalise(pixels)), self._text[category], self.size
+        )
+        height, width = image.shape[:2]
+        resized = cv2.resize(small[0].float().cpu().numpy(), (width, height))
+        return np.asarray(resized, np.float32)
+
+    def inspect(
+        self, image: Image, category: str, refine: bool = True, norm: str = "fixed"
+    ) -> Result:
+        """Inspect one image, HxWx3 uint8 RGB; without `refine` stop at the rough map. `norm` of the
+        map returned is "fixed" or "image"."""
+        rough = self.rough_map(image, category)
+        prompts = find_prompts(rough, self.prompts)
+        refined = refine and len(prompts) > 0
+        if refined:
+            masks, scores = self._segment(image, prompts)
+        else:
+            masks, scores = np.zeros((0, 3, *rough.shape), np.bool_), np.zeros((0, 3), np.float32)
+        weight = self.fusion.mask_weight
+        final = fuse(rough, masks, scores, weight)
+        mask, regions = decide(final, prompts.components, self.decision, refined=refined)
+        shown = final
+        if norm != "fixed":
+            total = weighted_sum(rough, masks, scores, weight)
+            shown = image_scale(np.asarray(total, np.float32))
+        return Result(
+            verdict=ANOMALOUS if regions else GOOD,
+            score=image_score(final, self.decision.score_area),
+            threshold=self.decision.threshold,
+            regions=regions,
+            category=category,
+            height=image.shape[0],
+            width=image.shape[1],
+            prompts=len(prompts),
+            dropped=prompts.dropped,
+            refined=refined or not len(prompts),
+            norm=norm,
+            bundle="",
+            timings={},
+            score_map=shown,
+            mask=mask,
+        )
+
+    @torch.no_grad()
+    def _segment(
+        self, image: Image, prompts: Prompts
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Three masks [q,3,H,W] and scores [q,3] for every prompt (Eq. 8)."""
+        transform, size = self.predictor.transform, image.shape[:2]
+        points = transform.apply_coords_torch(torch.from_numpy(prompts.points), size)
+        boxes = transform.apply_boxes_torch(torch.from_numpy(prompts.boxes), size)
+        points, boxes = points.to(self.device), boxes.to(self.device)
+        labels = torch.full(points.shape[:2], FOREGROUND, device=self.device)
+        masks, scores = [], []
+        self.predictor.set_image(image)
+        for i in range(len(prompts)):  # one by one: 48 masks of a large image are gigabytes
+            mask, score, _ = self.predictor.predict_torch(
+                points[i : i + 1], labels[i : i + 1], boxes[i : i + 1], multimask_output=True
+            )
+            masks.append(mask.cpu())
+            scores.append(score.cpu())
+        return torch.cat(masks).numpy(), torch.cat(scores).numpy()

@@ -1,0 +1,142 @@
+"""Procedural inspection images with labelled defects and captions, from a seed alone.
+
+`make_sample` draws a part or a surface (`synthetic_scenes`), adds zero to four defects
+(`synthetic_defects`), photographs it (`synthetic_camera`) and describes it in English
+(`synthetic_captions`).
+Nothing is taken from photographs. The same generator state gives the same bytes, whatever
+OpenCV's thread count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.research.synthetic.camera import compose, photograph
+from clipsam.research.synthetic.captions import write_caption
+from clipsam.research.synthetic.scenes import make_scene
+from clipsam.research.synthetic.surface_defects import DEFECT_KINDS, OUTLINE_KINDS, add_defect
+from clipsam.research.synthetic.textures import Rng
+
+__all__ = ["DEFECT_KINDS", "Instance", "Sample", "make_sample", "sample_from_seed"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One labelled thing: mask is HxW, True where it is visible."""
+
+    kind: str
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and everything known about it.
+
+    Attributes:
+        image: HxWx3 uint8, RGB (three equal channels where the picture is gray).
+        mask: HxW uint8, 0 = normal, 1 = anomalous: the union of the defects.
+        kind_map: HxW uint8, 0 = normal, else 1 + index into `DEFECT_KINDS`; where defects
+            overlap, the later one.
+        defects: the defects one by one; masks of different defects may overlap.
+        parts: things that are not anomalous, of kind "part", "hole" or "mark", as far as they
+            are still there; at least 9 pixels each. A surface that fills the frame is none.
+        outline: HxW uint8, 1 within the outline of the undamaged part, else 0 (a surface that fills
+            the frame is all 1).
+        present: HxW uint8, 1 where the part is still there.
+        category: a noun for the caption.
+        caption: one English phrase that names category, look and state.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    kind_map: NDArray[np.uint8]
+    defects: tuple[Instance, ...]
+    parts: tuple[Instance, ...]
+    outline: NDArray[np.uint8]
+    present: NDArray[np.uint8]
+    category: str
+    caption: str
+
+
+# Relative frequency; the kinds that need an outline are left out on surfaces.
+_WEIGHTS: dict[str, float] = {
+    "scratch": 2.6,
+    "crack": 1.1,
+    "hole": 1.0,
+    "blob": 1.0,
+    "stain": 0.6,
+    "foreign texture": 0.9,
+    "chipped edge": 1.2,
+    "missing part": 3.2,
+    "dent": 0.7,
+    "patch": 2.2,
+    "inclusion": 1.5,
+    "uneven": 0.25,
+    "fray": 0.5,
+}
+
+
+def _draw_kinds(rng: Rng, surface: bool) -> list[str]:
+    """The kinds to try, outline defects first, so that nothing is drawn where they cut."""
+    names = [kind for kind in DEFECT_KINDS if not (surface and kind in OUTLINE_KINDS)]
+    weights = np.array([_WEIGHTS[name] for name in names])
+    count = int(rng.choice(4, p=[0.58, 0.27, 0.1, 0.05])) + 1
+    chosen = [str(name) for name in rng.choice(names, count, p=weights / weights.sum())]
+    if rng.random() < 0.3:
+        chosen = [chosen[0]] * count
+    return sorted(chosen, key=lambda name: name not in OUTLINE_KINDS)
+
+
+def make_sample(rng: np.random.Generator, size: int = 192, *, defect_rate: float = 0.7) -> Sample:
+    """Draw one sample of size x size pixels; a share of defect_rate has at least one defect."""
+    scene = make_scene(rng, size)
+    canvas = scene.canvas
+    defects: list[Instance] = []
+    if rng.random() < defect_rate:
+        for kind in _draw_kinds(rng, canvas.surface):
+            for _ in range(3):
+                found = add_defect(rng, canvas, kind)
+                if found is not None:
+                    defects.append(Instance(kind, found))
+                    break
+        if not defects:  # nothing was visible: a dark blob or a bright one always is
+            for _ in range(20):
+                found = add_defect(rng, canvas, "blob")
+                if found is not None:
+                    defects.append(Instance("blob", found))
+                    break
+    image = photograph(rng, scene.shot, compose(rng, canvas))
+    kind_map = np.zeros((size, size), np.uint8)
+    for item in defects:
+        kind_map[item.mask] = 1 + DEFECT_KINDS.index(item.kind)
+    gone = np.zeros((size, size), np.bool_)
+    for item in defects:
+        if item.kind in OUTLINE_KINDS:
+            gone |= item.mask
+    parts = [
+        Instance(kind, mask & (canvas.solid > 0.5 if kind == "part" else ~gone))
+        for kind, mask in scene.things
+    ]
+    parts = [item for item in parts if int(item.mask.sum()) >= 9]
+    caption = write_caption(
+        rng, scene, float(image.mean()) / 255, [(item.kind, item.mask) for item in defects]
+    )
+    return Sample(
+        image,
+        (kind_map > 0).astype(np.uint8),
+        kind_map,
+        tuple(defects),
+        tuple(parts),
+        canvas.part.astype(np.uint8),
+        (canvas.part & (canvas.solid > 0.5)).astype(np.uint8),
+        scene.category,
+        caption,
+    )
+
+
+def sample_from_seed(seed: int, size: int = 192, *, defect_rate: float = 0.7) -> Sample:
+    """The sample of one seed: same seed, same size, same rate, same bytes."""
+    return make_sample(np.random.default_rng(seed), size, defect_rate=defect_rate)

@@ -1,0 +1,1 @@
+"""Losses, the loop, and the tasks that it trains: UMCI, CLIP and SAM of `tiny`."""

@@ -1,0 +1,210 @@
+"""One interface to every engine: named arrays in, named arrays out.
+
+A backend is one file with one class that fills `inputs`, `outputs` and `provider` and implements
+`_run`. `open_session` imports it when it is asked for, never before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.errors import ProviderError, SessionError
+
+Array = NDArray[Any]
+
+# What may be asked for, and the backend (a module and class of this package) that answers.
+PROVIDERS = {
+    "cpu": ("clipsam.runtime.backends.ort.session", "OrtSession"),
+    "cuda": ("clipsam.runtime.backends.ort.session", "OrtSession"),
+    "tensorrt": ("clipsam.runtime.backends.trt.session", "TrtSession"),
+}
+# How a graph may compute; its inputs and outputs are the same in each.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
+# Precisions made for one provider: its operators have no fast kernels elsewhere, or none.
+MADE_FOR = {"int8-dynamic": "cpu"}
+# Precisions that a provider's library has too few operators for.
+_LACKS = {"cpu": ("bf16",), "cuda": ("bf16",)}  # onnxruntime
+# What each provider uses of what a bundle has, unless told; int8 has to be asked for. A bundle has
+# int8-dynamic only where the build found it as good: graph by graph, float32 for the others.
+PREFERRED = {
+    "cpu": ("int8-dynamic", "fp32"),
+    "cuda": ("fp16", "fp32"),
+    "tensorrt": ("fp16", "bf16", "fp32"),
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, NumPy dtype name and shape of a tensor; a string in the shape names a free axis.
+
+    Free axes of one name have one size; those without a name, "?", are independent.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{','.join(map(str, self.shape))}]"
+
+    def agrees(self, other: TensorSpec) -> bool:
+        """Same name, dtype, rank and fixed sizes; a free axis agrees with anything."""
+        return (
+            (self.name, self.dtype, len(self.shape)) == (other.name, other.dtype, len(other.shape))
+        ) and all(
+            a == b or isinstance(a, str) or isinstance(b, str)
+            for a, b in zip(self.shape, other.shape, strict=True)
+        )
+
+    def problem(self, array: object, axes: dict[str, int]) -> str | None:
+        """What keeps `array` from being this tensor, or None; learns the sizes of free axes."""
+        if not isinstance(array, np.ndarray):
+            return f"{self} was fed a {type(array).__name__}, not a NumPy array"
+        found = f"{array.dtype}[{','.join(map(str, array.shape))}]"
+        # A big-endian array has the same dtype name, and engines would read its bytes as they are.
+        native = array.dtype.isnative
+        if array.dtype.name != self.dtype or not native or array.ndim != len(self.shape):
+            return f"{self} was fed {found}"
+        for size, wanted in zip(array.shape, self.shape, strict=True):
+            if wanted == "?":
+                wanted = size
+            elif isinstance(wanted, str):
+                wanted = axes.setdefault(wanted, size)
+            if size != wanted or size == 0:
+                return f"{self} was fed {found}"
+        return None
+
+
+class Session(ABC):
+    """An opened engine. Thread-safe; usable as a context manager.
+
+    Attributes:
+      inputs, outputs: the engine's tensors by name.
+      provider: what really runs it, one of `PROVIDERS`.
+      precision: of the graph, one of `PRECISIONS`.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    provider: str
+    precision: str
+
+    @classmethod
+    def available(cls, path: Path, precision: str) -> bool:
+        """Whether there is something to open for the graph at `path` in this precision."""
+        return path.is_file()
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the engine once.
+
+        `feeds` maps every input's name to an array of exactly its dtype and shape. The arrays
+        returned belong to the caller. Raises SessionError, naming the tensor, when names, dtypes
+        or shapes do not fit, or when the engine fails.
+        """
+        if set(feeds) != set(self.inputs):
+            raise SessionError(
+                f"The engine takes {sorted(self.inputs)} and was fed {sorted(feeds)}: feed exactly "
+                "its inputs."
+            )
+        axes: dict[str, int] = {}
+        for name, spec in self.inputs.items():
+            if problem := spec.problem(feeds[name], axes):
+                raise SessionError(f"Wrong input: {problem}.")
+        return self._run(feeds)
+
+    @abstractmethod
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run with feeds that were checked."""
+
+    def close(self) -> None:  # noqa: B027 - a backend that holds nothing need not override it
+        """Free what the engine holds; a closed session cannot run."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_finite(outputs: Mapping[str, Array], *names: str) -> None:
+    """Raise SessionError on NaN or infinity, which every comparison would take for a good part."""
+    for name in names:
+        if not np.isfinite(outputs[name]).all():
+            raise SessionError(
+                f"The engine returned values of {name} that are not numbers: it overflowed; use "
+                "an engine of higher precision (fp32)."
+            )
+
+
+def open_session(
+    path: Path,
+    provider: str = "cpu",
+    threads: int | None = None,
+    *,
+    precision: str = "fp32",
+    sha256: str | None = None,
+) -> Session:
+    """Open the engine of the graph at `path` (an ONNX file) on `provider`, one of `PROVIDERS`.
+
+    `threads` bounds the CPU threads of one run (None: the backend's default, all cores; a GPU
+    ignores it). `precision`, one of `PRECISIONS`, is that of the ONNX file. `sha256` is
+    `engine_file.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
+    Raises MissingBackendError (naming the extra to install), ProviderError (the provider is
+    unknown, the precision is not made for it, or another device would run; there is no silent
+    fallback), EngineError (no TensorRT
+    engine of this graph fits) or another SessionError.
+    """
+    if precision not in PRECISIONS:
+        raise SessionError(f"Unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
+    backend: Any = backend_of(provider)
+    check_made_for(provider, precision, ["fp32"])
+    session: Session = backend(path, provider, threads, precision=precision, sha256=sha256)
+    return session
+
+
+def can_run(provider: str, precision: str) -> bool:
+    """Whether the provider has operators for graphs of this precision."""
+    made_for = MADE_FOR.get(precision, provider) == provider
+    return made_for and precision not in _LACKS.get(provider, ())
+
+
+def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
+    """Raise ProviderError where the provider is unknown or the precision made for another alone.
+
+    `there` are the precisions that could be opened instead.
+    """
+    _check_known(provider)
+    if (only := MADE_FOR.get(precision, provider)) == provider:
+        return
+    instead = " or ".join(repr(other) for other in there if can_run(provider, other))
+    raise ProviderError(
+        f"Precision {precision!r} is for provider {only!r} alone and cannot run on {provider!r}: "
+        f"use provider {only!r}, or with {provider!r} precision {instead or repr('fp32')}."
+    )
+
+
+def backend_of(provider: str) -> type[Session]:
+    """The class that answers for `provider`; raises ProviderError when there is none."""
+    _check_known(provider)
+    module, name = PROVIDERS[provider]
+    backend: type[Session] = getattr(importlib.import_module(module), name)
+    return backend
+
+
+def _check_known(provider: str) -> None:
+    if provider not in PROVIDERS:
+        raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")

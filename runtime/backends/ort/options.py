@@ -1,0 +1,56 @@
+"""What onnxruntime is told when it opens a graph: every option, and why.
+
+CPU figures are medians of CPU time on one core of an AVX-512 EPYC, onnxruntime 1.31.1, random
+weights; benchmarks/README.md has the commands, and what was tried and left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipsam.runtime.backends.ort.memory import use_shared_arena
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_OF_PROVIDER: dict[str, dict[str, str]] = {
+    "cpu": {},
+    # By default CUDA rounds fp32 products to TF32's 10 bits: fp32 is for those who want it exact.
+    "cuda": {"use_tf32": "0"},
+}
+
+# Graph rewrites that cost more than they save. One fused kernel for "add, then normalise" takes
+# 8 % of the time of SAM's decoder: what it replaces is vectorised better.
+_SLOW_ON_CPU = ("SkipLayerNormFusion",)
+
+
+def session_options(ort: Any, provider: str, threads: int | None) -> Any:
+    """onnxruntime's SessionOptions for `provider`; `threads` None leaves it all cores.
+
+    `ort` is the imported onnxruntime.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors come back as exceptions: not on stderr, too
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if provider == "cpu":
+        # By default the first run records every buffer and the second lays all of them out in one
+        # block that is kept beside the first's: SAM ViT-B peaks at 2.3 instead of 1.35 GB (6.8
+        # instead of 3.8 with its attention as published), two runs are slow instead of one, and
+        # none is faster.
+        options.enable_mem_pattern = False
+        # Idle threads of one session would go on spinning while another one works on the cores:
+        # with two threads on two cores a defective part takes 1.6 times as long.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        use_shared_arena(ort, options)
+    else:
+        # An operator the device cannot run is an error, not a quiet copy to the CPU.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def session_arguments(provider: str) -> dict[str, Any]:
+    """The keyword arguments of InferenceSession for `provider`, one of `PROVIDERS`."""
+    arguments: dict[str, Any] = {"providers": [(PROVIDERS[provider], _OF_PROVIDER[provider])]}
+    if provider == "cpu":
+        arguments["disabled_optimizers"] = list(_SLOW_ON_CPU)
+    return arguments

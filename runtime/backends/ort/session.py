@@ -1,0 +1,148 @@
+"""ONNX Runtime backend: providers `cpu` and `cuda`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipsam.runtime.backends.base import Array, Session, TensorSpec
+from clipsam.runtime.backends.ort.memory import give_back, trim_malloc
+from clipsam.runtime.backends.ort.options import PROVIDERS, session_arguments, session_options
+from clipsam.runtime.errors import MissingBackendError, ProviderError, SessionError
+
+_EXTRAS = {"cpu": "ort", "cuda": "ort-gpu"}
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
+
+
+class OrtSession(Session):
+    """A graph opened by onnxruntime on exactly the provider that was asked for."""
+
+    def __init__(
+        self,
+        path: Path,
+        provider: str,
+        threads: int | None = None,
+        *,
+        precision: str = "fp32",
+        sha256: str | None = None,  # the graph itself is what is opened
+    ) -> None:
+        if provider == "cpu" and precision == "bf16":
+            raise ProviderError(
+                "onnxruntime cannot run bf16 on the CPU: use precision 'fp32', or provider "
+                "'tensorrt'."
+            )
+        ort = _import_onnxruntime(provider)
+        wanted = PROVIDERS[provider]
+        if wanted not in ort.get_available_providers():
+            raise ProviderError(
+                f"This onnxruntime has no {wanted}: pip uninstall onnxruntime, then "
+                f"pip install 'clipsam[{_EXTRAS[provider]}]', or use provider 'cpu'."
+            )
+        options = session_options(ort, provider, threads)
+        try:
+            self._session: Any = ort.InferenceSession(
+                str(path), options, **session_arguments(provider)
+            )
+        except Exception as error:
+            raise SessionError(
+                f"onnxruntime cannot open {path.name} on {provider} ({_first_line(error)}): "
+                "build the bundle again, or use another provider."
+            ) from error
+        # onnxruntime-gpu lists CUDA on a machine without a GPU and runs on the CPU: ask it.
+        if wanted not in self._session.get_providers():
+            self._session = None
+            raise ProviderError(
+                f"{provider} was asked for but onnxruntime would run {path.name} on the CPU: check "
+                "the GPU, its driver and the CUDA libraries, or use provider 'cpu'."
+            )
+        if provider == "cpu":
+            trim_malloc()
+        self.provider, self.precision, self._ort = provider, precision, ort
+        # With outputs that the device copies straight into the caller's arrays. On the CPU
+        # onnxruntime's own way copies no more.
+        self._binds = provider != "cpu"
+        self.inputs = {spec.name: spec for spec in map(_spec, self._session.get_inputs())}
+        self.outputs = {spec.name: spec for spec in map(_spec, self._session.get_outputs())}
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        session = self._session
+        if session is None:
+            raise SessionError("This session is closed: open it again.")
+        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        try:
+            if self._binds:
+                return self._run_bound(session, contiguous)
+            outputs = session.run(list(self.outputs), contiguous)
+        except Exception as error:
+            raise SessionError(
+                f"onnxruntime failed on {self.provider} ({_first_line(error)}): free some memory, "
+                "or build the bundle again."
+            ) from error
+        return dict(zip(self.outputs, outputs, strict=True))
+
+    def _run_bound(self, session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run with arrays made beforehand for the outputs whose shapes the inputs' axes give."""
+        binding = session.io_binding()
+        axes: dict[int | str, int] = {}
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+            axes.update(zip(self.inputs[name].shape, array.shape, strict=True))
+        axes.pop("?", None)  # axes without a name are not one axis
+        results: dict[str, Array] = {}
+        for name, spec in self.outputs.items():
+            shape = [size if isinstance(size, int) else axes.get(size, -1) for size in spec.shape]
+            if -1 in shape:
+                binding.bind_output(name)
+            else:
+                results[name] = made = np.empty(shape, spec.dtype)
+                binding.bind_output(name, "cpu", 0, made.dtype, shape, made.ctypes.data)
+        session.run_with_iobinding(binding)
+        if len(results) < len(self.outputs):
+            ours = zip(self.outputs, binding.copy_outputs_to_cpu(), strict=True)
+            results.update({name: array for name, array in ours if name not in results})
+        return {name: results[name] for name in self.outputs}
+
+    def close(self) -> None:
+        """Free the graph and the memory of its runs (on the CPU: of all that runs no more)."""
+        if self._session is None:
+            return
+        self._session = None
+        if self.provider == "cpu":
+            give_back(self._ort)
+
+
+def _import_onnxruntime(provider: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingBackendError(
+            f"Provider {provider!r} needs onnxruntime: pip install 'clipsam[{_EXTRAS[provider]}]'."
+        ) from error
+    if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        # CUDA and cuDNN may come from NVIDIA's wheels, which the loader does not search. What it
+        # prints of those that it does not find, the error of opening a graph says better.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
+    return onnxruntime
+
+
+def _spec(argument: Any) -> TensorSpec:
+    shape = tuple(axis if isinstance(axis, int | str) else "?" for axis in argument.shape)
+    return TensorSpec(argument.name, _DTYPES.get(argument.type, argument.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

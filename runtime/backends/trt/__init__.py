@@ -1,0 +1,1 @@
+"""TensorRT through its Python bindings and the CUDA runtime through ctypes; neither PyTorch nor pycuda."""

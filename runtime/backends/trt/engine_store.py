@@ -1,0 +1,298 @@
+"""Where TensorRT engines lie in a bundle, and whether one may be trusted.
+
+    BUNDLE/engines/sm89-10.13.3.9-fp16-l4/clip_umci.engine
+    BUNDLE/engines/sm89-10.13.3.9-fp16-l4/clip_umci.json      its sidecar
+    BUNDLE/engines/sm89-10.13.3.9-fp16/clip_umci.engine       built for more than one model of GPU
+
+The folder is the compute capability, the TensorRT version, the precision and the GPU's name, so
+several boxes can share one bundle. An engine is refused, in a sentence that names the command that
+builds it again, unless its sidecar says that it fits this box and this graph, and its bytes are the
+sidecar's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipsam.runtime.backends.trt.sidecar import (
+    Sidecar,
+    SidecarError,
+    read_sidecar,
+    this_platform,
+    version_numbers,
+)
+from clipsam.runtime.errors import EngineError, OutputError
+from clipsam.runtime.files import write_bytes
+
+ENGINES = "engines"
+
+# What TensorRT 10 writes first: this, a zero (four bytes), and at 24 the version, a byte a number.
+_TAG = b"ftrt"
+_VERSION = slice(24, 28)
+_HEADER = 32  # bytes that the sidecar repeats
+_AMPERE = (8, 0)
+_NAMED = 4  # engines of other boxes that an error names
+
+
+@dataclass(frozen=True)
+class Box:
+    """What an engine must fit: this box's TensorRT and GPU.
+
+    Attributes:
+      tensorrt: `tensorrt.__version__`.
+      compute_capability: (major, minor).
+      gpu: the GPU's name; None: any GPU of that compute capability.
+    """
+
+    tensorrt: str
+    compute_capability: tuple[int, int]
+    gpu: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.gpu or 'GPU'} {sm(self.compute_capability)}, TensorRT {self.tensorrt}"
+
+    def folder(self, bundle_folder: Path, precision: str, shared: bool = False) -> Path:
+        """Where engines built on this box belong; those for other models of GPU too if `shared`."""
+        key = f"{sm(self.compute_capability)}-{self.tensorrt}-{precision}"
+        model = "" if shared or self.gpu is None else f"-{slug(self.gpu)}"
+        return bundle_folder / ENGINES / f"{key}{model}"
+
+    def misfit(self, sidecar: Sidecar) -> str | None:
+        """Why an engine does not run here ("is for …"), or None where it does."""
+        if sidecar.platform != this_platform():
+            return f"is for {sidecar.platform}, this is {this_platform()}"
+        flags = sidecar.flags
+        built, here = version_numbers(sidecar.tensorrt), version_numbers(self.tensorrt)
+        if sidecar.tensorrt != self.tensorrt:
+            if not flags.version_compatible:
+                return f"is for TensorRT {sidecar.tensorrt}, this is {self.tensorrt}"
+            if built[0] != here[0] or built > here:
+                return (
+                    f"is for TensorRT {sidecar.tensorrt} and later {built[0]}.x, this is "
+                    f"{self.tensorrt}"
+                )
+        if flags.hardware_compatibility == "ampere_plus":
+            if self.compute_capability < _AMPERE:
+                return f"is for Ampere GPUs and later, this is {sm(self.compute_capability)}"
+        elif sidecar.compute_capability != self.compute_capability:
+            found, own = sm(sidecar.compute_capability), sm(self.compute_capability)
+            return f"is for another GPU, {sidecar.gpu} {found}, this is {own}"
+        elif flags.hardware_compatibility == "none" and self.gpu not in (None, sidecar.gpu):
+            # TensorRT promises nothing between two models of one compute capability either.
+            return (
+                f"is for another GPU, {sidecar.gpu}, this is {self.gpu} (--hardware-compatibility "
+                "makes one engine for both)"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that was checked: its file, its sidecar and its bytes."""
+
+    path: Path
+    sidecar: Sidecar
+    plan: bytes
+
+
+def sm(compute_capability: tuple[int, int]) -> str:
+    """(8, 9) -> "sm89"."""
+    return "sm{}{}".format(*compute_capability)
+
+
+def slug(gpu: str) -> str:
+    """A GPU's name for a folder: "NVIDIA GeForce RTX 4090" -> "geforce-rtx-4090"."""
+    words = re.findall(r"[a-z0-9]+", gpu.lower())
+    return "-".join(words[words[:1] == ["nvidia"] :]) or "gpu"
+
+
+def fingerprint(plan: bytes) -> dict[str, Any]:
+    """The fields of a sidecar that say which bytes it vouches for."""
+    return {
+        "engine_sha256": hashlib.sha256(plan).hexdigest(),
+        "engine_size": len(plan),
+        "header": plan[:_HEADER].hex(),
+    }
+
+
+def rebuild_hint(bundle_folder: Path, precision: str) -> str:
+    """What to do about every engine that cannot be used; a command of clones and wheels alike."""
+    return (
+        "build it on this box with `python -m clipsam.export.build_engines --engines-only "
+        f"{shlex.quote(str(bundle_folder))} --precision {precision}`"
+    )
+
+
+def find_engine(
+    bundle_folder: Path,
+    graph: str,
+    precision: str,
+    onnx_sha256: str,
+    tensorrt_version: str,
+    compute_capability: tuple[int, int],
+    gpu: str | None = None,
+) -> Path:
+    """The engine of `graph` for this box, checked in full; raises EngineError.
+
+    `onnx_sha256` is the `onnx_digest` of the ONNX file it has to be built from.
+    """
+    box = Box(tensorrt_version, compute_capability, gpu)
+    return read_engine(bundle_folder, graph, precision, onnx_sha256, box).path
+
+
+def has_engine(bundle_folder: Path, graph: str, precision: str, box: Box) -> bool:
+    """Whether there is an engine for this box, by its name or sidecar; it may still be damaged."""
+    path = box.folder(bundle_folder, precision) / f"{graph}.engine"
+    return path.exists() or bool(_portable(bundle_folder, graph, precision, box))
+
+
+def read_engine(
+    bundle_folder: Path, graph: str, precision: str, onnx_sha256: str, box: Box
+) -> Engine:
+    """The engine of `graph` for this box with its bytes, which are those that were checked.
+
+    The box's own folder comes first; without one there, an engine of another folder whose sidecar
+    declares it compatible. Raises EngineError.
+    """
+    path = box.folder(bundle_folder, precision) / f"{graph}.engine"
+    if not path.exists():
+        portable = _portable(bundle_folder, graph, precision, box)
+        if not portable:
+            raise EngineError(_none_fits(bundle_folder, graph, precision, box))
+        path = portable[0]
+    return check_engine(bundle_folder, path, graph, precision, onnx_sha256, box)
+
+
+def check_engine(
+    bundle_folder: Path, path: Path, graph: str, precision: str, onnx_sha256: str, box: Box
+) -> Engine:
+    """The engine at `path`, a file of the bundle's, checked in full; raises EngineError."""
+    hint = rebuild_hint(bundle_folder, precision)
+    name = path.relative_to(bundle_folder).as_posix()
+    try:
+        sidecar = read_sidecar(path.with_suffix(".json"))
+    except SidecarError as error:
+        raise EngineError(f"The sidecar of {name} cannot be used ({error}): {hint}.") from error
+    if (sidecar.graph, sidecar.precision) != (graph, precision):
+        raise EngineError(
+            f"The engine {name} is of {sidecar.graph} in {sidecar.precision}, not of {graph} in "
+            f"{precision}: {hint}."
+        )
+    if misfit := box.misfit(sidecar):
+        raise EngineError(f"The engine {name} {misfit}: {hint}.")
+    if sidecar.onnx_sha256 != onnx_sha256:
+        raise EngineError(
+            f"The engine {name} was built from another ONNX file than the bundle's {graph} in "
+            f"{precision}: {hint}."
+        )
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise EngineError(
+            f"The engine {name} cannot be read ({error.strerror}): {hint}."
+        ) from error
+    if problem := _damage(plan, sidecar):
+        raise EngineError(f"The engine {name} {problem}: {hint}.")
+    return Engine(path, sidecar, plan)
+
+
+def write_engine(folder: Path, plan: bytes, sidecar: Sidecar) -> Path:
+    """Write an engine and its sidecar into `folder` (see `Box.folder`); returns its path.
+
+    Each appears whole or not at all, the sidecar last: when this is interrupted between the two,
+    the old sidecar does not vouch for the new engine, and it is refused. Raises OutputError.
+    """
+    path = folder / f"{sidecar.graph}.engine"
+    write_bytes(path, plan)
+    write_bytes(path.with_suffix(".json"), sidecar.to_json().encode())
+    return path
+
+
+def move_engine(engine: Path, folder: Path, sidecar: Sidecar) -> Path:
+    """`write_engine` of a file that is there already, on the same disk; raises OutputError."""
+    path = folder / f"{sidecar.graph}.engine"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        engine.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written ({error.strerror}): free some space, or copy the bundle "
+            "to where it can be changed."
+        ) from error
+    write_bytes(path.with_suffix(".json"), sidecar.to_json().encode())
+    return path
+
+
+def _damage(plan: bytes, sidecar: Sidecar) -> str | None:
+    """What shows that these are not the bytes that the sidecar vouches for."""
+    if len(plan) != sidecar.engine_size:
+        return f"was truncated or altered ({len(plan)} bytes, not {sidecar.engine_size})"
+    if plan[:_HEADER].hex() != sidecar.header:
+        return _other_header(plan, sidecar)
+    if hashlib.sha256(plan).hexdigest() != sidecar.engine_sha256:
+        return "was altered (its sha256 is not its sidecar's)"
+    return None
+
+
+def _other_header(plan: bytes, sidecar: Sidecar) -> str:
+    """What a header that is not the sidecar's shows.
+
+    Only to explain: the layout is known of TensorRT 10, and nobody promised it for later versions.
+    """
+    if plan[:4] != _TAG or len(plan) < _VERSION.stop:
+        return "is not a TensorRT engine"
+    (layout,) = struct.unpack("<I", plan[4:8])
+    if layout != 0:
+        return f"has a header of an unknown kind ({layout})"
+    if plan[_VERSION].hex() == sidecar.header[2 * _VERSION.start : 2 * _VERSION.stop]:
+        return "was altered (its header is not its sidecar's)"
+    built = ".".join(map(str, plan[_VERSION]))
+    return f"was built by TensorRT {built}, its sidecar says {sidecar.tensorrt}"
+
+
+def _portable(bundle_folder: Path, graph: str, precision: str, box: Box) -> list[Path]:
+    """Engines of other folders that run here, those of the newest TensorRT first."""
+    fitting = []
+    for path in _engines(bundle_folder, graph):
+        try:
+            sidecar = read_sidecar(path.with_suffix(".json"))
+        except SidecarError:
+            continue  # another box's, and of no use here
+        if (sidecar.graph, sidecar.precision) == (graph, precision) and not box.misfit(sidecar):
+            fitting.append((version_numbers(sidecar.tensorrt), path))
+    return [path for _, path in sorted(fitting, reverse=True)]
+
+
+def _engines(bundle_folder: Path, graph: str) -> list[Path]:
+    return sorted((bundle_folder / ENGINES).glob(f"*/{graph}.engine"))
+
+
+def _none_fits(bundle_folder: Path, graph: str, precision: str, box: Box) -> str:
+    """No engine, and what there is instead."""
+    hint = rebuild_hint(bundle_folder, precision)
+    found = _engines(bundle_folder, graph)
+    if not found:
+        return f"{bundle_folder} has no TensorRT engine of {graph}: {hint}."
+    reasons = [f"{path.parent.name} {_why_not(path, graph, box)}" for path in found[:_NAMED]]
+    if len(found) > _NAMED:
+        reasons.append(f"and {len(found) - _NAMED} more")
+    return (
+        f"{bundle_folder} has no {precision} engine of {graph} for this box ({box}): "
+        f"{'; '.join(reasons)}; {hint}."
+    )
+
+
+def _why_not(path: Path, graph: str, box: Box) -> str:
+    try:
+        sidecar = read_sidecar(path.with_suffix(".json"))
+    except SidecarError:
+        return "has no readable sidecar"
+    if sidecar.graph != graph:
+        return f"is of {sidecar.graph}"
+    return box.misfit(sidecar) or f"is {sidecar.precision}: --precision {sidecar.precision} uses it"

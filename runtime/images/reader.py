@@ -1,0 +1,126 @@
+"""Image files in, result files out."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.errors import ImageError, OutputError
+from clipsam.runtime.files import write_bytes
+from clipsam.runtime.images.headers import Header, read_header
+from clipsam.runtime.images.image import Image, check_image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 100_000_000  # a 100-megapixel image; decoding more is rather a broken header
+
+
+def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image:
+    """Read a file as HxWx3 uint8 RGB (gray is repeated, EXIF orientation applied).
+
+    Nothing is guessed: 16 bits a channel, CMYK, transparency and animation are refused with an
+    ImageError that says what to convert, as are missing, truncated and foreign files.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path} cannot be read ({reason}): check the path.") from error
+    if not data:
+        raise ImageError(f"{path} is empty (0 bytes): it was never written; take it again.")
+    header = read_header(data)
+    if header is None:  # nothing is decoded whose size was not read before
+        raise ImageError(
+            f"{path} is damaged or not an image: give a PNG, JPEG, BMP, TIFF or WebP file that "
+            "opens in a viewer."
+        )
+    _refuse(path, header, max_pixels)
+    if header.alpha:
+        pixels = _decode(path, data, cv2.IMREAD_UNCHANGED)
+        if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels[..., 3].min() < 255:
+            raise ImageError(
+                f"{path} has transparent pixels: put it on the background it is to be judged on."
+            )
+    # Opaque alpha is dropped by decoding again: OpenCV applies EXIF's orientation only here.
+    image = _decode(path, data, cv2.IMREAD_COLOR)
+    return check_image(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), str(path))
+
+
+def _refuse(path: Path, header: Header, max_pixels: int) -> None:
+    """Raise ImageError for what would be decoded wrongly, or not fit in memory."""
+    if header.width * header.height > max_pixels:
+        raise ImageError(
+            f"{path} claims {header.width}x{header.height} pixels, over the limit of "
+            f"{max_pixels:,}: cut it into tiles, or raise max_pixels if it is real."
+        )
+    if header.bits > 8:
+        raise ImageError(
+            f"{path} has {header.bits} bits a channel: convert it to 8 bits with the scaling that "
+            "suits your camera."
+        )
+    if header.cmyk:
+        raise ImageError(f"{path} is CMYK: convert it to RGB.")
+    if header.frames > 1:
+        raise ImageError(f"{path} holds {header.frames} frames or pages: save one of them.")
+    if header.problem:
+        raise ImageError(f"{path} {header.problem}.")
+
+
+def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
+    """HxWx3 BGR (or what `flags` asks for)."""
+    with _quiet:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:
+            raise ImageError(f"{path} cannot be decoded ({error.err}): save it again.") from error
+    if image is None:
+        raise ImageError(f"{path} is damaged: copy it again, or save it again from a viewer.")
+    return np.asarray(image, np.uint8)
+
+
+class _OpenCVQuiet:
+    """OpenCV prints its own warnings about files that get our sentence anyway.
+
+    Its log level belongs to the process: the first of several threads keeps what it was, the last
+    one brings it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._level = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_quiet = _OpenCVQuiet()
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write gray [H,W] or RGB [H,W,3] uint8 as PNG, whole or not at all. Raises OutputError."""
+    bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _encode(path, ".png", bgr, [])
+
+
+def write_score_tiff(path: Path, score: NDArray[np.float32]) -> None:
+    """Write [H,W] as float32 TIFF, uncompressed: the form MVTec's own evaluation reads."""
+    _encode(path, ".tiff", score.astype(np.float32), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+
+
+def _encode(path: Path, suffix: str, array: cv2.typing.MatLike, parameters: list[int]) -> None:
+    done, data = cv2.imencode(suffix, array, parameters)
+    if not done:
+        raise OutputError(f"{path} could not be encoded as {suffix}.")
+    write_bytes(path, data.tobytes())

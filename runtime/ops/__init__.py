@@ -1,0 +1,1 @@
+"""Plain array functions: components, resizing, masks brought to image size. Import nothing of stages."""

@@ -1,0 +1,157 @@
+"""From the final map to a decision: mask, regions, image score and verdict.
+
+SAM redraws a defect's edge and may not argue it away: a component of the rough map that the final
+map loses (SAM's masks missed it, or it was one too many for SAM) stays as CLIP drew it. So the
+verdict is the same with and without SAM, and a part that a deadline left unrefined is judged alike.
+
+The decision is always taken on the fixed scale of Eq. 9, whatever normalisation the map is
+returned in, so that one threshold means the same on every part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.ops.components import Component, find_components, pixel_area
+from clipsam.runtime.ops.runs import Indices
+from clipsam.runtime.result import Region
+
+_SCORE_SIDE = 192  # pixels a side that the image score is read from, at least
+
+Outline = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class DecisionOptions:
+    """When a pixel of the final map counts as anomalous; part of the bundle's manifest."""
+
+    # On the fixed scale. 0.25 is O_f + sum m s > 1: at least one confident mask beside the rough
+    # map.
+    threshold: float = 0.25
+    min_area: float = 1e-4  # of the image's area; smaller regions are ignored
+    # The image score is the mean of the highest values within this share of the image's area (the
+    # paper has none; 0: the highest value alone). It ranks parts and decides nothing.
+    score_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1 or not 0 <= self.min_area < 1:
+            raise ValueError("threshold must lie in (0,1) and min_area in [0,1)")
+        if not 0 <= self.score_area < 1:
+            raise ValueError("score_area must lie in [0,1)")
+
+
+def image_score(final: NDArray[np.float32], score_area: float) -> float:
+    """How anomalous the image is, from its final map: see `DecisionOptions.score_area`.
+
+    A large map is read every few pixels: it was drawn from a few thousand tokens.
+    """
+    if not score_area:
+        return float(final.max())
+    step = max(1, int(final.size**0.5) // _SCORE_SIDE)
+    seen = final[::step, ::step].ravel()
+    count = max(1, round(score_area * seen.size))
+    return float(np.partition(seen, -count)[-count:].mean())
+
+
+def decide(
+    final: NDArray[np.float32],
+    components: Sequence[Component],
+    options: DecisionOptions,
+    *,
+    refined: bool,
+) -> tuple[NDArray[np.bool_], tuple[Region, ...]]:
+    """Mask bool [H,W] and its regions, largest evidence first.
+
+    `final` is the fixed-scale map, `components` those of the rough map (Eq. 7), `refined` whether
+    SAM's masks are part of `final`; without them the components are the answer. A region that
+    touches no component is none: SAM redraws defects, it does not find them.
+    """
+    mask = np.zeros(final.shape, np.bool_)
+    flat = mask.reshape(-1)
+    regions: list[Component] = []
+    if refined and components:
+        smallest = pixel_area(options.min_area, final.shape)
+        regions = find_components(final > options.threshold, final, smallest)
+        rough = np.zeros(flat.shape, np.bool_)
+        rough[_pixels(components)[0]] = True
+        regions = [
+            region for region, met in zip(regions, _meet(regions, rough), strict=True) if met
+        ]
+        flat[_pixels(regions)[0]] = True
+    lost = [c for c, met in zip(components, _meet(components, flat), strict=True) if not met]
+    if lost:
+        flat[_pixels(lost)[0]] = True
+        regions = find_components(mask, final, 1)  # what was added may join regions
+    return mask, _regions(regions, mask, final)
+
+
+def _pixels(components: Sequence[Component]) -> tuple[Indices, Indices]:
+    """All pixels of several components, and where each component's begin."""
+    if not components:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    count = np.array([c.area for c in components])
+    return np.concatenate([c.pixels for c in components]), np.cumsum(count) - count
+
+
+def _meet(components: Sequence[Component], flat: NDArray[np.bool_]) -> list[bool]:
+    """For each component whether one of its pixels is set in a flattened mask."""
+    pixels, first = _pixels(components)
+    return np.logical_or.reduceat(flat.take(pixels), first).tolist() if components else []
+
+
+def _regions(
+    components: Sequence[Component], mask: NDArray[np.bool_], final: NDArray[np.float32]
+) -> tuple[Region, ...]:
+    """The components of `mask`, with their outlines and scores."""
+    if not components:
+        return ()
+    pixels, first = _pixels(components)
+    scores = np.maximum.reduceat(final.take(pixels), first).tolist()
+    outlines = _outlines(components, mask)
+    return tuple(
+        Region(
+            box=(c.x_min, c.y_min, c.x_max - c.x_min + 1, c.y_max - c.y_min + 1),
+            area=c.area,
+            centroid=c.centroid,
+            contour=outline,
+            score=score,
+        )
+        for c, outline, score in zip(components, outlines, scores, strict=True)
+    )
+
+
+def _outlines(components: Sequence[Component], mask: NDArray[np.bool_]) -> list[Outline]:
+    """The outer outline of every component of `mask`."""
+    # All at once, within the rectangle that holds them: one by one, boxes that overlap would be
+    # searched over and over.
+    top, left = min(c.y_min for c in components), min(c.x_min for c in components)
+    bottom, right = max(c.y_max for c in components), max(c.x_max for c in components)
+    contours = _outer_contours(mask[top : bottom + 1, left : right + 1], left, top)
+    points = np.concatenate(contours).reshape(-1, 2)
+    count = np.array([len(contour) for contour in contours])
+    start = np.cumsum(count) - count
+    # A component's first pixel is a corner of its outline, and so among the points.
+    flat = points[:, 1].astype(np.intp) * mask.shape[1] + points[:, 0]
+    of_first = dict(zip(np.minimum.reduceat(flat, start).tolist(), range(len(start)), strict=True))
+    corners = [(x, y) for x, y in points.tolist()]
+    outlines = []
+    for component in components:
+        index = of_first.get(int(component.pixels[0]))
+        if index is None:  # it lies in the hole of another, where outer outlines do not show
+            inner = _outer_contours(component.mask, component.x_min, component.y_min)
+            outlines.append(tuple((x, y) for x, y in inner[0].reshape(-1, 2).tolist()))
+        else:
+            outlines.append(tuple(corners[start[index] : start[index] + count[index]]))
+    return outlines
+
+
+def _outer_contours(mask: NDArray[np.bool_], x: int, y: int) -> list[NDArray[np.int32]]:
+    contours, _ = cv2.findContours(
+        mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y)
+    )
+    return [np.asarray(contour, np.int32) for contour in contours]

@@ -1,0 +1,261 @@
+"""A line of parts: reading, CLIP and SAM work on successive images at the same time.
+
+Three threads and three queues, a part in one place at a time and never overtaking another:
+
+    source -> [read, check, shrink] -> [CLIP + UMCI, batched] -> [prompts, SAM, fusion] -> consumer
+
+Every stage calls what `ClipSAM.inspect` calls, so the results are the same. One semaphore bounds
+the parts under way, and with them the memory: no image is taken from the source before there is
+room for it, so a slow consumer holds the source back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.backends.base import Session
+from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.images.image import Image, check_image
+from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.result import Result
+from clipsam.runtime.stages.preprocess import clip_input
+from clipsam.runtime.stages.rough_map import at_image_size, clip_size, find_rough
+from clipsam.runtime.timing import Clock
+
+Source: TypeAlias = Image | Path | str  # an HxWx3 uint8 RGB array, or a file to read
+Item: TypeAlias = Source | tuple[Source, str]  # with a category of its own
+
+# How long a line that is stopped waits for its source, in seconds. A camera may wait for a part
+# that never comes: its thread then ends with its next picture, or with the process.
+_GRACE = 1.0
+_WAKE = 0.5  # seconds
+# Precisions whose results depend on what else is in the batch.
+_SCALED_TOGETHER = ("int8-dynamic",)
+
+
+@dataclass(frozen=True, eq=False)
+class Inspected:
+    """One item of the source, inspected.
+
+    Attributes:
+      item: what the source gave.
+      image: HxWx3 uint8 RGB; None where it could not be read.
+      outcome: the result, or the error that this image met.
+    """
+
+    item: Item
+    image: Image | None
+    outcome: Result | ClipSAMError
+
+    def result(self) -> Result:
+        """The result; raises the error (see `ClipSAM.inspect`) where there is none."""
+        if isinstance(self.outcome, ClipSAMError):
+            raise self.outcome
+        return self.outcome
+
+
+@dataclass(eq=False)
+class _Part:
+    """An item on its way."""
+
+    item: Item
+    clock: Clock = field(default_factory=Clock)  # from when the source gave it
+    category: str = ""
+    text: NDArray[np.float32] | None = None  # L [C_t,2]
+    image: Image | None = None
+    small: Image | None = None  # CLIP's input [1,S,S,3]
+    rough: NDArray[np.float32] | None = None  # CLIP's output [S,S]
+    outcome: Result | ClipSAMError | None = None
+
+
+@dataclass(frozen=True)
+class _End:
+    """What follows the last part: the end, or what ended the line."""
+
+    error: BaseException | None = None
+
+
+_Queue: TypeAlias = "SimpleQueue[_Part | _End]"
+# image, category, rough map [H,W] and clock -> result
+Refine: TypeAlias = Callable[[Image, str, NDArray[np.float32], Clock], Result]
+
+
+class Line:
+    """The threads of one `ClipSAM.inspect_many`, started by `run`, stopped when that ends."""
+
+    def __init__(
+        self,
+        clip_umci: Session,
+        text: Callable[[str], NDArray[np.float32]],
+        refine: Refine,
+        category: str,
+        batch: int = 1,
+        ahead: int | None = None,
+    ) -> None:
+        ahead = 2 * batch if ahead is None else ahead
+        if batch < 1 or ahead < batch - 1:
+            raise ValueError(
+                f"batch={batch} must be at least 1 and ahead={ahead} at least batch - 1, or no "
+                "batch would ever be full."
+            )
+        if batch > 1 and clip_umci.precision in _SCALED_TOGETHER:
+            raise ValueError(
+                f"batch={batch} would let images change each other's results: "
+                f"{clip_umci.precision} scales what it multiplies by the largest value of the "
+                "whole batch. Use batch=1, or precision 'fp32'."
+            )
+        self._clip_umci, self._text, self._refine_one = clip_umci, text, refine
+        self._category, self._size = category, clip_size(clip_umci)
+        self._room = threading.Semaphore(ahead + 1)
+        self._stopping = False
+        read, found, done = (SimpleQueue[_Part | _End]() for _ in range(3))
+        self._read, self._done = read, done
+        # Daemons, so that a source that waits for ever does not keep the process.
+        self._reader, *self._workers = (
+            threading.Thread(target=target, args=args, name=f"clipsam-{name}", daemon=True)
+            for name, target, args in (
+                ("read", self._take, ()),
+                ("clip", self._work, (self._find, read, found, batch)),
+                ("sam", self._work, (self._refine, found, done, 1)),
+            )
+        )
+
+    def run(self, images: Iterable[Item]) -> Generator[Inspected, None, None]:
+        """Every item of `images` inspected, in order."""
+        self._images = images
+        try:
+            atexit.register(self._stop)  # daemons must not be cut off within an engine
+            for thread in (self._reader, *self._workers):
+                thread.start()
+            while isinstance(part := self._next(), _Part):
+                assert part.outcome is not None
+                yield Inspected(part.item, part.image, part.outcome)
+                del part  # or its image would stay while the next is waited for
+                self._room.release()
+            if part.error is not None:
+                raise part.error
+        finally:
+            self._stop()
+            atexit.unregister(self._stop)
+
+    def _next(self) -> _Part | _End:
+        """What is done next. Wakes now and then, so that Ctrl-C is noticed wherever it went."""
+        while True:
+            with suppress(Empty):
+                return self._done.get(timeout=_WAKE)
+
+    def _stop(self) -> None:
+        """Let every thread finish what it does, and end."""
+        self._stopping = True
+        self._room.release()  # for the reader, should it wait for room
+        self._read.put(_End())  # for the others, should they wait for the reader
+        for thread in (*self._workers, self._reader):
+            # The garbage collector may close a forgotten line within one of its own threads.
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(_GRACE if thread is self._reader else None)
+
+    def _take(self) -> None:
+        """The reader: takes items from the source as there is room, and makes CLIP's inputs."""
+        end = _End()
+        try:
+            source, nothing = iter(self._images), object()
+            while self._room.acquire() and not self._stopping:
+                item = next(source, nothing)
+                if item is nothing:
+                    break
+                self._read.put(self._load(item))  # type: ignore[arg-type]
+                del item
+        except BaseException as error:  # the source's own: raised where its image would have been
+            end = _End(error)
+        self._read.put(end)
+
+    def _work(
+        self, stage: Callable[[list[_Part]], None], source: _Queue, sink: _Queue, most: int
+    ) -> None:
+        """A worker: takes up to `most` parts that wait, does its stage, hands them on."""
+        end = None
+        try:
+            while end is None:
+                parts, end = _waiting(source, most)
+                if self._stopping:
+                    break
+                stage(parts)
+                for part in parts:
+                    sink.put(part)
+                parts.clear()
+        except BaseException as error:  # no fault of an image: the line ends
+            end = _End(error)
+        sink.put(end or _End())
+
+    def _load(self, item: Item) -> _Part:
+        part = _Part(item)
+        source, part.category = item if isinstance(item, tuple) else (item, self._category)
+        try:
+            part.text = self._text(part.category)
+            if isinstance(source, str | Path):
+                with part.clock("read"):
+                    part.image = read_image(source)
+            else:  # a copy: a camera's driver may use its buffer for the next picture
+                part.image = np.array(check_image(source))
+            with part.clock("rough"):
+                part.small = clip_input(part.image, self._size)
+        except ClipSAMError as error:
+            part.outcome = error
+        return part
+
+    def _find(self, parts: list[_Part]) -> None:
+        """CLIP and UMCI for all parts that could be read, in one call."""
+        sound = [part for part in parts if part.outcome is None]
+        if not sound:
+            return
+        inputs = [part.small for part in sound if part.small is not None]
+        texts = [part.text for part in sound if part.text is not None]
+        start = time.perf_counter()
+        try:
+            maps = find_rough(self._clip_umci, np.concatenate(inputs), np.stack(texts))
+        except ClipSAMError as error:
+            for part in sound:
+                part.outcome = error
+            return
+        passed = (time.perf_counter() - start) * 1e3
+        for part, part.rough in zip(sound, maps, strict=True):
+            part.clock.add("rough", passed)
+            part.small = None
+
+    def _refine(self, parts: list[_Part]) -> None:
+        for part in parts:
+            if part.image is None or part.rough is None:
+                continue
+            try:
+                with part.clock("rough"):
+                    rough = at_image_size(part.rough, part.image)
+                part.outcome = self._refine_one(part.image, part.category, rough, part.clock)
+            except ClipSAMError as error:
+                part.outcome = error
+            part.rough = None
+
+
+def _waiting(source: _Queue, most: int) -> tuple[list[_Part], _End | None]:
+    """The next part and those behind it that are there already: nobody waits for a batch."""
+    parts: list[_Part] = []
+    found = source.get()
+    while isinstance(found, _Part):
+        parts.append(found)
+        if len(parts) == most:
+            return parts, None
+        try:
+            found = source.get_nowait()
+        except Empty:
+            return parts, None
+    return parts, found
