@@ -44,11 +44,11 @@ TRT_VERSIONS := 10.13.3.9 11.4.0.106
 
 trt-api: $(STAMP)
 	@for v in $(TRT_VERSIONS); do \
-		$(BIN)/python tests/trt_bindings.py build/trt-$$v --version $$v --optional & \
+		$(BIN)/python tests/support/trt_bindings.py build/trt-$$v --version $$v --optional & \
 	done; wait
 	@for v in $(TRT_VERSIONS); do \
 		CLIPSAM_TRT_BINDINGS=build/trt-$$v \
-			$(BIN)/python -m pytest --quiet --noconftest tests/test_trt_api.py || exit 1; \
+			$(BIN)/python -m pytest --quiet --noconftest tests/runtime/backends/trt/test_api.py || exit 1; \
 	done
 
 # The paper's full-size graphs with random weights: about half an hour, and 17 GB of memory.

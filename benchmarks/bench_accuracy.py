@@ -24,7 +24,7 @@ from clipsam.export.parity.tensors import compare
 from clipsam.export.trt.gate import RUNS
 from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS, Session
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.pipeline import ClipSAM
 
 GRAPH_COLUMNS = ("graph", "as", "case", "output", "max_rel", "rms_rel", "within")

@@ -9,8 +9,9 @@ Exports the graphs with seeded random weights, prints the tables and writes benc
 (machine, versions and date in every line). A row is a process of its own (`sam_cpu_row.py`) that
 opens one graph with the options of `clipsam.runtime`, but for what the row changes.
 
-- Encoder: every form of attention (`export/graphs/sam_attention.py`), with and without onnxruntime's
-  memory pattern. `cpu_s`: processor seconds of every run in order, with the kernel's part
+- Encoder: every form of attention (`export/graphs/sam_attention.py`), with and without
+  onnxruntime's memory pattern. `cpu_s`: processor seconds of every run in order, with the kernel's
+  part
   (`system_s`) of the first; `peak_mb` is of the process, which loads nothing but the graph.
 - Decoder: prompts of a call, with and without onnxruntime's SkipLayerNormFusion. The rows take
   turns, --rounds times; `ms_prompt` is the median over rounds of each process's fastest-half

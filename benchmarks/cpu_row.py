@@ -27,7 +27,7 @@ from latency_row import Job, SessionSubject, picture, planted_map
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Array, Session
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.ops.geometry import Geometry

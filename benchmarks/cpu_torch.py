@@ -32,8 +32,8 @@ from clipsam.research.models.presets import Preset
 from clipsam.research.models.reference import fuse
 from clipsam.runtime.backends.base import Array, Session
 from clipsam.runtime.bundle import TEXT_FEATURES
+from clipsam.runtime.core.result import ANOMALOUS, GOOD
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.result import ANOMALOUS, GOOD
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.prompts import find_prompts
 

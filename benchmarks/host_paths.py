@@ -16,8 +16,8 @@ from host_scenes import CLIP_SIZE, MASKS, SAM_SIZE, Scene
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import check_finite
+from clipsam.runtime.core.result import ANOMALOUS, GOOD, Region, Result
 from clipsam.runtime.ops.components import Component
-from clipsam.runtime.result import ANOMALOUS, GOOD, Region, Result
 from clipsam.runtime.stages.decision import DecisionOptions, decide, image_score
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.preprocess import clip_input, sam_input

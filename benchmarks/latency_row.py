@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Array, Session
-from clipsam.runtime.errors import ClipSAMError, ProviderError
+from clipsam.runtime.core.errors import ClipSAMError, ProviderError
 from clipsam.runtime.pipeline import ClipSAM
 
 PROMPTS = (1, 4, 16)  # of a call of the decoder
@@ -44,7 +44,8 @@ class Job:
       kind: "session", "torch-eager", "torch-compile", "flops" or "peak".
       device: a provider of `ClipSAM.open` for sessions, else a torch device.
       bundle: folder of the bundle that sessions open.
-      preset, weights, random_weights: what the PyTorch rows load; see `export/graphs/checkpoints.py`.
+      preset, weights, random_weights: what the PyTorch rows load; see
+        `export/graphs/checkpoints.py`.
       image_size: (height, width) of the part's picture in pixels.
       boxes: squares planted in the map of the defective part.
       rounds, warmup, max_seconds: how often a call is timed after how many that are dropped, and

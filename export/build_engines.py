@@ -33,7 +33,7 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
 
 from clipsam.runtime.backends.base import PRECISIONS
 from clipsam.runtime.backends.trt.sidecar import HARDWARE_LEVELS
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
 PRESET_NAMES = ("paper", "vit-b", "tiny")

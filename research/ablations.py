@@ -30,10 +30,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.arguments import Parser, whole_number
-from clipsam.research.cli import check_outputs, run_command
+from clipsam.research.cli.arguments import Parser, whole_number
+from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import LAYOUTS, LabelledImage, recognise
-from clipsam.research.evaluate import select_items
+from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.protocols import check_protocol, format_protocol, protocol_notes
 from clipsam.research.evaluation.tables import (
     Row,
@@ -50,8 +50,8 @@ from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.research.models.umci import UMCIConfig
 from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import DatasetError, WeightsError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import DatasetError, WeightsError
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.preprocess import clip_input

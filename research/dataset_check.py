@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clipsam.research.cli import check_outputs, run_command
+from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import (
     LAYOUTS,
     LabelledImage,
@@ -34,8 +34,8 @@ from clipsam.research.data.datasets import (
 )
 from clipsam.research.data.layouts import MTD_EMPTY_MASKS
 from clipsam.research.data.samples import read_mask
-from clipsam.runtime.errors import ImageError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import ImageError
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.headers import read_header
 from clipsam.runtime.images.reader import read_image
 

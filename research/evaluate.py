@@ -24,16 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.arguments import Parser, whole_number
-from clipsam.research.cli import check_outputs, run_command
+from clipsam.research.cli.arguments import Parser, whole_number
+from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import (
     LAYOUTS,
     LabelledImage,
-    check_gaps,
     limits,
-    open_dataset,
-    synthetic_dataset,
 )
+from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.contact_sheet import (
     contact_row,
     sheet_indices,
@@ -74,7 +72,7 @@ from clipsam.research.evaluation.tables import (
     to_csv,
     verdicts,
 )
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
 
@@ -195,34 +193,6 @@ def _unknown_words(model: Model, items: Iterable[LabelledImage]) -> list[str]:
         f'the bundle has no text for {some}: the prompts said "object" instead; build it with '
         "--categories to change that"
     ]
-
-
-def select_items(
-    dataset: str,
-    category: str | None,
-    count: int,
-    size: int,
-    limit: int | None,
-    layout: str | None = None,
-) -> list[LabelledImage]:
-    """The images of a folder, at most `limit` of each defect of each category, or `count` of the
-    synthetic set. Raises DatasetError when some of a defect's masks are missing, not all."""
-    if dataset == "synthetic":
-        return list(synthetic_dataset(count, size or 256))
-    listing = open_dataset(Path(dataset), category, layout)
-    check_gaps(listing)
-    return _limit(listing.images, limit)
-
-
-def _limit(items: Sequence[LabelledImage], limit: int | None) -> list[LabelledImage]:
-    if limit is None:
-        return list(items)
-    kept = []
-    for kind in sorted({(item.group, item.defect) for item in items}):
-        group = [item for item in items if (item.group, item.defect) == kind]
-        pick = np.linspace(0, len(group) - 1, min(limit, len(group))).round().astype(int)
-        kept += [group[i] for i in pick]
-    return kept
 
 
 def _without(arguments: Sequence[str], flag: str) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from clipsam.research.arguments import Parser, number, whole_number
-from clipsam.research.cli import run_command
+from clipsam.research.cli.arguments import Parser, number, whole_number
+from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
 from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import PRESETS, Preset

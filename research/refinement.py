@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.arguments import Parser, number, whole_number
-from clipsam.research.cli import run_command
+from clipsam.research.cli.arguments import Parser, number, whole_number
+from clipsam.research.cli.run import run_command
 from clipsam.research.data.datasets import LAYOUTS, LabelledImage
-from clipsam.research.evaluate import select_items
+from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.subjects import BundleModel, known_word
 from clipsam.research.evaluation.tables import Tally, dataset_row, format_rows, table
 from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import DatasetError
+from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.prompts import Prompts, find_prompts

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from clipsam.research.arguments import Parser, number, whole_number
-from clipsam.research.cli import run_command
+from clipsam.research.cli.arguments import Parser, number, whole_number
+from clipsam.research.cli.run import run_command
 from clipsam.research.data.augmentation import AUGMENTATIONS
 from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.feature_cache import images_digest
@@ -47,7 +47,7 @@ from clipsam.research.training.setup import (
     run_settings,
 )
 from clipsam.research.training.umci_task import UmciTask
-from clipsam.runtime.errors import ClipSAMError, OutputError, WeightsError
+from clipsam.runtime.core.errors import ClipSAMError, OutputError, WeightsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

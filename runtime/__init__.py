@@ -11,7 +11,7 @@ import os
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import (
+from clipsam.runtime.core.errors import (
     BundleError,
     CategoryError,
     ClipSAMError,
@@ -22,9 +22,9 @@ from clipsam.runtime.errors import (
     ProviderError,
     SessionError,
 )
+from clipsam.runtime.core.result import Region, Result
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.result import Region, Result
 from clipsam.runtime.stream import Inspected
 
 __all__ = [

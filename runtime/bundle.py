@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import PRECISIONS
-from clipsam.runtime.errors import BundleError, CategoryError
-from clipsam.runtime.files import DATA_SUFFIX, sha256, write_bytes
+from clipsam.runtime.core.errors import BundleError, CategoryError
+from clipsam.runtime.core.files import DATA_SUFFIX, sha256, write_bytes
 from clipsam.runtime.manifest import (
     FLOAT32,
     GRAPHS,

@@ -17,7 +17,7 @@ from typing import Any
 
 from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import ClipSAMError, MissingBackendError
+from clipsam.runtime.core.errors import ClipSAMError, MissingBackendError
 from clipsam.runtime.folder import Counts, find_jobs, inspect_files
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import NORMS

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from clipsam.runtime.errors import ClipSAMError, ImageError, OutputError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import SUFFIXES, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM

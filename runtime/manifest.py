@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from clipsam.runtime.backends.base import PRECISIONS, TensorSpec
-from clipsam.runtime.errors import BundleError
+from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.stages.decision import DecisionOptions
 from clipsam.runtime.stages.fusion import FusionOptions
 from clipsam.runtime.stages.preprocess import PreprocessOptions

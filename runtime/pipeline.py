@@ -24,10 +24,10 @@ from clipsam.runtime.backends.base import (
     open_session,
 )
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
-from clipsam.runtime.errors import BundleError
-from clipsam.runtime.files import onnx_digest
+from clipsam.runtime.core.errors import BundleError
+from clipsam.runtime.core.files import onnx_digest
+from clipsam.runtime.core.result import ANOMALOUS, GOOD, Result
 from clipsam.runtime.images.image import Image, check_image
-from clipsam.runtime.result import ANOMALOUS, GOOD, Result
 from clipsam.runtime.stages.decision import decide, image_score
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale
 from clipsam.runtime.stages.prompts import find_prompts

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError
+from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.images.reader import read_image
-from clipsam.runtime.result import Result
 from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.rough_map import at_image_size, clip_size, find_rough
 from clipsam.runtime.timing import Clock

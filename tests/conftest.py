@@ -15,8 +15,8 @@ from clipsam.runtime.stages.fusion import FusionOptions
 from clipsam.runtime.stages.prompts import PromptOptions
 
 if TYPE_CHECKING:
-    from fake_cuda import FakeCuda
-    from fake_tensorrt import FakeTensorRT
+    from support.fake_cuda import FakeCuda
+    from support.fake_tensorrt import FakeTensorRT
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +78,8 @@ def small_bundle(small_preset: Preset, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small graph with an engine of the stand-ins for TensorRT beside it."""
-    from session_graph import make_graph
-    from trt_engines import write_fake_engine
+    from support.session_graph import make_graph
+    from support.trt_engines import write_fake_engine
 
     path = make_graph(tmp_path_factory.mktemp("graph"))
     write_fake_engine(path)
@@ -89,7 +89,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def box() -> Iterator[tuple[FakeCuda, FakeTensorRT]]:
     """The stand-ins for NVIDIA's two libraries, in place of them."""
-    from trt_engines import fake_box
+    from support.trt_engines import fake_box
 
     with fake_box() as libraries:
         yield libraries

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipsam.export.bundle.parity_report import worst_cases, write_parity
+from clipsam.export.bundle.progress import stage
 from clipsam.export.bundle.provenance import content_key, library_versions, source_commit
 from clipsam.export.bundle.reuse import PreviousBundle
 from clipsam.export.bundle.staging import check_replaceable, link_or_copy, staged_bundle
@@ -47,7 +48,6 @@ from clipsam.export.parity.golden_record import (
 )
 from clipsam.export.parity.inputs import varied_images
 from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck
-from clipsam.export.progress import stage
 from clipsam.export.quantization.dynamic_int8 import GraphRefusedError
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset, get_tokenizer
@@ -70,8 +70,8 @@ from clipsam.runtime.bundle import (
     write_manifest,
     write_text_features,
 )
-from clipsam.runtime.errors import ExportError
-from clipsam.runtime.files import sha256
+from clipsam.runtime.core.errors import ExportError
+from clipsam.runtime.core.files import sha256
 from clipsam.runtime.stages.rough_map import rough_map
 
 _END_TO_END_IMAGES = 4

@@ -13,7 +13,7 @@ from typing import Any
 
 from clipsam.runtime.bundle import FLOAT32
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 _LIBRARIES = (
     "torch", "torchvision", "open_clip_torch", "segment-anything", "onnx", "onnxscript",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipsam.export.bundle.staging import link_or_copy
 from clipsam.export.parity.onnx_vs_torch import GraphCheck
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import BundleError
+from clipsam.runtime.core.errors import BundleError
 
 PARITY = "parity.json"
 REFUSED = "refused"  # in it: stem -> why the graph is not there

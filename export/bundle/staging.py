@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipsam.runtime.bundle import GRAPHS, MANIFEST, TEXT_FEATURES
-from clipsam.runtime.errors import OutputError
-from clipsam.runtime.files import umask
+from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.core.files import umask
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clipsam.export.bundle.progress import counted
 from clipsam.export.graphs.onnx_export import (
     ATTENTION_OPSET,
     BF16_OPSET,
@@ -17,13 +18,12 @@ from clipsam.export.graphs.onnx_export import (
 )
 from clipsam.export.graphs.sources import GraphSource
 from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck, Recorded, check_graph
-from clipsam.export.progress import counted
 from clipsam.export.quantization.dynamic_int8 import DynamicQuantiser, GraphRefusedError
 from clipsam.export.quantization.half import DTYPES, HalfPrecision
 from clipsam.export.quantization.static_int8 import quantise
 from clipsam.runtime.backends.base import PRECISIONS
 from clipsam.runtime.bundle import FLOAT32, GRAPHS
-from clipsam.runtime.errors import ExportError
+from clipsam.runtime.core.errors import ExportError
 
 INT8 = "int8"
 INT8_BASE = "fp16"  # what of an int8 graph is not int8; and the whole of its decoder

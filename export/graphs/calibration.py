@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipsam.runtime.errors import ExportError, ImageError
-from clipsam.runtime.files import sha256
+from clipsam.runtime.core.errors import ExportError, ImageError
+from clipsam.runtime.core.files import sha256
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import SUFFIXES, read_image
 

@@ -22,8 +22,8 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where the weights come from. Without a path: what `research/models/checkpoints.py` finds by itself,
-    or, with `random_seed`, noise."""
+    """Where the weights come from. Without a path: what `research/models/checkpoints.py` finds by
+    itself, or, with `random_seed`, noise."""
 
     clip: Path | None = None
     sam: Path | None = None

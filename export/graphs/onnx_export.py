@@ -22,7 +22,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from clipsam.runtime.backends.base import TensorSpec
-from clipsam.runtime.errors import ExportError
+from clipsam.runtime.core.errors import ExportError
 
 OPSETS = (20, 23)  # tested: 20 is portable, 23 has one `Attention` node per attention
 ATTENTION_OPSET = 23

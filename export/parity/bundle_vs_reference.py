@@ -15,9 +15,9 @@ from clipsam.export.parity.onnx_vs_torch import DisagreementError, checkable, re
 from clipsam.research.models.reference import Reference, ReferenceResult
 from clipsam.runtime.backends.base import Session, open_session
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle
-from clipsam.runtime.errors import ExportError
+from clipsam.runtime.core.errors import ExportError
+from clipsam.runtime.core.result import ANOMALOUS, GOOD
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.result import ANOMALOUS, GOOD
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.prompts import PromptOptions
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.export.parity.inspection import Picture
-from clipsam.runtime.errors import BundleError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import BundleError
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 
 RECORDED = "recorded.npz"

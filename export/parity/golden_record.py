@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipsam.export.parity.golden import Case, Recording
 from clipsam.export.parity.inspection import Picture
-from clipsam.export.trt.profiles import BOX_POINTS, axis_sizes
+from clipsam.export.parity.profiles import BOX_POINTS, axis_sizes
 from clipsam.runtime.backends.base import Session, check_finite, open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.images.image import Image

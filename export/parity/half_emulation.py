@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from clipsam.runtime.errors import ExportError
+from clipsam.runtime.core.errors import ExportError
 
 HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

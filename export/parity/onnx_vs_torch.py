@@ -2,8 +2,8 @@
 
 Nothing is written that fails here: a bundle whose graphs are wrong looks exactly like one whose
 model is bad. Half precision is judged by what the graph computes, not by what onnxruntime's CPU
-provider makes of it: see `export/parity/half_emulation.py`. bf16, which that provider cannot run at all, is
-checked in this way only.
+provider makes of it: see `export/parity/half_emulation.py`. bf16, which that provider cannot run at
+all, is checked in this way only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clipsam.export.parity.tensors import compare as compare
 from clipsam.export.parity.tensors import fault
 from clipsam.export.parity.tolerances import SAFER
 from clipsam.runtime.backends.base import open_session
-from clipsam.runtime.errors import ExportError
+from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.manifest import FLOAT32, GRAPHS
 
 Arrays = Mapping[str, NDArray[Any]]

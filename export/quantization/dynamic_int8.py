@@ -31,7 +31,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 from clipsam.export.graphs.onnx_export import save_graph
 from clipsam.export.quantization.activations import Activations, collect
 from clipsam.export.quantization.static_int8 import MIN_CHANNELS, OPERATORS, product_error
-from clipsam.runtime.errors import ExportError
+from clipsam.runtime.core.errors import ExportError
 
 WEIGHT_LEVELS = 64  # 2 x 255 x 64 < 2^15: two products fit where a CPU adds them in 16 bits
 ACTIVATION_LEVELS = 255

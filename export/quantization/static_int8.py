@@ -28,7 +28,7 @@ from onnx import NodeProto, numpy_helper
 from clipsam.export.graphs.onnx_export import save_graph
 from clipsam.export.parity.onnx_vs_torch import checkable
 from clipsam.export.quantization.activations import LEAST_STEP, LEVELS, Activations, collect
-from clipsam.runtime.errors import ExportError
+from clipsam.runtime.core.errors import ExportError
 
 MIN_CHANNELS = 32  # in and out; smaller products gain nothing: heads, text, pooling
 MAX_LAYER_ERROR = 0.1  # of a MatMul, see `layer_error`

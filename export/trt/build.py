@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from clipsam.export.parity.golden import RECORDED, Recording, read_recording
+from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.trt.builder import build_engine, timing_cache_path
 from clipsam.export.trt.gate import GateError, check_session, check_whole
-from clipsam.export.trt.profiles import axis_sizes, graph_profiles
 from clipsam.export.trt.refusals import Refusals
 from clipsam.runtime.backends.base import MADE_FOR, PREFERRED, Session, open_session
 from clipsam.runtime.backends.trt.cuda import Cuda
@@ -34,8 +34,8 @@ from clipsam.runtime.backends.trt.engine_store import (
 from clipsam.runtime.backends.trt.library import import_tensorrt
 from clipsam.runtime.backends.trt.sidecar import BuildFlags, Sidecar
 from clipsam.runtime.bundle import GRAPHS, Bundle, GraphEntry
-from clipsam.runtime.errors import BundleError, EngineError, ExportError, OutputError
-from clipsam.runtime.files import onnx_digest, write_bytes
+from clipsam.runtime.core.errors import BundleError, EngineError, ExportError, OutputError
+from clipsam.runtime.core.files import onnx_digest, write_bytes
 
 LAYERS_SUFFIX = ".layers.json"
 Say = Callable[[str], object]

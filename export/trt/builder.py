@@ -18,8 +18,8 @@ from clipsam.runtime.backends.trt.cuda import Cuda
 from clipsam.runtime.backends.trt.engine_store import ENGINES, Box, slug, sm
 from clipsam.runtime.backends.trt.library import deserialize, tensorrt_logger
 from clipsam.runtime.backends.trt.sidecar import BuildFlags, Profile
-from clipsam.runtime.errors import ExportError, OutputError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import ExportError, OutputError
+from clipsam.runtime.core.files import write_bytes
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from clipsam.export.parity.tensors import GraphCheck, compare, fault
 from clipsam.export.parity.tolerances import SAFER
 from clipsam.runtime.backends.base import Session
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.errors import ExportError, SessionError
+from clipsam.runtime.core.errors import ExportError, SessionError
 
 RUNS = 2
 

@@ -22,8 +22,8 @@ from clipsam.runtime.backends.trt.cuda import Cuda
 from clipsam.runtime.backends.trt.engine_store import Box
 from clipsam.runtime.backends.trt.sidecar import BuildFlags, this_platform
 from clipsam.runtime.bundle import GRAPHS, Bundle
-from clipsam.runtime.errors import OutputError
-from clipsam.runtime.files import onnx_digest, write_bytes
+from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.core.files import onnx_digest, write_bytes
 
 SUFFIX = ".refused.json"
 TOGETHER = "together"  # each graph passed alone, and the three of them did not

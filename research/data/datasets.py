@@ -14,7 +14,7 @@ from clipsam.research.data.layouts import LAYOUTS, detect
 from clipsam.research.data.layouts import mvtec_category as _mvtec_category
 from clipsam.research.data.samples import GOOD, LabelledImage, Listing
 from clipsam.research.synthetic.sample import sample_from_seed
-from clipsam.runtime.errors import DatasetError
+from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.images.reader import SUFFIXES
 
 __all__ = [

@@ -36,8 +36,8 @@ from clipsam.research.data.file_lock import locked
 from clipsam.research.data.items import Item, LabelledImages, collate
 from clipsam.research.data.loader import make_loader
 from clipsam.research.data.wording import PLAIN
-from clipsam.runtime.errors import DatasetError, OutputError, WeightsError
-from clipsam.runtime.files import sha256, write_bytes
+from clipsam.runtime.core.errors import DatasetError, OutputError, WeightsError
+from clipsam.runtime.core.files import sha256, write_bytes
 
 Features: TypeAlias = "np.memmap[Any, np.dtype[np.float16]]"
 Masks: TypeAlias = "np.memmap[Any, np.dtype[np.uint8]]"

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from clipsam.research.data.samples import GOOD, LabelledImage, Listing, read_mask
-from clipsam.runtime.errors import DatasetError
+from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.images.reader import SUFFIXES
 
 GOOD_NAMES = ("good", "ok", "normal", "free", "no_defect", "defect_free", "non_defective")

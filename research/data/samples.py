@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.research.synthetic.sample import sample_from_seed
-from clipsam.runtime.errors import DatasetError
+from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import read_image
 

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import write_png
-from clipsam.runtime.result import Result
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 
 COLUMNS = ("image", "ground truth", "rough map", "prompts", "final map", "result")

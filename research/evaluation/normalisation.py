@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.result import Result
+from clipsam.runtime.core.result import Result
 
 FIXED, IMAGE, DATASET = "fixed", "image", "dataset"
 NORMS = (FIXED, IMAGE, DATASET)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from clipsam.research.data.datasets import LabelledImage, recognise
 from clipsam.research.evaluation.paper_tables import TITLES, Published, datasets_of, published
-from clipsam.runtime.errors import DatasetError
+from clipsam.runtime.core.errors import DatasetError
 
 PROTOCOLS = {f"table{number}": number for number in range(1, 6)}
 ABLATIONS = ("table2", "table3")  # run by `ablations`

@@ -11,12 +11,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.research.arguments import whole_number
+from clipsam.research.cli.arguments import whole_number
 from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS
-from clipsam.runtime.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError
+from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.result import Result
 from clipsam.runtime.stages.decision import DecisionOptions
 from clipsam.runtime.stages.prompts import PromptOptions
 

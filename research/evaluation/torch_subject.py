@@ -26,8 +26,8 @@ from clipsam.research.models.presets import Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.research.models.reference import fuse, weighted_sum
 from clipsam.research.models.umci import UMCIStages
+from clipsam.runtime.core.result import ANOMALOUS, GOOD, Result
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.result import ANOMALOUS, GOOD, Result
 from clipsam.runtime.stages.decision import decide, image_score
 from clipsam.runtime.stages.fusion import image_scale
 from clipsam.runtime.stages.preprocess import clip_input

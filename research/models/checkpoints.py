@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from clipsam.research.models.presets import SAM_CONFIGS, Preset, build_clip, build_sam
 from clipsam.research.models.tiny_shared import with_embedding
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
-from clipsam.runtime.errors import WeightsError
-from clipsam.runtime.files import sha256, write_with
+from clipsam.runtime.core.errors import WeightsError
+from clipsam.runtime.core.files import sha256, write_with
 
 # The weights of `tiny` are kept in the repository, not in the wheel.
-TINY_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "tiny"
+TINY_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "tiny"
 
 SAM_FILES = {
     "vit_h": "sam_vit_h_4b8939.pth",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clipsam.runtime.errors import ProviderError
+from clipsam.runtime.core.errors import ProviderError
 
 
 def torch_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clipsam.runtime.errors import WeightsError
+from clipsam.runtime.core.errors import WeightsError
 
 IN_CLIP, IN_SAM = "visual.conv1.", "image_encoder.patch_embed.unet."
 _DIGEST = "embedding_sha256"

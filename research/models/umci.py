@@ -73,7 +73,7 @@ class _TextConv(nn.Module):
 
     Its bias is a column's own. With a shared bias all of UMCI treats the two columns alike (every
     attention over them is a symmetric sum), so that swapping "normal" and "abnormal" would change
-    nothing at all; tests/test_umci.py holds this.
+    nothing at all; tests/research/models/test_umci.py holds this.
     """
 
     def __init__(self, config: UMCIConfig) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clipsam.research.models.device import torch_device
-from clipsam.runtime.errors import ClipSAMError, ProviderError
+from clipsam.runtime.core.errors import ClipSAMError, ProviderError
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.reader import write_png
 
 LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"

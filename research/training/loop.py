@@ -25,7 +25,7 @@ from clipsam.research.data.loader import make_loader
 from clipsam.research.training.distributed import OneProcess, Processes, share_of
 from clipsam.research.training.ema import WeightAverage
 from clipsam.research.training.log import TrainingLog
-from clipsam.runtime.errors import ClipSAMError, OutputError, WeightsError
+from clipsam.runtime.core.errors import ClipSAMError, OutputError, WeightsError
 
 
 class Task(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipsam.runtime.errors import WeightsError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import WeightsError
+from clipsam.runtime.core.files import write_bytes
 
 SETTINGS = "settings.json"
 

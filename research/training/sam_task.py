@@ -29,7 +29,7 @@ from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.research.training.clip_task import share_loss, token_shares
 from clipsam.research.training.losses import binary_focal_dice
 from clipsam.research.training.sam_prompts import make_prompt, pad, seen_prompts
-from clipsam.runtime.errors import WeightsError
+from clipsam.runtime.core.errors import WeightsError
 
 PROMPTS = 4  # imitated prompts an image
 SEEN = 2  # at most as many of what the head sees

@@ -26,7 +26,7 @@ from clipsam.research.data.items import (
 )
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.training.umci_task import UmciTask
-from clipsam.runtime.errors import DatasetError
+from clipsam.runtime.core.errors import DatasetError
 
 # Which layouts a set comes in: its own, or converted into MVTec AD's.
 DATASETS = {

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.errors import ProviderError, SessionError
+from clipsam.runtime.core.errors import ProviderError, SessionError
 
 Array = NDArray[Any]
 

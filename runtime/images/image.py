@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.errors import ImageError
+from clipsam.runtime.core.errors import ImageError
 
 MIN_SIDE = 16  # smaller than one patch of CLIP there is nothing to compare with anything
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.result import Result
 
 _OUTLINE = (255, 40, 40)  # RGB
 

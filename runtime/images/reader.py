@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.errors import ImageError, OutputError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import ImageError, OutputError
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.headers import Header, read_header
 from clipsam.runtime.images.image import Image, check_image
 

@@ -1,1 +1,1 @@
-"""Plain array functions: components, resizing, masks brought to image size. Import nothing of stages."""
+"""Plain array functions: components, resizing, masks at image size. Import nothing of stages."""

@@ -1,5 +1,7 @@
-"""Where an image lies in SAM's square frame. Coordinates are (x, y) in pixels of the image, the centre
-of the top left pixel being (0, 0)."""
+"""Where an image lies in SAM's square frame.
+
+Coordinates are (x, y) in pixels of the image, the centre of the top left pixel being (0, 0).
+"""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.core.result import Region
 from clipsam.runtime.ops.components import Component, find_components, pixel_area
 from clipsam.runtime.ops.runs import Indices
-from clipsam.runtime.result import Region
 
 _SCORE_SIDE = 192  # pixels a side that the image score is read from, at least
 

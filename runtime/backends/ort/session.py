@@ -13,7 +13,7 @@ import numpy as np
 from clipsam.runtime.backends.base import Array, Session, TensorSpec
 from clipsam.runtime.backends.ort.memory import give_back, trim_malloc
 from clipsam.runtime.backends.ort.options import PROVIDERS, session_arguments, session_options
-from clipsam.runtime.errors import MissingBackendError, ProviderError, SessionError
+from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 
 _EXTRAS = {"cpu": "ort", "cuda": "ort-gpu"}
 _DTYPES = {

@@ -1,1 +1,1 @@
-"""TensorRT through its Python bindings and the CUDA runtime through ctypes; neither PyTorch nor pycuda."""
+"""TensorRT by its Python bindings, the CUDA runtime by ctypes; neither PyTorch nor pycuda."""

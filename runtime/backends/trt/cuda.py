@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from clipsam.runtime.backends.base import Array
-from clipsam.runtime.errors import MissingBackendError, ProviderError, SessionError
+from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 
 # The newest first; each with the folders of NVIDIA's wheels that may hold it.
 _LIBRARIES = (

@@ -27,8 +27,8 @@ from clipsam.runtime.backends.trt.sidecar import (
     this_platform,
     version_numbers,
 )
-from clipsam.runtime.errors import EngineError, OutputError
-from clipsam.runtime.files import write_bytes
+from clipsam.runtime.core.errors import EngineError, OutputError
+from clipsam.runtime.core.files import write_bytes
 
 ENGINES = "engines"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.backends.trt.sidecar import Sidecar, version_numbers
-from clipsam.runtime.errors import EngineError, MissingBackendError, SessionError
+from clipsam.runtime.core.errors import EngineError, MissingBackendError, SessionError
 
 _OLDEST = 10  # strongly typed networks, user-managed memory by size
 _LOG = logging.getLogger("clipsam.tensorrt")

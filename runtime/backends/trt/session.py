@@ -36,8 +36,8 @@ from clipsam.runtime.backends.trt.library import (
     tensor_specs,
     tensorrt_logger,
 )
-from clipsam.runtime.errors import SessionError
-from clipsam.runtime.files import digest_onnx
+from clipsam.runtime.core.errors import SessionError
+from clipsam.runtime.core.files import digest_onnx
 
 SHAPES_KEPT = 16  # sets of shapes with a context; the decoder meets up to 16 numbers of prompts
 

@@ -1,0 +1,1 @@
+"""What the commands of `research` share: their arguments, and how they end."""

@@ -1,0 +1,81 @@
+"""Files written whole or not at all, and what identifies them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from clipsam.runtime.core.errors import OutputError
+
+DATA_SUFFIX = ".data"  # of the weights beside an ONNX file too large for one file
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def onnx_digest(files: Mapping[str, str], name: str) -> str:
+    """What identifies the ONNX file `name` of a bundle, given the sha256 of every file of it.
+
+    The file's own sha256; with weights beside it a hash of both, since new weights may leave the
+    graph's file as it is.
+    """
+    if (data := files.get(name + DATA_SUFFIX)) is None:
+        return files[name]
+    return hashlib.sha256(f"{files[name]} {data}".encode()).hexdigest()
+
+
+def digest_onnx(path: Path) -> str:
+    """`onnx_digest` of a file on disk; raises OSError."""
+    data = path.with_name(path.name + DATA_SUFFIX)
+    return onnx_digest(
+        {p.name: sha256(p) for p in (path, data) if p == path or p.exists()}, path.name
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to a temporary name beside `path`, then rename; raises OutputError."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_with(path, write)
+
+
+def write_with(path: Path, writer: Callable[[Path], None]) -> None:
+    """Let `writer` fill a temporary file beside `path`, then rename it; raises OutputError."""
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        writer(temporary)
+        temporary.chmod(0o666 & ~umask())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path} could not be written ({reason}); free some space or choose another --output."
+        ) from error
+    finally:  # renamed when all went well; an interruption must not leave it either
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """The process's file mode mask, which tempfile ignores (its files are their owner's alone)."""
+    # It can only be read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,25 @@
+"""The whole way of a user, in one layout (`whole_way.py` goes it in all): train, killed and resumed
+on one and on two processes; evaluate, export, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.whole_way import whole_way
+
+
+@pytest.mark.slow
+def test_train_evaluate_export_inspect(tmp_path: Path) -> None:
+    """Runs of the same steps end with the same weights: exactly the same on one process, within
+    1e-6 on two (only the order of additions differs); the bundle measures what PyTorch does."""
+    threads = torch.get_num_threads()
+    try:
+        found = whole_way("mvtec", tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert found.one == 0
+    assert found.two < 1e-6
+    assert found.moved > 1e-4  # the runs did learn: a hundred times further than they may differ
+    assert found.bundle < 0.01

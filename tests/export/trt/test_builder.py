@@ -1,0 +1,169 @@
+"""Engines built from a bundle on the box: what is asked of TensorRT, and what is written.
+
+TensorRT is a stand-in that keeps the rules of its builder and computes by onnxruntime
+(fake_builder.py, fake_tensorrt.py): this shows our control flow, not that TensorRT builds these
+graphs, how long it takes or how exact it is. The test marked `gpu` does, on a box.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import fake_builder
+from support.engine_toy import Fake, engines, fake_workshop, names, no_leftovers
+from support.fake_builder import BuilderFlag, Level, Pool, Verbosity
+from support.recorded_toy import build_recorded_toy
+from support.toy_bundle import bright_square
+from support.trt_engines import FAKE_BOX, has_tensorrt
+
+from clipsam.export.parity.golden import RECORDED
+from clipsam.export.trt.build import build_engines
+from clipsam.export.trt.builder import timing_cache_path
+from clipsam.runtime import BundleError, ClipSAM, ClipSAMError, SessionError
+from clipsam.runtime.backends.trt.sidecar import BuildFlags, read_sidecar
+from clipsam.runtime.bundle import GRAPHS
+from clipsam.runtime.core.errors import ExportError
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    with fake_workshop() as libraries:
+        yield libraries
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return build_recorded_toy(tmp_path / "bundle", "fp16", "int8")
+
+
+def test_from_a_bundle_to_a_verdict(bundle: Path, fake: Fake) -> None:
+    cuda, _, shop = fake
+    said: list[str] = []
+    report = build_engines(bundle, say=said.append)
+    assert engines(bundle) == names("fp16")
+    assert report.written == [f"{name} fp16" for name in GRAPHS]
+    assert shop.graphs == [f"{name}.fp16.onnx" for name in GRAPHS]
+    assert "Building clip_umci in fp16 for Fake GPU sm89, TensorRT 10.13.3.9." in said
+    assert no_leftovers(bundle)
+    assert cuda.held() == {}
+    part = bright_square()
+    with ClipSAM.open(bundle, "cpu", 1) as exact, ClipSAM.open(bundle, "tensorrt") as model:
+        assert {s.precision for s in model._sessions.values()} == {"fp16"}
+        assert model.inspect(part).verdict == exact.inspect(part).verdict == "anomalous"
+
+
+def test_the_sidecar_says_how_it_was_built_and_judged(bundle: Path, fake: Fake) -> None:
+    build_engines(bundle, ["fp16"], BuildFlags(optimization_level=5, workspace=1 << 30))
+    folder = FAKE_BOX.folder(bundle, "fp16")
+    sidecar = read_sidecar(folder / "clip_umci.json")
+    assert (sidecar.gpu, sidecar.compute_capability, sidecar.driver) == ("Fake GPU", (8, 9), "13.0")
+    assert sidecar.flags == BuildFlags(optimization_level=5, workspace=1 << 30)
+    assert sidecar.profiles["image"].max == (8, 64, 64, 3)
+    assert sidecar.gate["max_rel"] < 1e-2
+    assert sidecar.gate["end_to_end"]["pictures"] == 4
+    decoder = read_sidecar(folder / "sam_decoder.json")
+    assert [decoder.profiles["point_coords"].min, decoder.profiles["point_coords"].max] == [
+        (1, 7, 2),
+        (16, 7, 2),
+    ]
+    layers = json.loads((folder / "clip_umci.layers.json").read_text())
+    assert set(layers["Layers"]) == {"image", "text", "rough"}
+
+
+@pytest.mark.parametrize("typed", [0, 1])  # its value in TensorRT 11 and 10
+def test_what_is_asked_of_the_builder(bundle: Path, fake: Fake, typed: int) -> None:
+    """The stand-in's create_network refuses any other flag."""
+    shop = fake[2]
+    shop.typed = typed
+    flags = BuildFlags(
+        version_compatible=True,
+        hardware_compatibility="ampere_plus",
+        optimization_level=1,
+        workspace=2 << 30,
+    )
+    build_engines(bundle, ["fp32"], flags)
+    config = shop.configs[0]
+    assert config.flags == {BuilderFlag.VERSION_COMPATIBLE}  # and TF32 cleared
+    assert config.builder_optimization_level == 1
+    assert config.profiling_verbosity is Verbosity.DETAILED
+    assert config.hardware_compatibility_level is Level.AMPERE_PLUS
+    assert config.pools == {Pool.WORKSPACE: 2 << 30}
+    assert [len(c.profiles) for c in shop.configs] == [1, 0, 1]
+    assert fake[1].host_code  # such an engine runs only where that is allowed
+
+
+def test_times_are_kept_beside_the_engines(bundle: Path, fake: Fake) -> None:
+    shop = fake[2]
+    path = timing_cache_path(bundle, FAKE_BOX)
+    path.parent.mkdir()
+    path.write_bytes(b"of another TensorRT")
+    build_engines(bundle, ["fp32"])
+    assert [bool(config.cache_loaded) for config in shop.configs] == [False, True, True]
+    assert path.read_bytes().endswith(b" clip_umci.onnx sam_encoder.onnx sam_decoder.onnx")
+    assert path.parent == bundle / "engines"
+
+
+def test_a_build_without_a_progress_bar(
+    bundle: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert len(build_engines(bundle, ["fp32"]).written) == 3
+
+
+def test_what_the_parser_refuses_is_named(bundle: Path, fake: Fake) -> None:
+    fake[2].parse_errors = [("/neck/Resize", "Resize", "antialias is\n not supported.")]
+    message = (
+        r"cannot read clip_umci.onnx: the node /neck/Resize \(Resize\): antialias is not "
+        "supported; build the bundle again with another --opset"
+    )
+    with pytest.raises(ExportError, match=message):
+        build_engines(bundle, ["fp32"])
+    assert no_leftovers(bundle)
+
+
+def test_other_failures_are_sentences(bundle: Path, fake: Fake) -> None:
+    _, trt, shop = fake
+    shop.refuse_build = "Could not find any implementation for node X."
+    with pytest.raises(ExportError, match=r"cannot build .*implementation for node X\): close"):
+        build_engines(bundle, ["fp32"])
+    shop.refuse_build, trt.refuse_start = None, True
+    with pytest.raises(ExportError, match=r"does not start \(CUDA initialization failure"):
+        build_engines(bundle, ["fp32"])
+    trt.refuse_start = False
+    with pytest.raises(BundleError, match="no graph clip_umci in bf16"):
+        build_engines(bundle, ["bf16"])
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(trt, "HardwareCompatibilityLevel", fake_builder.Pool)
+    with pytest.raises(ExportError, match="has no hardware compatibility none"):
+        build_engines(bundle, ["fp32"])
+    monkey.undo()
+    (bundle / RECORDED).unlink()
+    with pytest.raises(ClipSAMError, match=RECORDED):
+        build_engines(bundle, ["fp32"])
+
+
+def test_session_errors_are_passed_on(bundle: Path, fake: Fake) -> None:
+    fake[1].refuse_context = True
+    with pytest.raises(SessionError, match="OutOfMemory"):
+        build_engines(bundle, ["fp32"])
+    assert engines(bundle) == set()
+    assert fake[0].held() == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_tensorrt(), reason="no TensorRT, or no GPU")
+@pytest.mark.parametrize("precision", ["fp32"])
+def test_engines_on_a_gpu(random_bundle: Path, tmp_path: Path, precision: str) -> None:
+    """The whole way with NVIDIA's own library: build, gate, open, inspect."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(random_bundle, folder)
+    report = build_engines(folder, [precision])
+    assert len(report.written) == 3
+    with ClipSAM.open(folder, "tensorrt") as model:
+        assert np.isfinite(model.inspect(bright_square()).score_map).all()

@@ -1,0 +1,230 @@
+"""The feature cache: what is in it, what makes it another one, and that it survives a kill."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.training_files import write_dataset
+from torch import Tensor
+
+from clipsam.research.data.datasets import LabelledImage, find_dataset
+from clipsam.research.data.feature_cache import (
+    CHUNK,
+    CachedFeatures,
+    CacheSpec,
+    cached_features,
+    images_digest,
+)
+from clipsam.research.data.file_lock import locked
+from clipsam.research.data.items import LabelledImages
+from clipsam.runtime.core.errors import DatasetError, OutputError, WeightsError
+
+SIZE, SHAPE = 32, (2, 4, 4, 3)  # (taps, H, W, C)
+COUNT = CHUNK * 2 + 3
+
+
+def extract(images: Tensor) -> Tensor:
+    """Stands in for CLIP: block means of the pixels, twice, so that content can be compared."""
+    means = images.float().unflatten(1, (4, 8)).unflatten(3, (4, 8)).mean(dim=(2, 4)) / 255
+    return torch.stack([means, means**2], dim=1)
+
+
+class Extract:
+    """Counts its images; raises like a killed run after `stop` calls."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.images, self.calls, self.stop = 0, 0, stop
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        self.calls += 1
+        self.images += len(images)
+        return extract(images)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), "mvtec", COUNT)
+
+
+@pytest.fixture
+def images(data: Path) -> list[LabelledImage]:
+    return find_dataset(data)
+
+
+def spec_of(images: list[LabelledImage]) -> CacheSpec:
+    return CacheSpec("net", "a" * 64, SIZE, (1, 2), SHAPE, len(images), images_digest(images))
+
+
+def fill(
+    root: Path, images: list[LabelledImage], function: Callable[[Tensor], Tensor]
+) -> CachedFeatures:
+    return cached_features(root, spec_of(images), images, function)
+
+
+def test_it_holds_what_would_be_computed(tmp_path: Path, images: list[LabelledImage]) -> None:
+    cache = fill(tmp_path, images, extract)
+    plain = LabelledImages(images, SIZE)
+    assert len(cache) == len(plain) == COUNT
+    for i in (0, CHUNK, COUNT - 1):
+        pixels, mask, category, wording = plain[i]
+        features, cached_mask, *words = cache[i]
+        assert features.dtype == torch.float16
+        torch.testing.assert_close(features.float(), extract(pixels[None])[0], rtol=1e-3, atol=0)
+        torch.testing.assert_close(cached_mask, mask)
+        assert words == [category, wording]
+    assert any(cache[i][1].any() for i in range(COUNT))
+
+
+def test_the_second_time_nothing_is_computed(tmp_path: Path, images: list[LabelledImage]) -> None:
+    first = fill(tmp_path, images, extract)
+    counter = Extract()
+    second = fill(tmp_path, images, counter)
+    assert counter.calls == 0
+    torch.testing.assert_close(first[3][0], second[3][0], rtol=0, atol=0)
+
+
+def test_a_worker_opens_its_own_map(tmp_path: Path, images: list[LabelledImage]) -> None:
+    cache = fill(tmp_path, images, extract)
+    before = cache[0][0]
+    copy = pickle.loads(pickle.dumps(cache))
+    assert len(pickle.dumps(cache)) < 10_000  # the arrays do not travel
+    torch.testing.assert_close(copy[0][0], before)
+
+
+def test_a_killed_filling_goes_on(tmp_path: Path, images: list[LabelledImage]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "a", images, Extract(stop=1))
+    counter = Extract()
+    resumed = fill(tmp_path / "a", images, counter)
+    assert counter.images == COUNT - CHUNK
+    whole = fill(tmp_path / "b", images, extract)
+    for name in ("features.npy", "masks.npy"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_killed_before_anything_was_counted(tmp_path: Path, images: list[LabelledImage]) -> None:
+    """Arrays without a cache.json (a kill while they were being made) are made again."""
+    cache = fill(tmp_path, images, extract)
+    (cache.folder / "cache.json").unlink()
+    (cache.folder / "features.npy").write_bytes(b"\x93NUM")
+    counter = Extract()
+    fill(tmp_path, images, counter)
+    assert counter.images == COUNT
+
+
+def test_what_makes_it_another_cache(data: Path, images: list[LabelledImage]) -> None:
+    spec = spec_of(images)
+    others = [
+        replace(spec, clip_name="other"),
+        replace(spec, clip_sha256="b" * 64),
+        replace(spec, image_size=64),
+        replace(spec, features_list=(2, 3)),
+        replace(spec, format=spec.format + 1),
+        replace(spec, images_sha256=images_digest(images[::-1])),
+        replace(spec, images_sha256=images_digest([replace(images[0], mask_above=127)])),
+    ]
+    assert len({spec.key, *(other.key for other in others)}) == 1 + len(others)
+
+
+def test_a_changed_image_or_mask_is_noticed_a_moved_folder_is_not(
+    tmp_path: Path, data: Path, images: list[LabelledImage]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    assert images_digest(find_dataset(moved, "other word")) == images_digest(images)
+    item = next(item for item in find_dataset(moved) if item.mask_path)
+    for path in (item.image_path, item.mask_path):
+        assert path is not None
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-1] + b"x")
+        assert images_digest(find_dataset(moved)) != images_digest(images)
+        path.write_bytes(kept)
+    assert images_digest(find_dataset(moved)) == images_digest(images)
+
+
+def test_a_foreign_or_damaged_cache_is_refused(tmp_path: Path, images: list[LabelledImage]) -> None:
+    folder = fill(tmp_path, images, extract).folder
+    state = folder / "cache.json"
+    good = state.read_text()
+    state.write_text(json.dumps({**json.loads(good), "key": "0" * 64}))
+    with pytest.raises(DatasetError, match=r"cache of other CLIP weights.*--cache_path"):
+        fill(tmp_path, images, extract)
+    state.write_text("{")
+    with pytest.raises(DatasetError, match=r"cache\.json is damaged"):
+        fill(tmp_path, images, extract)
+    state.write_text(good)
+    features = folder / "features.npy"
+    whole = features.read_bytes()
+    features.write_bytes(whole[:-100])
+    with pytest.raises(DatasetError, match=r"is damaged .*delete that folder"):
+        fill(tmp_path, images, extract)
+    np.save(features, np.zeros((COUNT, 1), np.float16))
+    with pytest.raises(DatasetError, match="arrays of another shape"):
+        fill(tmp_path, images, extract)
+    features.write_bytes(whole)
+    fill(tmp_path, images, Extract(stop=0))  # whole again: nothing is computed
+
+
+def test_a_disk_too_small(
+    tmp_path: Path, images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1000))
+    with pytest.raises(OutputError, match=r"needs 0\.27 GB in .* or train with --no_cache"):
+        fill(tmp_path, images, extract)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_path_that_cannot_be_a_folder(tmp_path: Path, images: list[LabelledImage]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another --cache_path"):
+        fill(tmp_path / "file", images, extract)
+
+
+def test_features_beyond_float16(tmp_path: Path, images: list[LabelledImage]) -> None:
+    with pytest.raises(WeightsError, match=r"exceed float16.*--no_cache"):
+        fill(tmp_path, images, lambda pixels: extract(pixels) * 1e6)
+    counter = Extract()
+    fill(tmp_path, images, counter)
+    assert counter.images == COUNT  # the bad ones were not counted as done
+
+
+def test_other_caches_are_mentioned(
+    tmp_path: Path, images: list[LabelledImage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, images, extract)
+    assert "also holds" not in capsys.readouterr().out
+    fill(tmp_path, images[:4], extract)
+    assert "also holds 1 caches of other weights" in capsys.readouterr().out
+
+
+def _hold_lock(folder: Path, seconds: float) -> None:
+    with locked(folder / "lock", lambda: None):
+        (folder / "held").touch()
+        time.sleep(seconds)
+
+
+def test_a_second_process_waits(
+    tmp_path: Path, images: list[LabelledImage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / spec_of(images).key[:16]
+    folder.mkdir()
+    holder = multiprocessing.get_context("spawn").Process(target=_hold_lock, args=(folder, 1.0))
+    holder.start()
+    while not (folder / "held").exists():
+        time.sleep(0.01)
+    fill(tmp_path, images, extract)
+    assert "waiting for the process" in capsys.readouterr().out
+    holder.join()

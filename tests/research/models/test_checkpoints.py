@@ -1,0 +1,268 @@
+"""Checkpoints as people have them: every published form, and every way to give the wrong file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from clipsam.research.models import checkpoints as weights
+from clipsam.research.models import presets
+from clipsam.research.models.checkpoints import load_clip, load_sam, load_umci, save_weights
+from clipsam.research.models.presets import PRESETS, Preset, SamConfig, build_clip, build_sam
+from clipsam.research.models.prompt_ensemble import NORMAL_STATES, encode_sentences, sentences
+from clipsam.research.models.umci import UMCIConfig, UMCIStages
+from clipsam.runtime.core.errors import WeightsError
+
+SMALL_CLIP = "clipsam-test-quickgelu"
+SMALL_SAMS = {
+    "vit_h": SamConfig(
+        image_size=64, dim=32, depth=1, heads=2, global_blocks=(0,), window=2, prompt_dim=16,
+        mlp_dim=8,
+    ),
+    "vit_b": SamConfig(
+        image_size=64, dim=16, depth=1, heads=2, global_blocks=(0,), window=2, prompt_dim=16,
+        mlp_dim=8,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_open_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A small architecture that open_clip knows by name, as it knows ViT-L-14-336."""
+    config = {
+        "embed_dim": 16,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+        "text_cfg": {
+            "context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1,
+        },
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("configs") / f"{SMALL_CLIP}.json"
+    path.write_text(json.dumps(config))
+    open_clip.add_model_config(path)
+
+
+@pytest.fixture
+def preset() -> Preset:
+    return replace(
+        PRESETS["paper"],
+        clip_name=SMALL_CLIP,
+        sam=SMALL_SAMS["vit_h"],
+        umci=UMCIConfig(visual_dim=64, text_dim=16, hidden_dim=8, stages=2),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _small_sams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SAM_CONFIGS", SMALL_SAMS)
+
+
+def _archive(model: nn.Module, path: Path) -> None:
+    """The form OpenAI publishes: a TorchScript archive in half precision, with three extras."""
+    root = nn.Module()
+    for name, value in model.state_dict().items():
+        *parents, leaf = name.split(".")
+        module = root
+        for parent in parents:
+            if parent not in dict(module.named_children()):
+                module.add_module(parent, nn.Module())
+            module = module.get_submodule(parent)
+        module.register_parameter(leaf, nn.Parameter(value.half(), requires_grad=False))
+    for name, number in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+        root.register_buffer(name, torch.tensor(number))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.save(torch.jit.script(root), str(path))
+
+
+# --- CLIP ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "form", ["torchscript", "state dict", "training checkpoint", "safetensors"]
+)
+def test_clip_in_every_published_form(form: str, preset: Preset, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = build_clip(SMALL_CLIP)
+    path = tmp_path / "clip.pt"
+    if form == "torchscript":
+        _archive(model, path)
+    elif form == "state dict":
+        torch.save(model.state_dict(), path)
+    elif form == "training checkpoint":
+        state = {f"module.{name}": value for name, value in model.state_dict().items()}
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    else:
+        path = tmp_path / "clip.safetensors"
+        save_file(model.state_dict(), path)
+
+    loaded, digest = load_clip(preset, path)
+
+    assert len(digest) == 64
+    half = form == "torchscript"
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float() if half else value)
+
+
+def test_quick_gelu_is_used_where_the_name_says_so() -> None:
+    """Without it OpenAI's weights run, silently wrong."""
+    kinds = {type(m).__name__ for m in build_clip(SMALL_CLIP).modules()}
+    assert "QuickGELU" in kinds
+    assert PRESETS["paper"].clip_name.endswith("-quickgelu")
+
+
+@torch.no_grad()
+def test_padding_does_not_reach_a_sentence_s_embedding() -> None:
+    clip, tokenizer = build_clip("tiny"), presets.get_tokenizer()
+    tokens = tokenizer([*sentences("printed circuit board", NORMAL_STATES)[:9], "a"])
+    torch.testing.assert_close(
+        encode_sentences(clip, tokens), clip.encode_text(tokens), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_clip_of_another_model(preset: Preset, tmp_path: Path) -> None:
+    torch.save(build_clip("tiny").state_dict(), tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match=r"clip\.pt belongs to another model: ") as caught:
+        load_clip(preset, tmp_path / "clip.pt")
+    _is_helpful(caught.value, "--clip-weights", "openaipublic")
+
+
+def test_clip_offline(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> str:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(weights, "download_pretrained", no_network)
+    monkeypatch.setattr(weights, "get_pretrained_cfg", lambda *_: {"url": "x"})
+    with pytest.raises(WeightsError, match="could not be downloaded") as caught:
+        load_clip(preset, None)
+    _is_helpful(caught.value, "--clip-weights", "openaipublic")
+
+
+# --- SAM ----------------------------------------------------------------------------------------
+
+
+def test_sam_as_meta_publishes_it(preset: Preset, tmp_path: Path) -> None:
+    model = build_sam(preset.sam)
+    torch.save(model.state_dict(), tmp_path / "sam.pth")
+    loaded, _ = load_sam(preset, tmp_path / "sam.pth")
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+def test_sam_of_another_size_is_named(preset: Preset, tmp_path: Path) -> None:
+    torch.save(build_sam(SMALL_SAMS["vit_b"]).state_dict(), tmp_path / "sam.pth")
+    with pytest.raises(WeightsError, match=r"holds a SAM vit_b, but .* needs vit_h") as caught:
+        load_sam(preset, tmp_path / "sam.pth")
+    _is_helpful(caught.value, "--sam-weights", "sam_vit_h_4b8939.pth")
+
+
+def test_sam_not_given(preset: Preset) -> None:
+    with pytest.raises(WeightsError, match="needs SAM's weights") as caught:
+        load_sam(preset, None)
+    _is_helpful(caught.value, "--sam-weights", "dl.fbaipublicfiles.com")
+
+
+# --- UMCI ---------------------------------------------------------------------------------------
+
+
+def test_umci_brings_its_own_configuration(preset: Preset, tmp_path: Path) -> None:
+    config = replace(preset.umci, paths=("strip",), pool_sizes=(2,))
+    model = UMCIStages(config)
+    path = tmp_path / "umci.safetensors"
+    save_weights(model.state_dict(), path, "umci", {"umci": config.to_json()})
+
+    loaded, _ = load_umci(preset, path)
+
+    assert loaded.config == config
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value.half().float())
+
+
+def test_umci_of_another_clip(preset: Preset, tmp_path: Path) -> None:
+    config = replace(preset.umci, text_dim=24)
+    path = tmp_path / "umci.safetensors"
+    save_weights(UMCIStages(config).state_dict(), path, "umci", {"umci": config.to_json()})
+    with pytest.raises(WeightsError, match=r"was trained on a CLIP of width 64 and 24") as caught:
+        load_umci(preset, path)
+    _is_helpful(caught.value, "preset", "paper")
+
+
+@pytest.mark.parametrize("metadata", ['{"colour": 3}', "[", '{"stages": 0}'])
+def test_umci_with_a_strange_description(metadata: str, preset: Preset, tmp_path: Path) -> None:
+    path = tmp_path / "umci.safetensors"
+    save_file({"x": torch.zeros(2)}, path, {"umci": metadata})
+    with pytest.raises(WeightsError, match="does not describe a UMCI") as caught:
+        load_umci(preset, path)
+    _is_helpful(caught.value, "--umci-weights", "clipsam.research.train")
+
+
+# --- any file -----------------------------------------------------------------------------------
+
+LOADERS = {"--clip-weights": load_clip, "--sam-weights": load_sam, "--umci-weights": load_umci}
+
+
+@pytest.mark.parametrize("flag", LOADERS)
+@pytest.mark.parametrize(
+    "fault", ["missing", "folder", "empty", "text", "no tensors", "pickle", "truncated"]
+)
+def test_files_that_are_no_checkpoint(
+    flag: str, fault: str, preset: Preset, tmp_path: Path
+) -> None:
+    suffix = ".safetensors" if flag == "--umci-weights" else ".pth"
+    path = tmp_path / f"weights{suffix}"
+    if fault == "folder":
+        path.mkdir()
+    elif fault == "empty":
+        path.touch()
+    elif fault == "text":
+        path.write_text("<html>404 Not Found</html>\n" * 40)
+    elif fault == "no tensors":
+        torch.save({"epoch": 3}, path)
+    elif fault == "pickle":  # runs code when unpickled; weights_only refuses it
+        torch.save({"model": nn.Linear(2, 2)}, path)
+    elif fault == "truncated":
+        if flag == "--umci-weights":
+            save_weights(UMCIStages(preset.umci).state_dict(), path, "umci")
+        else:
+            torch.save(build_clip(SMALL_CLIP).state_dict(), path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    with pytest.raises(WeightsError) as caught:
+        LOADERS[flag](preset, path)
+
+    _is_helpful(caught.value, flag, str(path))
+
+
+def test_a_truncated_archive_is_no_checkpoint(preset: Preset, tmp_path: Path) -> None:
+    path = tmp_path / "clip.pt"
+    _archive(build_clip(SMALL_CLIP), path)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(WeightsError, match="truncated or not a checkpoint") as caught:
+        load_clip(preset, path)
+    _is_helpful(caught.value, "--clip-weights", str(path))
+
+
+def test_tiny_without_its_files_says_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "TINY_WEIGHTS", tmp_path)
+    with pytest.raises(WeightsError, match="kept in the project's repository") as caught:
+        load_sam(PRESETS["tiny"], None)
+    _is_helpful(caught.value, "--sam-weights", "sam.safetensors")
+
+
+def _is_helpful(error: WeightsError, *words: str) -> None:
+    """One sentence, in one line, that names what it must."""
+    text = str(error)
+    assert "\n" not in text
+    assert text.endswith(".") or text.endswith(")")
+    for word in words:
+        assert word in text

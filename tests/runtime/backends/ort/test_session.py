@@ -1,0 +1,114 @@
+"""What only the onnxruntime backend has: its providers, and outputs bound to arrays."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.gpu import has_cuda
+from support.session_graph import feeds, make_graph
+from support.toy_bundle import write_graph
+
+from clipsam.runtime import MissingBackendError, ProviderError
+from clipsam.runtime.backends.base import TensorSpec, open_session
+from clipsam.runtime.backends.ort.session import OrtSession
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_graph(tmp_path_factory.mktemp("graph"))
+
+
+@pytest.mark.skipif(has_cuda(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_refused(graph: Path) -> None:
+    with pytest.raises(ProviderError, match="use provider 'cpu'"):
+        open_session(graph, "cuda")
+
+
+def test_a_silent_fallback_is_refused(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime-gpu lists CUDA on a machine without a GPU, then runs on the CPU."""
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+
+    def on_cpu(path: str, *_: object, **__: object) -> Any:
+        return real(path, providers=["CPUExecutionProvider"])
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
+    with pytest.raises(ProviderError, match=r"would run small.onnx on the CPU: check the GPU"):
+        open_session(graph, "cuda")
+
+
+@pytest.mark.parametrize(("provider", "extra"), [("cpu", "ort"), ("cuda", "ort-gpu")])
+def test_no_onnxruntime_names_the_extra(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, provider: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # import raises ImportError
+    with pytest.raises(MissingBackendError, match=rf"pip install 'clipsam\[{extra}\]'"):
+        OrtSession(graph, provider)
+
+
+def test_bf16_on_the_cpu_is_refused(graph: Path) -> None:
+    with pytest.raises(ProviderError, match="cannot run bf16 on the CPU: use precision 'fp32'"):
+        open_session(graph, "cpu", precision="bf16")
+
+
+def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What onnxruntime is told on a machine with CUDA; it says nothing of what CUDA then does."""
+    import onnxruntime
+
+    real, asked = onnxruntime.InferenceSession, []
+
+    class OnGpu:
+        def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+            asked.append((options, providers))
+            self.real = real(path, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+    def preload() -> None:
+        print("Failed to load libcublas")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnGpu)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with open_session(graph, "cuda", precision="fp16") as session:
+        fed = feeds()
+        found = session.run(fed)  # with bound outputs
+    np.testing.assert_allclose(found["product"], fed["left"].T @ fed["right"], rtol=1e-4)
+    options, providers = asked[0]
+    assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    assert capsys.readouterr().out == ""
+
+
+def test_bound_outputs_of_unknown_shape(tmp_path: Path) -> None:
+    """An output whose axis no input has is taken from onnxruntime, beside one that was bound."""
+    path = tmp_path / "found.onnx"
+    spec = TensorSpec("x", "float32", ("n",))
+    outputs = (
+        TensorSpec("where", "int64", (1, "found")),
+        TensorSpec("twice", "float32", ("n",)),
+    )
+    nodes: list[Any] = [("NonZero", ["x"], "where", {}), ("Add", ["x", "x"], "twice", {})]
+    write_graph(path, (spec,), outputs, nodes, {})
+    with open_session(path, "cpu", 1) as session:
+        assert isinstance(session, OrtSession)
+        session._binds = True
+        for values in ([0, 1, 0, 2], [3, 0]):
+            found = session.run({"x": np.array(values, np.float32)})
+            assert list(found) == ["where", "twice"]
+            np.testing.assert_array_equal(found["where"], [np.flatnonzero(values)])
+            np.testing.assert_array_equal(found["twice"], 2 * np.array(values))

@@ -1,0 +1,243 @@
+"""Which engine files are found and which are refused; all of it is file handling, no TensorRT."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.engine_lookup import edit, find, flip, refused
+from support.session_graph import make_graph
+from support.trt_engines import FAKE_BOX, make_sidecar, write_fake_engine
+
+from clipsam.runtime import EngineError, OutputError, SessionError
+from clipsam.runtime.backends.trt.engine_store import (
+    Box,
+    find_engine,
+    has_engine,
+    read_engine,
+    slug,
+    sm,
+    write_engine,
+)
+from clipsam.runtime.backends.trt.sidecar import (
+    BuildFlags,
+    Profile,
+    read_sidecar,
+)
+from clipsam.runtime.core.files import digest_onnx, onnx_digest
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Path:
+    return make_graph(tmp_path, "clip_umci.onnx")
+
+
+def test_found(onnx: Path) -> None:
+    path = write_fake_engine(onnx)
+    assert path == onnx.parent / "engines/sm89-10.13.3.9-fp32-fake-gpu/clip_umci.engine"
+    assert find(onnx) == path
+    engine = read_engine(onnx.parent, "clip_umci", "fp32", digest_onnx(onnx), FAKE_BOX)
+    assert engine.plan == path.read_bytes()
+    assert engine.sidecar == read_sidecar(path.with_suffix(".json"))
+    assert engine.sidecar.profiles["left"] == Profile((1, 3), (4, 3), (16, 3))
+    assert sorted(p.name for p in path.parent.iterdir()) == ["clip_umci.engine", "clip_umci.json"]
+
+
+def test_several_boxes_and_precisions_share_a_bundle(onnx: Path) -> None:
+    other = Box("10.9.0.34", (8, 7), "Orin")
+    paths = [
+        write_fake_engine(onnx),
+        write_fake_engine(onnx, precision="fp16"),
+        write_fake_engine(onnx, other),
+    ]
+    assert [find(onnx), find(onnx, precision="fp16"), find(onnx, other)] == paths
+    assert paths[2].parent.name == "sm87-10.9.0.34-fp32-orin"
+
+
+def test_compute_capability_in_words() -> None:
+    assert [sm((8, 9)), sm((10, 0)), sm((12, 1))] == ["sm89", "sm100", "sm121"]
+
+
+def test_a_gpu_in_a_folders_name() -> None:
+    names = ["NVIDIA L4", "NVIDIA GeForce RTX 4090", "Orin (nvgpu)", "NVIDIA A100-SXM4-40GB", "??"]
+    assert [slug(name) for name in names] == [
+        "l4", "geforce-rtx-4090", "orin-nvgpu", "a100-sxm4-40gb", "gpu",
+    ]  # fmt: skip
+
+
+def test_none_at_all(onnx: Path) -> None:
+    assert "has no TensorRT engine of clip_umci: build it" in refused(onnx)
+    assert not has_engine(onnx.parent, "clip_umci", "fp32", FAKE_BOX)
+
+
+def test_the_command_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "my bundle"
+    with pytest.raises(EngineError, match=rf"--engines-only '{folder}' --precision fp16`"):
+        find_engine(folder, "clip_umci", "fp16", "0", "10.13.3.9", (8, 9))
+
+
+def test_none_for_this_box_says_what_there_is(onnx: Path) -> None:
+    write_fake_engine(onnx, Box("10.13.3.9", (8, 6), "NVIDIA A10"))
+    write_fake_engine(onnx, Box("10.9.0.34", (8, 9), "Fake GPU"))
+    message = refused(onnx)
+    assert "has no fp32 engine of clip_umci for this box (Fake GPU sm89, TensorRT 10.13.3.9): " in (
+        message
+    )
+    assert "sm86-10.13.3.9-fp32-a10 is for another GPU, NVIDIA A10 sm86, this is sm89; " in message
+    assert (
+        "sm89-10.9.0.34-fp32-fake-gpu is for TensorRT 10.9.0.34, this is 10.13.3.9; build"
+        in message
+    )
+
+
+def test_another_precision(onnx: Path) -> None:
+    write_fake_engine(onnx, precision="fp16")
+    message = refused(onnx)
+    assert "sm89-10.13.3.9-fp16-fake-gpu is fp16: --precision fp16 uses it; build" in message
+    assert has_engine(onnx.parent, "clip_umci", "fp16", FAKE_BOX)
+    assert not has_engine(onnx.parent, "clip_umci", "fp32", FAKE_BOX)
+
+
+def test_many_others_are_not_all_listed(onnx: Path) -> None:
+    for minor in range(7):
+        write_fake_engine(onnx, Box(f"10.{minor}.0.1", (8, 9), "Fake GPU"))
+    assert (
+        "sm89-10.3.0.1-fp32-fake-gpu is for TensorRT 10.3.0.1, this is 10.13.3.9; and 3 more; "
+        in (refused(onnx))
+    )
+
+
+def test_others_that_say_nothing(onnx: Path) -> None:
+    path = write_fake_engine(onnx, Box("10.9.0.34", (8, 9), "Fake GPU"))
+    path.with_suffix(".json").write_text("{}")
+    other = write_fake_engine(onnx, Box("10.8.0.34", (8, 9), "Fake GPU"), graph="sam_decoder")
+    other.rename(other.with_name("clip_umci.engine"))
+    other.with_suffix(".json").rename(other.with_name("clip_umci.json"))
+    message = refused(onnx)
+    assert "sm89-10.9.0.34-fp32-fake-gpu has no readable sidecar" in message
+    assert "sm89-10.8.0.34-fp32-fake-gpu is of sam_decoder" in message
+
+
+# What is done to a good engine, and what must then be said.
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "cut": (lambda p: p.write_bytes(p.read_bytes()[:-1]), "was truncated or altered ("),
+    "empty": (lambda p: p.write_bytes(b""), "was truncated or altered (0 bytes, not "),
+    "longer": (lambda p: p.write_bytes(p.read_bytes() + b"\0"), "was truncated or altered"),
+    "bit": (lambda p: flip(p, -1), "was altered (its sha256 is not its sidecar's)"),
+    "tag": (lambda p: flip(p, 0), "is not a TensorRT engine"),
+    "layout": (lambda p: flip(p, 4), "has a header of an unknown kind (1)"),
+    "version": (lambda p: flip(p, 25), "was built by TensorRT 10.12.3.9, its sidecar says 10.13"),
+    "folder": (lambda p: (p.unlink(), p.mkdir()), "cannot be read (Is a directory)"),
+    "no sidecar": (lambda p: p.with_suffix(".json").unlink(), "cannot be used (No such file"),
+    "not JSON": (
+        lambda p: p.with_suffix(".json").write_text("{"),
+        "cannot be used (it is not JSON",
+    ),
+    "not text": (lambda p: p.with_suffix(".json").write_bytes(b"\xff"), "(it is not text)"),
+    "schema": (lambda p: edit(p, schema=2), "cannot be used (it has schema 2, not 1)"),
+    "no schema": (lambda p: p.with_suffix(".json").write_text("[]"), "not a mapping with a schema"),
+    "graph": (
+        lambda p: edit(p, graph="sam_encoder"),
+        "is of sam_encoder in fp32, not of clip_umci",
+    ),
+    "precision": (
+        lambda p: edit(p, precision="fp16"),
+        "is of clip_umci in fp16, not of clip_umci",
+    ),
+    "onnx": (lambda p: edit(p, onnx_sha256="0" * 64), "was built from another ONNX file than"),
+    "gpu": (lambda p: edit(p, gpu="NVIDIA L4"), "is for another GPU, NVIDIA L4, this is Fake GPU"),
+    "sm": (
+        lambda p: edit(p, compute_capability=[8, 0]),
+        "is for another GPU, Fake GPU sm80, this",
+    ),
+    "older": (
+        lambda p: edit(p, tensorrt="10.12.0.36"),
+        "is for TensorRT 10.12.0.36, this is 10.13",
+    ),
+    "platform": (lambda p: edit(p, platform="windows-amd64"), "is for windows-amd64, this is"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_refused(onnx: Path, name: str) -> None:
+    damage, words = DAMAGE[name]
+    path = write_fake_engine(onnx)
+    damage(path)
+    message = refused(onnx)
+    assert words in message
+    assert "engines/sm89-10.13.3.9-fp32-fake-gpu/clip_umci.engine" in message
+
+
+def test_a_damaged_engine_is_not_replaced_by_another(onnx: Path) -> None:
+    """The box's own engine is the one that was meant: another would hide that it is broken."""
+    flags = BuildFlags(version_compatible=True)
+    write_fake_engine(onnx, Box("10.9.0.34", (8, 9), "Fake GPU"), flags=flags)
+    path = write_fake_engine(onnx)
+    flip(path, -1)
+    assert "was altered" in refused(onnx)
+
+
+def test_the_header_is_what_the_builder_wrote(onnx: Path) -> None:
+    """Whatever its layout: nobody promised that of TensorRT 10 for later versions."""
+    plan = b"trt2" + bytes(range(60))
+    path = FAKE_BOX.folder(onnx.parent, "fp32")
+    engine = write_engine(path, plan, make_sidecar(onnx, plan))
+    assert find(onnx) == engine
+    flip(engine, 1)
+    assert "is not a TensorRT engine" in refused(onnx)
+    flip(engine, 1)
+    flip(engine, 40)
+    assert "was altered (its sha256 is not its sidecar's)" in refused(onnx)
+
+
+def test_a_header_of_the_same_version(onnx: Path) -> None:
+    flip(write_fake_engine(onnx), 30)
+    assert "was altered (its header is not its sidecar's)" in refused(onnx)
+
+
+def test_weights_beside_the_graph_count(onnx: Path) -> None:
+    """New weights leave a graph's file as it is when they lie beside it."""
+    alone = digest_onnx(onnx)
+    assert alone == hashlib.sha256(onnx.read_bytes()).hexdigest()
+    data = onnx.with_name("clip_umci.onnx.data")
+    digests = set()
+    for weights in (b"old", b"new"):
+        data.write_bytes(weights)
+        digests.add(digest_onnx(onnx))
+        files = {
+            "clip_umci.onnx": alone,
+            "clip_umci.onnx.data": hashlib.sha256(weights).hexdigest(),
+            "other.onnx.data": "1",
+        }
+        assert onnx_digest(files, "clip_umci.onnx") == digest_onnx(onnx)
+    assert len(digests | {alone}) == 3
+    assert onnx_digest({"a.onnx": "7", "b.onnx.data": "8"}, "a.onnx") == "7"
+
+
+def test_errors_are_session_errors() -> None:
+    assert issubclass(EngineError, SessionError)
+
+
+def test_an_engine_written_anew(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that is interrupted between the two files leaves nothing that is believed."""
+    path = write_fake_engine(onnx)
+    old = path.read_bytes()
+
+    def disk_is_full(path: Path, data: bytes) -> None:
+        if path.suffix == failing:
+            raise OutputError("no space")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("clipsam.runtime.backends.trt.engine_store.write_bytes", disk_is_full)
+    plan = old + b"new"
+    for failing in (".engine", ".json"):
+        with pytest.raises(OutputError):
+            write_engine(path.parent, plan, make_sidecar(onnx, plan))
+        if failing == ".engine":
+            assert find(onnx)  # the old one is whole
+    assert "was truncated or altered" in refused(onnx)
+    failing = "none"
+    assert write_engine(path.parent, plan, make_sidecar(onnx, plan)) == find(onnx) == path

@@ -1,0 +1,379 @@
+"""Bundles: what opens, and what is refused with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.toy_bundle import CATEGORIES, build_toy_bundle, hashes
+
+from clipsam.runtime import Bundle, BundleError, CategoryError, ClipSAM
+from clipsam.runtime.bundle import Manifest
+
+Values = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture
+def toy(pristine: Path, tmp_path: Path) -> Path:
+    """A copy that the test may damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "bundle"))
+
+
+def edit(folder: Path, change: Callable[[Values], Any], rehash: bool = False) -> None:
+    """Change the manifest's JSON; with `rehash`, vouch for the files as they are now."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    if rehash:
+        values["files"] = hashes(folder)
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def refuse(folder: Path, message: str) -> None:
+    with pytest.raises(BundleError, match=message) as error:
+        Bundle.open(folder)
+    text = str(error.value)
+    assert text.endswith(".")
+    assert "build it again with `python export/build_engines.py`" in text
+    assert "\n" not in text
+
+
+def test_opens(toy: Path) -> None:
+    bundle = Bundle.open(str(toy))
+    assert bundle.folder == toy
+    assert len(bundle.id) == 12
+    int(bundle.id, 16)
+    assert bundle.manifest.clip_image_size == 64
+    assert bundle.manifest.sam_image_size == 128
+    assert bundle.manifest.categories == tuple(CATEGORIES)
+    assert bundle.graph_path("sam_decoder") == toy / "sam_decoder.onnx"
+    text = bundle.text("metal nut")
+    assert text.shape == (4, 2)
+    assert text.dtype == np.float32
+    assert (text[:, 1] == np.float32(0.9)).all()
+
+
+def test_a_manifest_survives_json(toy: Path) -> None:
+    manifest = Bundle.open(toy).manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_the_id_names_the_content(toy: Path) -> None:
+    first = Bundle.open(toy).id
+    assert Bundle.open(toy).id == first
+    seen = {first}
+    for name in ("parity.json", "sam_encoder.onnx"):
+        path = toy / name
+        if name == "parity.json":
+            path.write_text('{"changed": 1}')
+        else:
+            path.write_bytes(path.read_bytes().replace(b"sam_encoder", b"sam_encodes"))
+        edit(toy, lambda _: None, rehash=True)
+        seen.add(Bundle.open(toy).id)
+    edit(toy, lambda v: v["prompts"].update(seed=1))
+    seen.add(Bundle.open(toy).id)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("where", ["nothing", "file", "file/below", "."])
+def test_no_bundle_there(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refuse(tmp_path / where, r"There is no bundle in .* \(manifest.json: .+\)")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", "has schema None, this version of clipsam reads schema 2"),
+        (b"3", "has schema None"),
+        (b"{}", "has schema None"),
+        (b'{"schema": 1, "graphs": {}}', "has schema 1, .* or build it again with `python export/"),
+        (b'{"schema": 3}', "has schema 3, this version .* install the clipsam that built it"),
+        (b'{"schema": "2"}', "has schema '2'"),
+        (b'{"schema": 2}', "is damaged"),
+    ],
+)
+def test_not_a_manifest(toy: Path, data: bytes, message: str) -> None:
+    (toy / "manifest.json").write_bytes(data)
+    refuse(toy, message)
+
+
+WRONG: dict[str, Callable[[Values], Any]] = {
+    "no graphs": lambda v: v.pop("variants"),
+    "no files": lambda v: v.pop("files"),
+    "no name": lambda v: v.pop("name"),
+    "no categories": lambda v: v.pop("categories"),
+    "no prompts": lambda v: v.pop("prompts"),
+    "unknown key": lambda v: v.update(colour="red"),
+    "unknown option": lambda v: v["prompts"].update(colour="red"),
+    "unknown graph field": lambda v: v["variants"]["fp32"]["clip_umci"].update(colour="red"),
+    "graphs a list": lambda v: v.update(variants=[]),
+    "no float32": lambda v: v["variants"].pop("fp32"),
+    "a variant a list": lambda v: v["variants"].update(fp16=[]),
+    "an unknown precision": lambda v: v["variants"].update(fp12={}),
+    "a graph's precision unknown": lambda v: v["variants"]["fp32"]["clip_umci"].update(
+        precision="fp12"
+    ),
+    "a graph's precision missing": lambda v: v["variants"]["fp32"]["clip_umci"].pop("precision"),
+    "graph a word": lambda v: v["variants"]["fp32"].update(clip_umci="x"),
+    "no file of a graph": lambda v: v["variants"]["fp32"]["clip_umci"].pop("file"),
+    "file a number": lambda v: v["variants"]["fp32"]["clip_umci"].update(file=3),
+    "files a list": lambda v: v.update(files=[]),
+    "hash a number": lambda v: v["files"].update({"parity.json": 3}),
+    "name a list": lambda v: v.update(name=[1]),
+    "categories a number": lambda v: v.update(categories=3),
+    "category a number": lambda v: v["categories"].__setitem__(0, 3),
+    "provenance a list": lambda v: v.update(provenance=[]),
+    "parity a word": lambda v: v.update(parity="fine"),
+    "threshold a word": lambda v: v["prompts"].update(threshold="0.5"),
+    "threshold out of range": lambda v: v["decision"].update(threshold=1.5),
+    "points unknown": lambda v: v["prompts"].update(points="random"),
+    "norm unknown": lambda v: v["fusion"].update(norm="dataset"),
+    "preprocessing unknown": lambda v: v["preprocess"].update(clip="crop"),
+    "preprocess a word": lambda v: v.update(preprocess="crop"),
+    "NUL in a path": lambda v: v["files"].update({"a\0b": "0"}),
+    "input without a shape": lambda v: v["variants"]["fp32"]["clip_umci"]["inputs"][0].pop("shape"),
+    "image size free": lambda v: v["variants"]["fp32"]["clip_umci"]["inputs"][0].update(
+        shape=["b", "s", "s", 3]
+    ),
+    "image without axes": lambda v: v["variants"]["fp32"]["sam_encoder"]["inputs"][0].update(
+        shape=[]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_damaged_manifest(toy: Path, name: str) -> None:
+    edit(toy, WRONG[name])
+    refuse(toy, "manifest.json is damaged")
+
+
+def test_a_contract_that_is_not_met(toy: Path) -> None:
+    edit(toy, lambda v: v["variants"]["fp32"].pop("sam_encoder"))
+    refuse(toy, "does not describe the graph sam_encoder")
+
+
+def test_an_output_of_another_name(toy: Path) -> None:
+    edit(toy, lambda v: v["variants"]["fp32"]["clip_umci"]["outputs"][0].update(name="map"))
+    refuse(toy, "does not describe the graph clip_umci")
+
+
+def add_int8(v: Values) -> None:
+    """As a build leaves it: int8 has two graphs of its own, its decoder is the fp16 one."""
+    for precision in ("int8", "fp16"):
+        v["variants"][precision] = variant = {}
+        for name, entry in v["variants"]["fp32"].items():
+            own = "fp16" if name == "sam_decoder" else precision
+            variant[name] = {**entry, "file": f"{name}.{own}.onnx", "precision": own}
+
+
+def test_precisions(toy: Path) -> None:
+    assert Bundle.open(toy).precisions == ("fp32",)
+    for name in ("clip_umci", "sam_encoder", "sam_decoder"):
+        for precision in ("fp16", "int8"):
+            shutil.copy(toy / f"{name}.onnx", toy / f"{name}.{precision}.onnx")
+    (toy / "sam_decoder.int8.onnx").unlink()
+    edit(toy, add_int8, rehash=True)
+
+    bundle = Bundle.open(toy)
+    assert bundle.precisions == ("fp32", "fp16", "int8")  # from the safest on
+    assert bundle.graph_path("sam_encoder") == toy / "sam_encoder.onnx"
+    assert bundle.graph_path("sam_encoder", "int8") == toy / "sam_encoder.int8.onnx"
+    assert bundle.graph_path("sam_decoder", "int8") == toy / "sam_decoder.fp16.onnx"
+    assert bundle.graph_entry("sam_decoder", "int8").precision == "fp16"
+    assert bundle.graph_entry("sam_encoder").precision == "fp32"
+    with pytest.raises(
+        BundleError, match=r"no graph clip_umci in bf16, only in fp32, int8, fp16: "
+    ):
+        bundle.graph_path("clip_umci", "bf16")
+    with pytest.raises(BundleError, match="no graph other in fp32, only in none"):
+        bundle.graph_path("other")
+
+    edit(toy, lambda v: v["variants"]["fp16"].pop("clip_umci"))
+    bundle = Bundle.open(toy)
+    assert bundle.precisions == ("fp32", "int8")  # fp16 is not complete
+    assert bundle.graph_path("sam_decoder", "fp16") == toy / "sam_decoder.fp16.onnx"
+    with pytest.raises(BundleError, match=r"build_engines.py --precision fp16`, or use another"):
+        bundle.graph_path("clip_umci", "fp16")
+
+
+def test_a_variant_has_the_tensors_of_float32(toy: Path) -> None:
+    for name in ("clip_umci", "sam_encoder", "sam_decoder"):
+        for precision in ("fp16", "int8"):
+            shutil.copy(toy / f"{name}.onnx", toy / f"{name}.{precision}.onnx")
+    edit(toy, add_int8, rehash=True)
+    edit(toy, lambda v: v["variants"]["fp16"]["clip_umci"]["inputs"][1].update(dtype="float16"))
+    refuse(toy, "describes clip_umci in fp16 with other tensors than in fp32")
+
+
+@pytest.mark.parametrize("name", ["clip_umci.onnx", "text_features.npz", "parity.json"])
+def test_missing_truncated_and_altered_files(toy: Path, name: str) -> None:
+    path = toy / name
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    refuse(toy, f"{name} was truncated or altered .* copy the whole folder again")
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    refuse(toy, f"{name} was truncated or altered")
+    path.write_bytes(data + b"\0")
+    refuse(toy, f"{name} was truncated or altered")
+    path.unlink()
+    refuse(toy, rf"{name} cannot be read \(No such file or directory\): copy the whole folder")
+    path.mkdir()
+    refuse(toy, rf"{name} cannot be read")
+    path.rmdir()
+    path.write_bytes(data)
+    Bundle.open(toy)
+
+
+@pytest.mark.parametrize("name", ["clip_umci.onnx", "text_features.npz"])
+def test_a_file_nobody_vouches_for(toy: Path, name: str) -> None:
+    edit(toy, lambda v: v["files"].pop(name))
+    refuse(toy, f"has no hash of {name}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret",
+        "a/../../secret",
+        "sub/../parity.json",
+        "/etc/passwd",
+        "..\\secret",
+        "C:\\secret",
+        "C:/secret",
+        "\\\\server\\share",
+    ],
+)
+def test_a_path_that_leaves_the_folder(toy: Path, path: str) -> None:
+    (toy.parent / "secret").write_text("x")
+    edit(toy, lambda v: v["files"].update({path: hashes(toy)["parity.json"]}))
+    refuse(toy, "lies outside its folder: do not use it")
+
+
+def test_a_link_that_leaves_the_folder(toy: Path) -> None:
+    outside = toy.parent / "elsewhere.onnx"
+    (toy / "clip_umci.onnx").rename(outside)
+    (toy / "clip_umci.onnx").symlink_to(outside)  # same bytes, same hash
+    refuse(toy, "lies outside its folder")
+
+
+def test_a_linked_bundle_opens(toy: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(toy)
+    assert Bundle.open(link).id == Bundle.open(toy).id
+
+
+class _Trap:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_is_unpickled(toy: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    features = np.empty((4, 4, 2), object)
+    features[:] = _Trap(sprung)
+    np.savez(toy / "text_features.npz", categories=np.array(list(CATEGORIES)), features=features)
+    edit(toy, lambda _: None, rehash=True)
+    refuse(toy, r"text_features.npz cannot be read \(Object arrays cannot be loaded")
+    assert not sprung.exists()
+    with np.load(toy / "text_features.npz", allow_pickle=True) as file:
+        assert file["features"].shape == (4, 4, 2)
+    assert sprung.exists()  # the trap works
+
+
+def _features(**changes: Any) -> Values:
+    arrays: Values = {
+        "categories": np.array(list(CATEGORIES)),
+        "features": np.zeros((4, 4, 2), np.float32),
+    }
+    return {k: v for k, v in {**arrays, **changes}.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        _features(categories=np.array(["object", "metal nut", "bottle", "nuthing"])),
+        _features(categories=np.array(["object"])),
+        _features(features=np.zeros((3, 4, 2), np.float32)),
+        _features(features=np.zeros((4, 4, 3), np.float32)),
+        _features(features=np.zeros((4, 4), np.float32)),
+        _features(features=np.float32(0)),
+        _features(features=np.zeros((4, 4, 2), np.float64)),
+        _features(features=None),
+        _features(categories=None),
+    ],
+)
+def test_text_features_that_do_not_fit(toy: Path, arrays: Values) -> None:
+    np.savez(toy / "text_features.npz", **arrays)
+    edit(toy, lambda _: None, rehash=True)
+    refuse(toy, "text_features.npz cannot be read")
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty", "npy", "cut", "flip"])
+def test_text_features_that_are_damaged(toy: Path, damage: str) -> None:
+    """The hash fits (someone rebuilt the manifest), the archive does not open."""
+    path = toy / "text_features.npz"
+    data = path.read_bytes()
+    damaged = {
+        "garbage": b"PK\3\4" + b"x" * 100,
+        "empty": b"",
+        "cut": data[: len(data) // 2],
+        "flip": data[:200] + bytes([data[200] ^ 255]) + data[201:],
+    }
+    if damage == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        path.write_bytes(damaged[damage])
+    edit(toy, lambda _: None, rehash=True)
+    refuse(toy, "text_features.npz cannot be read")
+
+
+@pytest.mark.parametrize("word", ["metalnut", "metal_nut", "Metal Nut", "metal nuts"])
+def test_an_unknown_category_offers_close_words(toy: Path, word: str) -> None:
+    with pytest.raises(CategoryError, match="did you mean 'metal nut'") as error:
+        Bundle.open(toy).text(word)
+    message = str(error.value)
+    assert repr(word) in message
+    assert all(category in message for category in CATEGORIES)
+
+
+@pytest.mark.parametrize("word", ["zzz", "", None, 3, ["qqq"]])
+def test_an_unknown_category_names_the_known(toy: Path, word: Any) -> None:
+    with pytest.raises(CategoryError, match=r"it knows object, metal nut, bottle, nothing"):
+        Bundle.open(toy).text(word)
+
+
+def test_a_graph_that_is_not_what_the_manifest_says(toy: Path) -> None:
+    """Right names, other sizes: found when opened, not as a wrong map."""
+    (toy / "clip_umci.onnx").unlink()
+    shutil.copy(toy / "sam_encoder.onnx", toy / "clip_umci.onnx")
+    edit(toy, lambda _: None, rehash=True)
+    with pytest.raises(BundleError, match=r"clip_umci.onnx does not have the tensor image uint8"):
+        ClipSAM.open(toy, threads=1)
+    edit(toy, lambda v: v["variants"]["fp32"]["sam_encoder"]["inputs"][1].update(dtype="int32"))
+    edit(
+        toy,
+        lambda v: v["variants"]["fp32"]["sam_encoder"]["inputs"][0].update(shape=[1, 96, 96, 3]),
+    )
+    with pytest.raises(BundleError, match="does not have the tensor"):
+        ClipSAM.open(toy, threads=1)

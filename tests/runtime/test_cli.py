@@ -1,0 +1,213 @@
+"""The `clipsam` command: what it writes, what it says, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from support.cli_run import NAMES, Ran, Run, lines, listing, make_images, runner, save
+from support.toy_bundle import bright_square, build_toy_bundle
+
+from clipsam.runtime import ClipSAM, Result, read_image
+from clipsam.runtime.cli import main
+from clipsam.runtime.folder import find_jobs
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture
+def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    return runner(toy, capfd)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "images")
+
+
+def test_a_folder(run: Run, images: Path, tmp_path: Path, toy: Path) -> None:
+    output = tmp_path / "deep/out"
+    done = run(images, "--output", output)
+    assert done == Ran(0, f"2 good, 2 anomalous; results in {output}\n", "")
+    stems = ["bad", "good", "line 1/part.v2", "line 1/äöü/ok"]
+    kinds = ["mask.png", "overlay.png", "score.tiff"]
+    expected = [f"{stem}.{kind}" for stem in stems for kind in kinds]
+    assert listing(output) == sorted([*expected, "results.jsonl"])
+    assert [row["image"] for row in lines(output)] == NAMES
+    assert [row["verdict"] for row in lines(output)] == ["anomalous", "good", "anomalous", "good"]
+    with ClipSAM.open(toy, threads=1) as model:
+        for stem, name in zip(stems, NAMES, strict=True):
+            image = read_image(images / name)
+            result = model.inspect(image)
+            with Image.open(output / f"{stem}.overlay.png") as file:
+                assert (file.mode, file.size) == ("RGB", image.shape[1::-1])
+                drawn = np.asarray(file)
+            change = np.abs(drawn.astype(int) - image).max()
+            assert change > 50 if result.anomalous else change < 10  # a clean part stays clean
+            with Image.open(output / f"{stem}.mask.png") as file:
+                assert file.mode == "L"
+                np.testing.assert_array_equal(np.asarray(file), result.mask * np.uint8(255))
+            score = tifffile.imread(output / f"{stem}.score.tiff")
+            assert score.dtype == np.float32
+            np.testing.assert_array_equal(score, result.score_map)
+    row = lines(output)[0]
+    name = row.pop("image")
+    back = Result.from_json(json.dumps(row), result.score_map, result.mask)
+    assert name == "bad.png"
+    assert back.regions[0].area > 1000
+
+
+def test_single_files_keep_their_names(run: Run, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    done = run(images / "bad.png", images / "line 1/part.v2.BMP", "--output", output)
+    assert done.code == 0
+    assert [row["image"] for row in lines(output)] == ["bad.png", "part.v2.BMP"]
+    assert (output / "part.v2.mask.png").exists()
+
+
+def test_one_stem_twice_keeps_the_suffixes(run: Run, tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    save(folder / "part.png", bright_square())
+    save(folder / "part.jpg", np.full((50, 50, 3), 30, np.uint8))
+    save(folder / "other.png", bright_square())
+    assert run(folder, "--output", output).code == 0
+    assert {n for n in listing(output) if n.endswith("mask.png")} == {
+        "other.mask.png",
+        "part.jpg.mask.png",
+        "part.png.mask.png",
+    }
+    assert np.asarray(Image.open(output / "part.png.mask.png")).any()
+    assert not np.asarray(Image.open(output / "part.jpg.mask.png")).any()
+
+
+def test_two_images_for_the_same_files(run: Run, images: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    save(other / "bad.png", bright_square())
+    done = run(images, other, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert "would write the same files: inspect them into different --output folders" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", [".", "results", "line 1"])
+def test_results_are_not_inspected(run: Run, images: Path, where: str) -> None:
+    """The output folder may lie among the images: a second run sees the images alone."""
+    for _ in range(2):
+        assert run(images, "--output", images / where).code == 0
+        assert len(lines(images / where)) == 4
+
+
+def test_images_called_like_results_are_images(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save(folder / "a.mask.png", bright_square())
+    assert run(folder, "--output", tmp_path / "out").code == 0
+    assert run(folder, "--output", tmp_path).code == 0
+    assert [row["image"] for row in lines(tmp_path)] == ["a.mask.png"]
+
+
+def test_a_deadline(run: Run, images: Path, tmp_path: Path) -> None:
+    assert run(images, "--output", tmp_path / "out", "--deadline-ms", "0.001").code == 0
+    refined = {row["image"]: row["refined"] for row in lines(tmp_path / "out")}
+    assert refined["good.jpg"]
+    assert not refined["bad.png"]
+
+
+def test_norm_image(run: Run, images: Path, tmp_path: Path) -> None:
+    assert run(images / "bad.png", "--output", tmp_path / "out", "--norm", "image").code == 0
+    score = tifffile.imread(tmp_path / "out/bad.score.tiff")
+    assert (score.min(), score.max()) == (0, 1)
+
+
+def test_info(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(toy)]) == 0
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    for text in (
+        "toy  (bundle ",
+        "CLIP sees 64 px, SAM 128 px",
+        "sam_decoder  embedding float32[1,3,16,16], point_coords float32[prompts,points,2]",
+        "threshold 0.47",
+        "normalisation: fixed",
+        "4 categories: object, metal nut, bottle, nothing",
+        "opset: 20",
+        "clip_umci: max_abs 0",
+    ):
+        assert text in captured.out
+    assert main(["info", str(toy / "none")]) == 1
+    assert capfd.readouterr().err.startswith("error: There is no bundle in ")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["paint"],
+        ["inspect"],
+        ["inspect", "BUNDLE", "a.png"],
+        ["inspect", "BUNDLE", "a.png", "--output", "out", "--colour"],
+        ["inspect", "BUNDLE", "a.png", "--output", "out", "--threads", "0"],
+        ["inspect", "BUNDLE", "a.png", "--output", "out", "--threads", "two"],
+        ["inspect", "BUNDLE", "a.png", "--output", "out", "--deadline-ms", "-1"],
+        ["inspect", "BUNDLE", "a.png", "--output", "out", "--deadline-ms", "nan"],
+        ["inspect", "BUNDLE", "a.png", "--output", "out", "--norm", "dataset"],
+        ["inspect", "BUNDLE", "a.png", "--output", "out", "--provider", "tpu"],
+        ["info"],
+        ["info", "BUNDLE", "--colour"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors(args: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(args)
+    assert error.value.code == 2
+    assert capfd.readouterr().err.startswith("usage: clipsam")
+
+
+def test_as_a_program(toy: Path, images: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "clipsam.runtime.cli"]
+
+    def call(*args: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *map(str, args)], capture_output=True, text=True, cwd=tmp_path, timeout=120
+        )
+
+    done = call("inspect", toy, "images", "--output", "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2 good, 2 anomalous; results in out\n"
+    (images / "bad.png").write_bytes(b"")
+    done = call("inspect", toy, "images", "--output", "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: images/bad.png is empty (0 bytes)")
+    assert call("inspect").returncode == 2
+    help_text = call("inspect", "--help").stdout
+    assert "130 interrupted" in help_text  # the exit codes are documented
+
+
+def test_jobs_are_found_in_a_fixed_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a.PNG", "c/a.jpg", "c.webp", ".hidden.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [job.name.as_posix() for job in find_jobs([tmp_path])]
+    assert names == ["a.PNG", "b.png", "c/a.jpg", "c.webp"]
+
+
+def test_progress_on_a_terminal(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    done = run(images, "--output", tmp_path / "out")
+    assert "\r1/4  1 anomalous" in done.err
+    assert done.err.endswith(" left \n")
+    assert run(images / "bad.png", "--output", tmp_path / "out").err == ""

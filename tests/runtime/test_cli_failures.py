@@ -1,0 +1,219 @@
+"""The `clipsam` command when something is wrong: one sentence, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tifffile
+from PIL import Image
+from support.cli_run import NAMES, Ran, Run, lines, listing, make_images, runner
+from support.toy_bundle import build_toy_bundle
+
+from clipsam.runtime import folder as inspect_files
+from clipsam.runtime.cli import main
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture
+def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    return runner(toy, capfd)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "images")
+
+
+def test_a_bad_image_among_good_ones(run: Run, images: Path, tmp_path: Path) -> None:
+    (images / "cut.png").write_bytes((images / "bad.png").read_bytes()[:200])
+    done = run(images, tmp_path / "missing.png", "--output", tmp_path / "out")
+    assert done.code == 1
+    assert done.out.startswith("2 good, 2 anomalous, 2 could not be inspected; results in ")
+    first, second = done.err.splitlines()
+    assert first.startswith(f"error: {images / 'cut.png'} is truncated")
+    assert second.startswith(f"error: {tmp_path / 'missing.png'} cannot be read")
+    rows = {row["image"]: row for row in lines(tmp_path / "out")}
+    assert len(rows) == 6
+    assert f"error: {rows['cut.png']['error']}" == first
+    assert "verdict" not in rows["cut.png"]
+    assert not [name for name in listing(tmp_path / "out") if name.startswith(("cut", "missing"))]
+
+
+def test_an_unknown_category_writes_nothing(run: Run, images: Path, tmp_path: Path) -> None:
+    done = run(images, "--output", tmp_path / "out", "--category", "metalnut")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: The bundle does not know the category 'metalnut'; did you ")
+    assert "'metal nut'" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_without_images(run: Run, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    (empty / "folder.png").mkdir(parents=True)  # a folder is no image, whatever its name
+    done = run(empty, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert done.err.startswith(f"error: {empty} holds no image (.png, .jpg")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_bundle(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = main(["inspect", str(tmp_path / "no"), str(images), "--output", str(tmp_path / "out")])
+    assert code == 1
+    assert capfd.readouterr().err.startswith("error: There is no bundle in ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/out", "results.jsonl is a folder"])
+def test_an_output_that_cannot_be_written(
+    run: Run, images: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("keep me")
+    output = tmp_path / place
+    if place.startswith("results"):
+        (output / "results.jsonl").mkdir(parents=True)
+    done = run(images, "--output", output)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"error: {output}")
+    assert done.err.endswith("choose another --output.\n")
+    assert done.err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "keep me"
+    assert not [n for n in listing(tmp_path) if n.startswith(".") or ".results" in n]
+
+
+@pytest.mark.parametrize("room", range(0, 9))
+def test_a_full_disk(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """After `room` files nothing more fits: what is there is whole, and --resume goes on."""
+    output, written = tmp_path / "out", []
+    real = Path.write_bytes
+
+    def write(path: Path, data: bytes) -> int:
+        if len(written) >= room:
+            real(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        return real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        done = run(images, "--output", output)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"error: {output}/")
+    assert "(No space left on device); free some space or" in done.err
+    assert done.err.count("\n") == 1
+    assert not [path for path in output.rglob("*") if path.name.startswith(".")]
+    _all_whole(output)
+    done = run(images, "--output", output, "--resume")
+    assert done.code == 0
+    assert len(lines(output)) == 4
+    assert len(listing(output)) == 13
+
+
+def test_a_full_disk_for_the_lines(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    output.mkdir()
+    monkeypatch.setattr(inspect_files, "write_bytes", lambda path, data: None)
+    (output / "results.jsonl").symlink_to("/dev/full")
+    done = run(images, "--output", output)
+    assert done.code == 1
+    assert "results.jsonl could not be written (No space left on device)" in done.err
+    assert done.err.count("\n") == 1
+
+
+def _all_whole(output: Path) -> None:
+    for path in output.rglob("*.png"):
+        with Image.open(path) as file:
+            file.load()
+    for path in output.rglob("*.tiff"):
+        tifffile.imread(path)
+    for row in lines(output) if (output / "results.jsonl").exists() else []:
+        assert row["verdict"] in ("good", "anomalous")
+
+
+def test_resume(run: Run, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(images, "--output", output)
+    path = output / "results.jsonl"
+    kept = path.read_text().splitlines(keepends=True)
+    # One line gone, one cut off, garbage, and an error of last time.
+    error = json.dumps({"image": "line 1/äöü/ok.tiff", "error": "was damaged"}) + "\n"
+    junk = b"\xff\xfe\n[1]\n{}\n" + b'{"image": ["x"]}\n'
+    path.write_bytes((kept[0] + kept[1] + error).encode() + junk + kept[2][:30].encode())
+    before = {p: p.stat().st_mtime_ns for p in output.glob("*.png")}
+    done = run(images, "--output", output, "--resume")
+    assert done == Ran(0, f"1 good, 1 anomalous, 2 done before; results in {output}\n", "")
+    assert {p: p.stat().st_mtime_ns for p in output.glob("*.png")} == before
+    assert path.read_text().splitlines(keepends=True)[:2] == kept[:2]
+    assert sorted(row["image"] for row in lines(output)) == sorted(NAMES)
+    done = run(images, "--output", output, "--resume")
+    assert done.out.startswith("0 good, 0 anomalous, 4 done before")
+
+
+@pytest.mark.parametrize("option", [("--category", "bottle"), ("--norm", "image")])
+def test_resume_with_other_options_starts_over(
+    run: Run, images: Path, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    run(images, "--output", tmp_path / "out")
+    done = run(images, "--output", tmp_path / "out", "--resume", *option)
+    assert "done before" not in done.out
+    assert len(lines(tmp_path / "out")) == 4
+
+
+def test_without_resume_the_lines_start_over(run: Run, images: Path, tmp_path: Path) -> None:
+    run(images, "--output", tmp_path / "out")
+    run(images / "bad.png", "--output", tmp_path / "out")
+    assert [row["image"] for row in lines(tmp_path / "out")] == ["bad.png"]
+
+
+def test_interrupted(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a file is written: exit code 130, no temporary file, and --resume goes on."""
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        # Of results.jsonl, three files of the first image, and the second of the second.
+        patch.setattr(Path, "chmod", _interrupt_after(6))
+        done = run(images, "--output", output)
+    assert done == Ran(130, "", "interrupted; --resume goes on from here.\n")
+    assert not [path for path in output.rglob("*") if path.name.startswith(".")]
+    assert len(lines(output)) == 1
+    done = run(images, "--output", output, "--resume")
+    assert done.out.endswith(f"1 done before; results in {output}\n")
+
+
+def _interrupt_after(count: int) -> Callable[[Path, int], None]:
+    calls: list[Path] = []
+
+    def chmod(path: Path, mode: int) -> None:
+        calls.append(path)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+
+    return chmod
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback(toy: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; from clipsam.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "info", str(toy)], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

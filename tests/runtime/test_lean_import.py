@@ -1,0 +1,113 @@
+"""The runtime on a box: no torch, no onnx, no Pillow, and no engine before it is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.blocked import BLOCK
+from support.toy_bundle import bright_square, build_toy_bundle
+
+from clipsam.runtime.images.reader import write_png
+
+RESEARCH = ("torch", "torchvision", "onnx", "PIL", "tqdm", "open_clip", "segment_anything")
+
+
+# Runs first in the subprocess: importing one of these fails, and so does having imported one.
+def run(code: str, blocked: tuple[str, ...], *args: str) -> subprocess.CompletedProcess[str]:
+    """`code` in a fresh interpreter that cannot import `blocked`."""
+    program = f"BLOCKED = {blocked!r}\n{BLOCK}\n{code}\n"
+    program += "assert not set(BLOCKED) & {name.split('.')[0] for name in sys.modules}\n"
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.mark.parametrize("module", ["clipsam.runtime", "clipsam.runtime.cli"])
+def test_imports_with_numpy_and_opencv_alone(module: str) -> None:
+    done = run(f"import {module}", (*RESEARCH, "onnxruntime", "tensorrt"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_block_blocks() -> None:
+    done = run("import PIL", RESEARCH)
+    assert done.returncode != 0
+    assert "PIL is blocked" in done.stderr
+
+
+# What onnxruntime's package asks for and its engine does not import: left out of a lean install.
+UNUSED = ("google", "flatbuffers", "packaging", "sympy")
+
+
+@pytest.mark.parametrize("blocked", [RESEARCH, (*RESEARCH, *UNUSED)], ids=["research", "unused"])
+def test_a_whole_inspection(toy: Path, tmp_path: Path, blocked: tuple[str, ...]) -> None:
+    write_png(tmp_path / "part.png", bright_square())
+    code = (
+        "from clipsam.runtime.cli import main\n"
+        "assert main(['inspect', *sys.argv[1:3], '--output', sys.argv[3]]) == 0"
+    )
+    done = run(code, blocked, str(toy), str(tmp_path / "part.png"), str(tmp_path / "out"))
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert "0 good, 1 anomalous" in done.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_info_needs_no_engine(toy: Path) -> None:
+    code = "from clipsam.runtime.cli import main\nassert main(['info', sys.argv[1]]) == 0"
+    done = run(code, (*RESEARCH, "onnxruntime"), str(toy))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("toy  (bundle ")
+
+
+def test_no_engine_names_the_extra(toy: Path, tmp_path: Path) -> None:
+    write_png(tmp_path / "part.png", bright_square())
+    code = (
+        "from clipsam.runtime.cli import main\n"
+        "assert main(['inspect', *sys.argv[1:3], '--output', sys.argv[3]]) == 1"
+    )
+    output = tmp_path / "out"
+    done = run(code, ("onnxruntime",), str(toy), str(tmp_path / "part.png"), str(output))
+    assert done.returncode == 0, done.stderr
+    message = "error: Provider 'cpu' needs onnxruntime: pip install 'clipsam[ort]'.\n"
+    assert done.stderr == message
+    assert not output.exists()
+
+
+def test_evaluate_names_its_extra() -> None:
+    code = "from clipsam.runtime.cli import main\nassert main(['evaluate', '--help']) == 1"
+    done = run(code, ("torch", "onnx", "open_clip", "tqdm", "sklearn", "PIL"))
+    if done.returncode == 0:
+        assert "pip install 'clipsam[research]'" in done.stderr
+    else:  # it may also need none of them to print its help
+        assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize("users", [None, "20"])
+def test_numpys_idle_threads_stop_at_once_unless_told_otherwise(users: str | None) -> None:
+    """OpenBLAS reads the variable when NumPy is first imported, so it has to be there by then."""
+    code = """
+import os, sys
+class See:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+sys.meta_path.insert(0, See())
+import clipsam.runtime
+"""
+    kept = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    if users:
+        kept["OPENBLAS_THREAD_TIMEOUT"] = users
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept)
+    assert done.stdout.split() == [users or "4"], done.stderr

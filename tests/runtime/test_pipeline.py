@@ -1,0 +1,327 @@
+"""The whole flow on the toy bundle: what runs, what is skipped, what comes out."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.toy_bundle import SCORES, bright_square, build_toy_bundle, hashes
+
+from clipsam.runtime import Bundle, CategoryError, ClipSAM, ImageError, Result, SessionError
+from clipsam.runtime import timing as clock_module
+from clipsam.runtime.backends.base import Array, Session, open_session
+from clipsam.runtime.bundle import Manifest, write_manifest, write_text_features
+from clipsam.runtime.stages.prompts import PromptOptions
+
+Outputs = dict[str, Array]
+
+
+class Spy(Session):
+    """A session that counts its runs, keeps its feeds, and may change its outputs."""
+
+    def __init__(self, inner: Session, before: Callable[[], None] = lambda: None) -> None:
+        self.inner, self.before = inner, before
+        self.inputs, self.outputs, self.provider = inner.inputs, inner.outputs, inner.provider
+        self.feeds: list[Mapping[str, Array]] = []
+        self.change: Callable[[Outputs], None] = lambda outputs: None
+        self.closed = False
+
+    def _run(self, feeds: Mapping[str, Array]) -> Outputs:
+        self.feeds.append(feeds)
+        self.before()
+        outputs = self.inner.run(feeds)
+        self.change(outputs)
+        return outputs
+
+    def close(self) -> None:
+        self.closed = True
+        self.inner.close()
+
+
+class Model:
+    """A ClipSAM whose three sessions are spies and whose clock is set by hand."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.cost = {"clip_umci": 0.010, "sam_encoder": 0.200, "sam_decoder": 0.030}
+        bundle = Bundle.open(folder)
+        self.spies = {name: self._spy(bundle, name) for name in self.cost}
+        monkeypatch.setattr(clock_module.time, "perf_counter", lambda: self.now)
+        self.model = ClipSAM(bundle, dict(self.spies))
+
+    def _spy(self, bundle: Bundle, name: str) -> Spy:
+        def pass_time() -> None:
+            self.now += self.cost[name]
+
+        return Spy(open_session(bundle.graph_path(name), threads=1), pass_time)
+
+    def runs(self) -> dict[str, int]:
+        return {name: len(spy.feeds) for name, spy in self.spies.items()}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture
+def spied(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+    model = Model(toy, monkeypatch)
+    with model.model:
+        yield model
+    assert all(spy.closed for spy in model.spies.values())
+
+
+@pytest.fixture(scope="module")
+def model(toy: Path) -> Iterator[ClipSAM]:
+    with ClipSAM.open(toy, threads=1) as opened:
+        yield opened
+
+
+DARK = np.full((120, 160, 3), 30, np.uint8)
+
+
+def two_squares() -> NDArray[np.uint8]:
+    image = bright_square(200, 160, (20, 20, 50, 40))
+    image[120:160, 90:130] = 240
+    return image
+
+
+def test_a_good_part_runs_no_sam(spied: Model) -> None:
+    result = spied.model.inspect(DARK)
+    assert spied.runs() == {"clip_umci": 1, "sam_encoder": 0, "sam_decoder": 0}
+    assert (result.verdict, result.anomalous) == ("good", False)
+    assert (result.prompts, result.dropped, result.regions) == (0, 0, ())
+    assert result.refined  # Eq. 9 in full: there is nothing to add
+    assert not result.mask.any()
+    np.testing.assert_allclose(result.score_map, 30 / 255 / 4, rtol=1e-5)
+    assert result.score == pytest.approx(30 / 255 / 4)
+    assert set(result.timings) == {"rough", "prompts", "fuse", "total"}
+
+
+def test_a_defect_is_encoded_and_decoded_once(spied: Model) -> None:
+    result = spied.model.inspect(two_squares())
+    assert spied.runs() == {"clip_umci": 1, "sam_encoder": 1, "sam_decoder": 1}
+    assert result.verdict == "anomalous"
+    assert (result.prompts, len(result.regions), result.refined) == (2, 2, True)
+    assert set(result.timings) == {"rough", "prompts", "encode", "decode", "fuse", "total"}
+    assert result.timings["encode"] == pytest.approx(200)
+    assert result.timings["total"] == pytest.approx(240)
+    decoder = spied.spies["sam_decoder"].feeds[0]
+    assert decoder["point_coords"].shape == (2, 7, 2)  # all prompts in one call
+    np.testing.assert_array_equal(decoder["point_labels"], [[1] * 5 + [2, 3]] * 2)
+    encoder = spied.spies["sam_encoder"].feeds[0]
+    np.testing.assert_array_equal(encoder["valid_size"], [128, 102])
+    assert not encoder["image"][0, :, 102:].any()
+
+
+def test_the_map_is_equation_nine(model: ClipSAM) -> None:
+    """In the middle of the square: brightness plus all three scores, over four."""
+    result = model.inspect(bright_square())
+    (region,) = result.regions
+    assert result.score_map[50, 65] == pytest.approx((250 / 255 + sum(SCORES)) / 4, abs=1e-3)
+    assert result.score_map[5, 5] == pytest.approx(30 / 255 / 4, abs=1e-3)
+    assert region.centroid == pytest.approx((64.5, 49.5), abs=1)
+    x, y, width, height = region.box
+    assert np.abs(np.array([x, y, width, height]) - [40, 30, 50, 40]).max() <= 3
+    assert result.score == pytest.approx(region.score)
+    assert region.area == result.mask.sum()
+
+
+def test_the_category_matters(model: ClipSAM) -> None:
+    image = bright_square()
+    assert model.inspect(image, "object").anomalous
+    assert not model.inspect(image, "nothing").anomalous
+    ninety = model.inspect(image, "metal nut")
+    assert ninety.category == "metal nut"
+    assert ninety.score_map[5, 5] == pytest.approx(0.9 * 30 / 255 / 4, abs=1e-3)
+    with pytest.raises(CategoryError, match="did you mean 'bottle'"):
+        model.inspect(image, "botle")
+
+
+def test_the_verdict_does_not_depend_on_the_norm(model: ClipSAM) -> None:
+    for image in (bright_square(), DARK, two_squares(), bright_square(bright=150)):
+        fixed, scaled = (model.inspect(image, norm=norm) for norm in ("fixed", "image"))
+        assert (fixed.norm, scaled.norm) == ("fixed", "image")
+        assert fixed.verdict == scaled.verdict
+        assert fixed.regions == scaled.regions
+        assert fixed.score == scaled.score
+        np.testing.assert_array_equal(fixed.mask, scaled.mask)
+    scaled = model.inspect(bright_square(), norm="image")
+    assert (scaled.score_map.min(), scaled.score_map.max()) == (0, 1)
+    with pytest.raises(ValueError, match="norm='dataset' must be one of"):
+        model.inspect(DARK, norm="dataset")
+
+
+def test_a_deadline_gives_the_rough_result(spied: Model) -> None:
+    model, image = spied.model, bright_square()
+    full = model.inspect(image)  # tells the model that SAM costs 230 ms
+    assert model.inspect(image, deadline_ms=250).refined
+    late = model.inspect(image, deadline_ms=230)  # 10 ms are gone when SAM would start
+    assert spied.runs() == {"clip_umci": 3, "sam_encoder": 2, "sam_decoder": 2}
+    assert (late.refined, late.prompts, late.verdict) == (False, 1, "anomalous")
+    assert late.threshold == full.threshold == 0.25
+    assert set(late.timings) == {"rough", "prompts", "fuse", "total"}
+    np.testing.assert_array_equal(late.mask, late.score_map > 0.47 / 4)
+    assert late.score == pytest.approx(250 / 255 / 4, abs=1e-3)
+
+
+def test_one_slow_run_does_not_switch_sam_off_for_good(spied: Model) -> None:
+    model, image = spied.model, bright_square()
+    model.inspect(image)  # 230 ms
+    refined = [model.inspect(image, deadline_ms=200).refined for _ in range(30)]
+    assert not any(refined[:5])
+    assert any(refined)
+
+
+def test_a_deadline_does_not_touch_good_parts(spied: Model) -> None:
+    spied.model.inspect(bright_square())
+    result = spied.model.inspect(DARK, deadline_ms=1)
+    assert (result.verdict, result.refined) == ("good", True)
+
+
+def test_warm_up_tells_the_deadline_what_sam_costs(spied: Model) -> None:
+    spied.cost["sam_encoder"] = 5.0  # the first run sets the engine up
+
+    def warm() -> None:
+        spied.now += spied.cost["sam_encoder"]
+        spied.cost["sam_encoder"] = 0.2
+
+    spied.spies["sam_encoder"].before = warm
+    spied.model.warm_up()
+    assert not spied.model.inspect(bright_square(), deadline_ms=230).refined
+    assert spied.model.inspect(bright_square(), deadline_ms=250).refined
+
+
+def test_warm_up_of_a_bundle_without_object(tmp_path: Path) -> None:
+    features = np.ones((1, 4, 2), np.float32)
+    folder = build_toy_bundle(tmp_path / "a")
+    write_text_features(folder / "text_features.npz", ("bolt",), features)
+    old = Manifest.from_json((folder / "manifest.json").read_text())
+    write_manifest(
+        folder, Manifest(**{**vars(old), "categories": ("bolt",), "files": hashes(folder)})
+    )
+    with ClipSAM.open(folder, threads=1) as model:
+        model.warm_up()
+        assert model.inspect(bright_square(), "bolt").anomalous
+
+
+def test_dropped_regions_are_counted(tmp_path: Path) -> None:
+    folder = build_toy_bundle(tmp_path / "a", prompts=PromptOptions(max_boxes=1))
+    with ClipSAM.open(folder, threads=1) as model:
+        result = model.inspect(two_squares())
+    assert (result.prompts, result.dropped) == (1, 1)
+    x, y, _, _ = result.regions[0].box
+    assert abs(x - 20) <= 3  # the larger one was given to SAM
+    assert abs(y - 20) <= 3
+
+
+@pytest.mark.parametrize(
+    ("graph", "tensor"),
+    [("clip_umci", "rough"), ("sam_decoder", "logits"), ("sam_decoder", "scores")],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_overflow_is_not_a_good_part(
+    spied: Model, graph: str, tensor: str, value: float
+) -> None:
+    """NaN is not above any threshold: without a check the part would be called good."""
+
+    def overflow(outputs: Outputs) -> None:
+        outputs[tensor][...] = value
+
+    spied.spies[graph].change = overflow
+    with pytest.raises(SessionError, match=f"values of {tensor} that are not numbers"):
+        spied.model.inspect(bright_square())
+
+
+def test_two_runs_and_any_thread_count_agree(toy: Path) -> None:
+    image = two_squares()
+    found: list[tuple[Any, Result]] = []
+    for threads in (1, 1, 2, None):
+        bundle = Bundle.open(toy)
+        names = ("clip_umci", "sam_encoder", "sam_decoder")
+        spies = {n: Spy(open_session(bundle.graph_path(n), threads=threads)) for n in names}
+        with ClipSAM(bundle, dict(spies)) as model:
+            for _ in range(2):
+                result = model.inspect(image)
+                found.append((spies["sam_decoder"].feeds[-1]["point_coords"], result))
+    for (one, first), (other, second) in pairwise(found):
+        np.testing.assert_array_equal(one, other)
+        assert first.verdict == second.verdict
+        np.testing.assert_array_equal(first.mask, second.mask)
+
+
+def test_python_threads_share_a_model(model: ClipSAM) -> None:
+    images = [bright_square(box=(10 + 5 * i, 20, 40, 40)) for i in range(4)] + [DARK]
+    expected = [model.inspect(image) for image in images]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(5):
+            result = model.inspect(images[index])
+            same = result.regions == expected[index].regions
+            if not same or not np.array_equal(result.score_map, expected[index].score_map):
+                wrong.append(index)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(images))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert Counter(wrong) == Counter()
+
+
+SHAPES = [(16, 16), (17, 31), (16, 1024), (1024, 16), (333, 77), (64, 64), (129, 128), (1200, 900)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_shape(model: ClipSAM, shape: tuple[int, int]) -> None:
+    height, width = shape
+    image = bright_square(height, width, (width // 4, height // 4, width // 2, height // 2))
+    result = model.inspect(image)
+    assert (result.height, result.width) == shape
+    assert result.score_map.shape == result.mask.shape == shape
+    assert result.score_map.dtype == np.float32
+    assert result.mask.dtype == np.bool_
+    assert 0 <= result.score_map.min() <= result.score_map.max() <= 1
+    assert result.prompts == 1
+    assert result.anomalous  # even where the toy SAM sees two rows and finds nothing
+    for region in result.regions:
+        x, y, w, h = region.box
+        assert 0 <= x < x + w <= width
+        assert 0 <= y < y + h <= height
+    assert Result.from_json(result.to_json(), result.score_map, result.mask).score == result.score
+
+
+def test_views_and_wrong_images(model: ClipSAM) -> None:
+    whole = bright_square(120, 160)
+    flipped = model.inspect(whole[:, ::-1])  # a view, as BGR turned by a slice is
+    np.testing.assert_array_equal(
+        flipped.score_map, model.inspect(np.ascontiguousarray(whole[:, ::-1])).score_map
+    )
+    locked = whole.copy()
+    locked.flags.writeable = False
+    model.inspect(locked)
+    with pytest.raises(ImageError, match="repeat a gray channel"):
+        model.inspect(whole[..., 0])
+
+
+def test_the_image_is_left_as_it_was(model: ClipSAM) -> None:
+    image = bright_square()
+    before = image.copy()
+    model.inspect(image)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_a_closed_model_says_so(toy: Path) -> None:
+    with ClipSAM.open(toy, threads=1) as opened:
+        opened.inspect(DARK)
+    with pytest.raises(SessionError, match="is closed"):
+        opened.inspect(DARK)

@@ -1,0 +1,1 @@
+"""What tests share: small models, files of all kinds, stand-ins for NVIDIA's libraries."""
