@@ -15,6 +15,7 @@ from segment_anything.modeling.image_encoder import (
     window_unpartition,
 )
 
+from clipsam.export.graphs import sam_attention
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import OPSETS, export_graph
 from clipsam.export.graphs.sam_attention import (
@@ -27,7 +28,6 @@ from clipsam.export.graphs.sam_attention import (
     with_attention,
 )
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
-from clipsam.export.graphs import sam_attention
 from clipsam.export.parity.inputs import sam_encoder_cases
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.backends.base import open_session
