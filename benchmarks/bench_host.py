@@ -8,7 +8,7 @@ Inputs are made up (`host_scenes.py`): no engine runs. "plain" is `tests/support
 "fast" is what `clipsam.runtime` does; they take turns on the same arrays, and the run fails unless
 every result is the same to the last bit. Times are milliseconds: the median of the wall clock with
 its tenth and ninetieth percentile, and the median of the CPU time, which other work on the machine
-changes less. The first round is not counted. One thread, unless --threads says otherwise. """
+changes less. The first round is not counted. One thread, unless --threads says otherwise."""
 
 from __future__ import annotations
 
