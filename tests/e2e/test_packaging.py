@@ -14,7 +14,7 @@ PACKAGES = ("runtime", "export", "research")
 def test_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
