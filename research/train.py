@@ -36,6 +36,7 @@ from clipsam.research.data.items import Item, LabelledImages, SyntheticImages, c
 from clipsam.research.models.checkpoints import load_clip, save_weights
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.training.distributed import Processes, share_of, start_processes
+from clipsam.research.training.log import LOG
 from clipsam.research.training.loop import LoopConfig, run
 from clipsam.research.training.overfit import defective_batch, overfit, verdict
 from clipsam.research.training.run_settings import check_settings, keep_settings
@@ -154,7 +155,7 @@ def _run(
             "features_list": json.dumps(preset.features_list),
         }
         save_weights(task.module.state_dict(), path, "umci", metadata)
-        print(f"umci: wrote {path}; the curves are {folder / 'curves.png'}")
+        print(f"umci: wrote {path}; the figures are in {folder / LOG}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 
 from clipsam.research.synthetic.camera import Shot
 from clipsam.research.synthetic.canvas import Mask
+from clipsam.research.synthetic.defects import BY_NAME, DefectKind
 from clipsam.research.synthetic.scenes import Scene
 from clipsam.research.synthetic.textures import Rng, choose
 
@@ -56,25 +57,6 @@ _SHOTS = (
 )
 _PURPOSES = ("for visual inspection", "for anomaly detection")
 
-# What one defect of a kind may be called, and several of them.
-_NAMES: dict[str, tuple[tuple[str, ...], str]] = {
-    "scratch": (("a scratch", "a scratch", "a thin scratch"), "scratches"),
-    "crack": (("a crack", "a crack", "a fracture"), "cracks"),
-    "hole": (("a hole", "a pore", "a pit", "a blowhole"), "holes"),
-    "blob": (("a blob", "a spot", "a lump"), "spots"),
-    "stain": (("a stain", "a stain", "a discoloration"), "stains"),
-    "foreign texture": (
-        ("a foreign texture", "foreign material", "contamination"),
-        "foreign textures",
-    ),
-    "chipped edge": (("a chipped edge", "a broken edge", "a chip"), "chipped edges"),
-    "missing part": (("a missing part", "a missing piece", "a piece broken off"), "missing parts"),
-    "dent": (("a dent", "a bump"), "dents"),
-    "patch": (("a patch", "a ragged patch", "an irregular patch"), "patches"),
-    "inclusion": (("an inclusion", "inclusions", "streaks"), "inclusions"),
-    "uneven": (("an uneven area", "an uneven surface"), "uneven areas"),
-    "fray": (("a frayed edge", "a fray"), "frayed edges"),
-}
 _PLURAL = ("capsules", "macaroni")
 
 
@@ -96,9 +78,9 @@ def _place(mask: Mask) -> str:
     return " ".join(word for word in (vertical, horizontal) if word) or "in the middle"
 
 
-def _listed(rng: Rng, kinds: Sequence[str]) -> str:
+def _listed(rng: Rng, kinds: Sequence[DefectKind]) -> str:
     names = [
-        _NAMES[kind][1] if kinds.count(kind) > 1 else choose(rng, _NAMES[kind][0])
+        kind.plural if kinds.count(kind) > 1 else choose(rng, kind.singular)
         for kind in dict.fromkeys(kinds)
     ]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
@@ -132,7 +114,7 @@ def write_caption(
         elif form < 0.52:
             text = _article(rng, body)  # nothing said means nothing wrong
     else:
-        named = _listed(rng, [kind for kind, _ in defects])
+        named = _listed(rng, [BY_NAME[kind] for kind, _ in defects])
         bad = _article(rng, f"{choose(rng, _BAD)} {body}")
         if form < 0.4:
             text = f"{bad} with {named}"

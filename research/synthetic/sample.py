@@ -1,8 +1,8 @@
 """Procedural inspection images with labelled defects and captions, from a seed alone.
 
-`make_sample` draws a part or a surface (`synthetic_scenes`), adds zero to four defects
-(`synthetic_defects`), photographs it (`synthetic_camera`) and describes it in English
-(`synthetic_captions`).
+`make_sample` draws a part or a surface (`scenes`), adds zero to four defects
+(`defects`), photographs it (`camera`) and describes it in English
+(`captions`).
 Nothing is taken from photographs. The same generator state gives the same bytes, whatever
 OpenCV's thread count.
 """
@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.research.synthetic.camera import compose, photograph
+from clipsam.research.synthetic.canvas import Canvas
 from clipsam.research.synthetic.captions import write_caption
+from clipsam.research.synthetic.defects import BY_NAME, KINDS, DefectKind
 from clipsam.research.synthetic.scenes import make_scene
-from clipsam.research.synthetic.surface_defects import DEFECT_KINDS, OUTLINE_KINDS, add_defect
 from clipsam.research.synthetic.textures import Rng
-
-__all__ = ["DEFECT_KINDS", "Instance", "Sample", "make_sample", "sample_from_seed"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Sample:
     Attributes:
         image: HxWx3 uint8, RGB (three equal channels where the picture is gray).
         mask: HxW uint8, 0 = normal, 1 = anomalous: the union of the defects.
-        kind_map: HxW uint8, 0 = normal, else 1 + index into `DEFECT_KINDS`; where defects
+        kind_map: HxW uint8, 0 = normal, else 1 + index into `KINDS`; where defects
             overlap, the later one.
         defects: the defects one by one; masks of different defects may overlap.
         parts: things that are not anomalous, of kind "part", "hole" or "mark", as far as they
@@ -61,33 +60,24 @@ class Sample:
     caption: str
 
 
-# Relative frequency; the kinds that need an outline are left out on surfaces.
-_WEIGHTS: dict[str, float] = {
-    "scratch": 2.6,
-    "crack": 1.1,
-    "hole": 1.0,
-    "blob": 1.0,
-    "stain": 0.6,
-    "foreign texture": 0.9,
-    "chipped edge": 1.2,
-    "missing part": 3.2,
-    "dent": 0.7,
-    "patch": 2.2,
-    "inclusion": 1.5,
-    "uneven": 0.25,
-    "fray": 0.5,
-}
-
-
-def _draw_kinds(rng: Rng, surface: bool) -> list[str]:
+def _draw_kinds(rng: Rng, surface: bool) -> list[DefectKind]:
     """The kinds to try, outline defects first, so that nothing is drawn where they cut."""
-    names = [kind for kind in DEFECT_KINDS if not (surface and kind in OUTLINE_KINDS)]
-    weights = np.array([_WEIGHTS[name] for name in names])
+    kinds = [kind for kind in KINDS if not (surface and kind.needs_outline)]
+    weights = np.array([kind.weight for kind in kinds])
     count = int(rng.choice(4, p=[0.58, 0.27, 0.1, 0.05])) + 1
-    chosen = [str(name) for name in rng.choice(names, count, p=weights / weights.sum())]
+    chosen = [kinds[i] for i in rng.choice(len(kinds), count, p=weights / weights.sum())]
     if rng.random() < 0.3:
         chosen = [chosen[0]] * count
-    return sorted(chosen, key=lambda name: name not in OUTLINE_KINDS)
+    return sorted(chosen, key=lambda kind: not kind.needs_outline)
+
+
+def _add(rng: Rng, canvas: Canvas, kind: DefectKind, tries: int) -> list[Instance]:
+    """One defect of this kind, or none where no try was visible."""
+    for _ in range(tries):
+        mask = kind.draw(rng, canvas)
+        if mask is not None:
+            return [Instance(kind.name, mask)]
+    return []
 
 
 def make_sample(rng: np.random.Generator, size: int = 192, *, defect_rate: float = 0.7) -> Sample:
@@ -97,28 +87,20 @@ def make_sample(rng: np.random.Generator, size: int = 192, *, defect_rate: float
     defects: list[Instance] = []
     if rng.random() < defect_rate:
         for kind in _draw_kinds(rng, canvas.surface):
-            for _ in range(3):
-                found = add_defect(rng, canvas, kind)
-                if found is not None:
-                    defects.append(Instance(kind, found))
-                    break
+            defects += _add(rng, canvas, kind, tries=3)
         if not defects:  # nothing was visible: a dark blob or a bright one always is
-            for _ in range(20):
-                found = add_defect(rng, canvas, "blob")
-                if found is not None:
-                    defects.append(Instance("blob", found))
-                    break
+            defects += _add(rng, canvas, BY_NAME["blob"], tries=20)
     image = photograph(rng, scene.shot, compose(rng, canvas))
     kind_map = np.zeros((size, size), np.uint8)
-    for item in defects:
-        kind_map[item.mask] = 1 + DEFECT_KINDS.index(item.kind)
     gone = np.zeros((size, size), np.bool_)
     for item in defects:
-        if item.kind in OUTLINE_KINDS:
+        kind = BY_NAME[item.kind]
+        kind_map[item.mask] = 1 + KINDS.index(kind)
+        if kind.needs_outline:
             gone |= item.mask
     parts = [
-        Instance(kind, mask & (canvas.solid > 0.5 if kind == "part" else ~gone))
-        for kind, mask in scene.things
+        Instance(name, mask & (canvas.solid > 0.5 if name == "part" else ~gone))
+        for name, mask in scene.things
     ]
     parts = [item for item in parts if int(item.mask.sum()) >= 9]
     caption = write_caption(

@@ -1,17 +1,12 @@
-"""Procedural defects: each draws itself on a `Canvas` and returns the mask of what is visible.
+"""Procedural defects of a surface that stay small: scratches, cracks, holes, blobs, dents, streaks.
 
-Small surface defects are made here, broad ones (stain, patch, foreign texture, uneven) in
-`synthetic_area_defects.py`, those of the outline (chipped edge, missing part, fray) in
-`synthetic_outline_defects.py`.
+Each changes ``canvas.image`` and returns the HxW mask of what is visible, or None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from clipsam.research.synthetic.area_defects import foreign, patch, stain, uneven
 from clipsam.research.synthetic.canvas import (
     LABEL_ALPHA,
     Canvas,
@@ -24,7 +19,6 @@ from clipsam.research.synthetic.canvas import (
     required_change,
     visible_mask,
 )
-from clipsam.research.synthetic.outline_defects import chip, fray, missing
 from clipsam.research.synthetic.shapes import drawn, ragged, stroke, walk
 from clipsam.research.synthetic.textures import (
     Rng,
@@ -34,25 +28,8 @@ from clipsam.research.synthetic.textures import (
     uniform,
 )
 
-DEFECT_KINDS: tuple[str, ...] = (
-    "scratch",
-    "crack",
-    "hole",
-    "blob",
-    "stain",
-    "foreign texture",
-    "chipped edge",
-    "missing part",
-    "dent",
-    "patch",
-    "inclusion",
-    "uneven",
-    "fray",
-)
-OUTLINE_KINDS = ("chipped edge", "missing part", "fray")
 
-
-def _scratch(rng: Rng, canvas: Canvas) -> Mask | None:
+def scratch(rng: Rng, canvas: Canvas) -> Mask | None:
     if rng.random() < 0.25:
         return _band(rng, canvas)
     size, unit = canvas.size, canvas.unit
@@ -123,7 +100,7 @@ def _band(rng: Rng, canvas: Canvas) -> Mask | None:
     return change_tone(rng, canvas, alpha, dark=0.25, opaque=uniform(rng, 0, 0.5), strong=0.5)
 
 
-def _crack(rng: Rng, canvas: Canvas) -> Mask | None:
+def crack(rng: Rng, canvas: Canvas) -> Mask | None:
     size, unit = canvas.size, canvas.unit
     plate = np.zeros((size, size), np.uint8)
     reach = log_uniform(rng, 0.15, 1.2) * size
@@ -154,7 +131,7 @@ def _crack(rng: Rng, canvas: Canvas) -> Mask | None:
     return change_tone(rng, canvas, alpha, dark=0.88, opaque=uniform(rng, 0.2, 0.9), strong=0.6)
 
 
-def _hole(rng: Rng, canvas: Canvas) -> Mask | None:
+def hole(rng: Rng, canvas: Canvas) -> Mask | None:
     size, unit = canvas.size, canvas.unit
     count = 1 if rng.random() < 0.5 else integer(rng, 2, 10)
     radius = log_uniform(rng, 1.6, 14 if count == 1 else 6) * unit
@@ -187,7 +164,7 @@ def _hole(rng: Rng, canvas: Canvas) -> Mask | None:
     return mask
 
 
-def _blob(rng: Rng, canvas: Canvas) -> Mask | None:
+def blob(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 2.5, 34) * canvas.unit
     radii = (radius, max(1.5 * canvas.unit, radius * uniform(rng, 0.35, 1)))
     soft = uniform(rng, 1, 1 + 0.4 * radius)
@@ -203,7 +180,7 @@ def _blob(rng: Rng, canvas: Canvas) -> Mask | None:
     return change_tone(rng, canvas, alpha, dark=0.6, opaque=uniform(rng, 0, 1), strong=0.55)
 
 
-def _inclusion(rng: Rng, canvas: Canvas) -> Mask | None:
+def inclusion(rng: Rng, canvas: Canvas) -> Mask | None:
     """Elongated specks and streaks in loose rows, mostly along the grain."""
     size, unit = canvas.size, canvas.unit
     angle = along_grain(rng, canvas, 0.8)
@@ -236,7 +213,7 @@ def _inclusion(rng: Rng, canvas: Canvas) -> Mask | None:
     return change_tone(rng, canvas, alpha, dark=0.75, opaque=uniform(rng, 0, 0.8), strong=0.4)
 
 
-def _dent(rng: Rng, canvas: Canvas) -> Mask | None:
+def dent(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 4, 30) * canvas.unit
     radii = (radius, radius * uniform(rng, 0.4, 1))
     bowl = ragged(
@@ -265,25 +242,3 @@ def _dent(rng: Rng, canvas: Canvas) -> Mask | None:
         canvas.image[:] = before
         amount *= 1.7
     return None
-
-
-_MAKERS: dict[str, Callable[[Rng, Canvas], Mask | None]] = {
-    "scratch": _scratch,
-    "crack": _crack,
-    "hole": _hole,
-    "blob": _blob,
-    "stain": stain,
-    "foreign texture": foreign,
-    "chipped edge": chip,
-    "missing part": missing,
-    "dent": _dent,
-    "patch": patch,
-    "inclusion": _inclusion,
-    "uneven": uneven,
-    "fray": fray,
-}
-
-
-def add_defect(rng: Rng, canvas: Canvas, kind: str) -> Mask | None:
-    """Add one defect of this kind; HxW mask of it, or None where it would not be visible."""
-    return _MAKERS[kind](rng, canvas)

@@ -26,10 +26,11 @@ from torch.utils.data import Dataset
 from clipsam.research.evaluation.metrics import pixel_metrics
 from clipsam.research.models.clip import normalise, run_blocks
 from clipsam.research.models.presets import Preset, build_clip, get_tokenizer
-from clipsam.research.synthetic.sample import DEFECT_KINDS, Sample, sample_from_seed
+from clipsam.research.synthetic.defects import KINDS
+from clipsam.research.synthetic.sample import Sample, sample_from_seed
 
 VALIDATION_SEED = 2**40
-KINDS = len(DEFECT_KINDS) + 1
+CLASSES = len(KINDS) + 1  # "normal" is class 0
 
 
 class CaptionedImages(Dataset[dict[str, Tensor]]):
@@ -75,25 +76,25 @@ def token_kinds(kind_map: NDArray[np.uint8], grid: int) -> NDArray[np.int64]:
     """HxW kinds -> [grid,grid]: a token's most frequent kind if it covers over 15 %, else 0."""
     patches = kind_map.reshape(grid, kind_map.shape[0] // grid, grid, -1).transpose(0, 2, 1, 3)
     flat = patches.reshape(grid * grid, -1)
-    counts = np.stack([(flat == k).sum(axis=1) for k in range(1, KINDS)])
+    counts = np.stack([(flat == k).sum(axis=1) for k in range(1, CLASSES)])
     kinds = np.where(counts.max(axis=0) > 0.15 * flat.shape[1], counts.argmax(axis=0) + 1, 0)
     return kinds.reshape(grid, grid).astype(np.int64)
 
 
 class DenseHead(nn.Module):
-    """Tokens [B,h,w,C] -> logits of kind [B,h,w,KINDS], of share [B,h,w], of figure [B,h,w,2]."""
+    """Tokens [B,h,w,C] -> logits of kind [B,h,w,CLASSES], of share [B,h,w], of figure [B,h,w,2]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        last = nn.Linear(width, KINDS + 3)
+        last = nn.Linear(width, CLASSES + 3)
         with torch.no_grad():  # start at the share of defective tokens, about 3 %
             last.bias.zero_()
-            last.bias[0], last.bias[KINDS] = 3.0, -3.0
+            last.bias[0], last.bias[CLASSES] = 3.0, -3.0
         self.body = nn.Sequential(nn.LayerNorm(width), last)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.body(tokens.float())
-        return out[..., :KINDS], out[..., KINDS], out[..., KINDS + 1 :]
+        return out[..., :CLASSES], out[..., CLASSES], out[..., CLASSES + 1 :]
 
 
 class _DenseTask:
@@ -104,7 +105,7 @@ class _DenseTask:
     def __init__(self, preset: Preset, device: torch.device, validation: int) -> None:
         self.device = device
         # Tokens without a defect outnumber the others; weigh them down.
-        self.kind_weight = torch.tensor([0.3] + [1.0] * len(DEFECT_KINDS), device=device)
+        self.kind_weight = torch.tensor([0.3] + [1.0] * len(KINDS), device=device)
         self._validation = held_out(preset, validation)
 
     def _dense(self, heads: nn.Module, tokens: Tensor, batch: dict[str, Tensor]) -> Tensor:

@@ -140,7 +140,7 @@ def run(
                     }
                     save_atomically(state, last)
                     log.add({"step": step + 1, **running, **scores, "learning_rate": rate})
-                    log.draw()
+                    log.flush()
                     tqdm.write(_line(step + 1, config, {**running, **scores}))
                 group.barrier()  # the others wait for the validation here
             elif log is not None and config.log_every and (step + 1) % config.log_every == 0:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from clipsam.research.synthetic.canvas import Canvas
-from clipsam.research.synthetic.sample import DEFECT_KINDS, Sample, make_sample, sample_from_seed
+from clipsam.research.synthetic.defects import BY_NAME, KINDS, DefectKind
+from clipsam.research.synthetic.sample import Sample, make_sample, sample_from_seed
 from clipsam.research.synthetic.scenes import make_scene
-from clipsam.research.synthetic.surface_defects import OUTLINE_KINDS, add_defect
 from clipsam.research.synthetic.textures import FAMILIES, texture
 
 COUNT = 400
@@ -77,10 +77,10 @@ def test_any_size(size: int) -> None:
 def test_masks_kind_maps_and_defects_agree(samples: list[Sample]) -> None:
     for sample in samples:
         union = np.zeros(sample.mask.shape, bool)
-        allowed = np.zeros((len(DEFECT_KINDS) + 1, *union.shape), bool)
+        allowed = np.zeros((len(KINDS) + 1, *union.shape), bool)
         for item in sample.defects:
             union |= item.mask
-            allowed[1 + DEFECT_KINDS.index(item.kind)] |= item.mask
+            allowed[1 + KINDS.index(BY_NAME[item.kind])] |= item.mask
         assert np.array_equal(sample.mask, union.astype(np.uint8))
         assert np.array_equal(sample.kind_map > 0, union)
         allowed[0] = ~union
@@ -89,7 +89,7 @@ def test_masks_kind_maps_and_defects_agree(samples: list[Sample]) -> None:
 
 def test_what_is_missing_belongs_to_no_part(samples: list[Sample]) -> None:
     for sample in samples:
-        gone = [item.mask for item in sample.defects if item.kind in OUTLINE_KINDS]
+        gone = [item.mask for item in sample.defects if BY_NAME[item.kind].needs_outline]
         for part in sample.parts:
             assert not any((part.mask & mask).any() for mask in gone)
 
@@ -107,7 +107,7 @@ def test_good_samples_are_empty_and_the_rate_is_kept(samples: list[Sample]) -> N
 
 def test_every_kind_occurs_and_gray_is_common(samples: list[Sample]) -> None:
     kinds = Counter(item.kind for sample in samples for item in sample.defects)
-    assert set(kinds) == set(DEFECT_KINDS)
+    assert set(kinds) == set(BY_NAME)
     assert {item.kind for sample in samples for item in sample.parts} == {"part", "hole", "mark"}
     gray = [bool((s.image == s.image[..., :1]).all()) for s in samples]
     assert 0.3 < sum(gray) / COUNT < 0.6
@@ -137,18 +137,18 @@ def look(canvas: Canvas) -> np.ndarray:
     return np.asarray(flat * canvas.gain[..., None])
 
 
-@pytest.mark.parametrize("kind", DEFECT_KINDS)
-def test_labelled_pixels_change_and_the_others_do_not(kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_labelled_pixels_change_and_the_others_do_not(kind: DefectKind) -> None:
     made = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
         canvas = make_scene(rng, 128).canvas
-        if canvas.surface and kind in OUTLINE_KINDS:
+        if canvas.surface and kind.needs_outline:
             continue
         if canvas.surface:
             canvas.background = canvas.background.copy()
         before, part = look(canvas), canvas.part.copy()
-        mask = add_defect(rng, canvas, kind)
+        mask = kind.draw(rng, canvas)
         change = np.abs(look(canvas) - before).mean(axis=2)
         if mask is None:
             assert change.max() < 1e-6, "a defect that is not labelled must leave no trace"
