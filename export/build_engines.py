@@ -32,7 +32,6 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
     sys.modules["clipsam"] = _namespace
 
 from clipsam.runtime.backends.base import PRECISIONS
-from clipsam.runtime.backends.trt.sidecar import HARDWARE_LEVELS
 from clipsam.runtime.core.errors import ClipSAMError
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
@@ -109,14 +108,11 @@ def _build_engines(options: argparse.Namespace) -> int:
         folder,
         options.precision,
         BuildFlags(
-            version_compatible=options.version_compatible,
-            hardware_compatibility=options.hardware_compatibility,
             optimization_level=options.optimisation_level,
             workspace=None if gigabytes is None else int(gigabytes * (1 << 30)),
         ),
         options.fallback,
         lambda text: print(text, file=sys.stderr),
-        options.retry,
     )
     for what, names in (("Kept", report.kept), ("Built and checked", report.written)):
         if names:
@@ -225,11 +221,6 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where an engine does not agree with float32, build the next safer precision",
     )
-    add(
-        "--retry",
-        action="store_true",
-        help="build again what an earlier build on this box found not to agree with float32",
-    )
     add("--workspace-gb", type=_gigabytes, metavar="N", help="scratch memory (default: all)")
     add(
         "--optimisation-level",
@@ -237,18 +228,6 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
         choices=range(6),
         default=3,
         help="0 builds fast, 5 looks for the fastest engine (default: 3)",
-    )
-    add(
-        "--version-compatible",
-        action="store_true",
-        help="engines for later TensorRT of this major version, too; they bring code of their own "
-        "that is run on the CPU",
-    )
-    add(
-        "--hardware-compatibility",
-        choices=HARDWARE_LEVELS,
-        default=HARDWARE_LEVELS[0],
-        help="engines for more than this model of GPU; slower (default: none)",
     )
 
 

@@ -1,9 +1,8 @@
 """From a bundle to TensorRT engines for the GPU of this machine, each through the gate.
 
 Engines that are there and valid are kept. A fresh one lives in a temporary folder until it and the
-three together have passed; only then is it written, with its sidecar and layer information. What
-the gate refused is remembered (`refusals.py`) and not built again. Needs TensorRT, NumPy and
-OpenCV: neither torch nor onnx nor onnxruntime.
+three together have passed; only then is it written, with its sidecar and layer information. Needs
+TensorRT, NumPy and OpenCV: neither torch nor onnx nor onnxruntime.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.trt.builder import build_engine, timing_cache_path
 from clipsam.export.trt.gate import GateError, check_session, check_whole
-from clipsam.export.trt.refusals import Refusals
 from clipsam.runtime.backends.base import MADE_FOR, PREFERRED, Session, open_session
 from clipsam.runtime.backends.trt.cuda import Cuda
 from clipsam.runtime.backends.trt.engine_store import (
@@ -28,7 +26,6 @@ from clipsam.runtime.backends.trt.engine_store import (
     Box,
     check_engine,
     fingerprint,
-    move_engine,
     write_engine,
 )
 from clipsam.runtime.backends.trt.library import import_tensorrt
@@ -63,14 +60,13 @@ def build_engines(
     flags: BuildFlags | None = None,
     fallback: bool = False,
     say: Say = lambda text: None,
-    retry: bool = False,
 ) -> EngineReport:
     """Build and judge the engines of the bundle in `folder`, those of all its graphs.
 
     `precisions`: None is the one TensorRT prefers of those the bundle has. With `fallback`, what
-    the gate refuses is built in the next safer precision. What it refused in an earlier build is
-    not built again unless `retry`. Raises BundleError, ExportError (GateError from the gate),
-    SessionError or OutputError; then no engine of that precision was written.
+    the gate refuses is built in the next safer precision. Raises BundleError, ExportError
+    (GateError from the gate), SessionError or OutputError; then no engine of that precision was
+    written.
     """
     for precision in precisions or ():
         if (provider := MADE_FOR.get(precision, "tensorrt")) != "tensorrt":
@@ -95,7 +91,7 @@ def build_engines(
     report = EngineReport()
     for precision in dict.fromkeys(precisions):
         while True:
-            job = _Job(trt, cuda, bundle, recording, flags or BuildFlags(), fallback, say, retry)
+            job = _Job(trt, cuda, bundle, recording, flags or BuildFlags(), fallback, say)
             try:
                 job.run(precision)
             except GateError as error:
@@ -135,20 +131,14 @@ class _Job:
         flags: BuildFlags,
         fallback: bool,
         say: Say,
-        retry: bool,
     ) -> None:
         self.trt, self.cuda, self.bundle, self.recording = trt, cuda, bundle, recording
-        self.flags, self.fallback, self.say, self.retry = flags, fallback, say, retry
+        self.flags, self.fallback, self.say = flags, fallback, say
         self.box = Box(trt.__version__, cuda.compute_capability, cuda.gpu_name)
-        self.refusals = Refusals.of(bundle, self.box, cuda, flags)
         self.report = EngineReport()
 
     def run(self, precision: str) -> None:
         """Build what is missing, judge it, write it."""
-        if not self.retry:  # before the minutes that follow
-            self.refusals.check(None, precision)
-            for name in () if self.fallback else GRAPHS:
-                self.refusals.check(name, self.bundle.graph_entry(name, precision).precision)
         engines = self.bundle.folder / ENGINES
         try:
             engines.mkdir(exist_ok=True)
@@ -175,14 +165,9 @@ class _Job:
             if not fresh:
                 return []
             self.say("The three engines together.")
-            try:
-                whole = check_whole(
-                    self.bundle, sessions, self.recording.pictures_for(precision), precision
-                )
-            except GateError as error:
-                self.refusals.keep(error, precision)
-                raise
-        self.refusals.forget(None, precision)
+            whole = check_whole(
+                self.bundle, sessions, self.recording.pictures_for(precision), precision
+            )
         together = {
             "end_to_end": {
                 "pictures": len(whole),
@@ -226,12 +211,9 @@ class _Job:
         return found.sidecar.flags == self.flags
 
     def _folder(self, precision: str) -> Path:
-        shared = self.flags.hardware_compatibility != "none"
-        return self.box.folder(self.bundle.folder, precision, shared)
+        return self.box.folder(self.bundle.folder, precision)
 
     def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
-        if not self.retry:
-            self.refusals.check(name, entry.precision)
         self.say(f"Building {name} in {entry.precision} for {self.box}.")
         profiles = graph_profiles(entry, axis_sizes(self.bundle.manifest))
         built = build_engine(
@@ -268,14 +250,9 @@ class _Job:
                 entry.precision,
                 [p for p, graphs in self.bundle.manifest.variants.items() if name in graphs],
             )
-        except GateError as error:
-            session.close()
-            self.refusals.keep(error, entry.precision)
-            raise
         except BaseException:
             session.close()
             raise
-        self.refusals.forget(name, entry.precision)
         self.report.checks += checks
         gate = {
             "max_rel": max(check.max_rel for check in checks),
@@ -295,6 +272,7 @@ class _Job:
         return onnx_digest(self.bundle.manifest.files, entry.file)
 
     def _write(self, made: _Fresh) -> None:
-        path = move_engine(made.path, self._folder(made.sidecar.precision), made.sidecar)
+        folder = self._folder(made.sidecar.precision)
+        path = write_engine(folder, made.path.read_bytes(), made.sidecar)
         write_bytes(path.with_suffix(LAYERS_SUFFIX), made.layers.encode())
         self.report.written.append(f"{made.sidecar.graph} {made.sidecar.precision}")

@@ -40,7 +40,7 @@ class Built:
 def timing_cache_path(bundle_folder: Path, box: Box) -> Path:
     """Where the measured times of kernels are kept, beside the engines: one file for a model of GPU
     and a TensorRT, since they hold for no other."""
-    key = f"{sm(box.compute_capability)}-{box.tensorrt}-{slug(box.gpu or '')}"
+    key = f"{sm(box.compute_capability)}-{box.tensorrt}-{slug(box.gpu)}"
     return bundle_folder / ENGINES / f"{key}.timing-cache"
 
 
@@ -144,7 +144,7 @@ def _build(
         )
     data = bytes(plan)
     del plan, config, parser, network, builder  # gigabytes, before the engine is loaded
-    return Built(data, _layers(trt, data, onnx, flags))
+    return Built(data, _layers(trt, data, onnx))
 
 
 def _configure(trt: Any, builder: Any, profiles: Mapping[str, Profile], flags: BuildFlags) -> Any:
@@ -158,16 +158,6 @@ def _configure(trt: Any, builder: Any, profiles: Mapping[str, Profile], flags: B
         config.set_flag(trt.BuilderFlag.TF32)
     else:  # it is on unless told otherwise, and rounds float32 products to 10 bits
         config.clear_flag(trt.BuilderFlag.TF32)
-    if flags.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    levels = trt.HardwareCompatibilityLevel.__members__
-    wanted = flags.hardware_compatibility.upper()
-    if wanted not in levels:
-        raise ExportError(
-            f"TensorRT {trt.__version__} has no hardware compatibility "
-            f"{flags.hardware_compatibility}: leave out --hardware-compatibility, or use another."
-        )
-    config.hardware_compatibility_level = levels[wanted]
     if profiles:
         profile = builder.create_optimization_profile()
         for name, shapes in profiles.items():
@@ -204,9 +194,9 @@ def _save_timing_cache(cache: Any, path: Path) -> None:
         return
 
 
-def _layers(trt: Any, plan: bytes, onnx: Path, flags: BuildFlags) -> str:
+def _layers(trt: Any, plan: bytes, onnx: Path) -> str:
     hint = "build it again"
-    runtime, engine = deserialize(trt, plan, onnx.stem, hint, host_code=flags.version_compatible)
+    runtime, engine = deserialize(trt, plan, onnx.stem, hint)
     inspector = engine.create_engine_inspector()
     text = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     del inspector, engine, runtime  # in this order: each uses the next

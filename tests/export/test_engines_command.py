@@ -42,12 +42,12 @@ def broken(bundle: Path) -> Path:
 
 def test_the_command(bundle: Path, fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--engines-only", str(bundle), "--precision", "fp16", "--workspace-gb", "1.5"]
-    arguments += ["--optimisation-level", "2", "--hardware-compatibility", "ampere_plus"]
+    arguments += ["--optimisation-level", "2"]
     assert main([*arguments, "--fallback"]) == 0
     out = capsys.readouterr().out
     assert "Built and checked: clip_umci fp16, sam_encoder fp16, sam_decoder fp16." in out
-    sidecar = read_sidecar(FAKE_BOX.folder(bundle, "fp16", shared=True) / "clip_umci.json")
-    assert sidecar.flags == BuildFlags(False, "ampere_plus", 2, 3 << 29)
+    sidecar = read_sidecar(FAKE_BOX.folder(bundle, "fp16") / "clip_umci.json")
+    assert sidecar.flags == BuildFlags(2, 3 << 29)
     assert main(arguments) == 0
     assert "Kept: clip_umci fp16" in capsys.readouterr().out
 
@@ -72,8 +72,7 @@ def test_without_tensorrt(bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_the_box_needs_neither_torch_nor_onnx(bundle: Path) -> None:
     """Everything that --engines-only imports, in a process where more cannot be imported."""
     code = (
-        "from clipsam.export import build_engines\n"
-        "from clipsam.export.trt import build, builder\n"
+        "from clipsam.export import build_engines\nfrom clipsam.export.trt import build, builder\n"
         "import sys\n"
         f"assert build_engines.main(['--engines-only', {str(bundle)!r}]) == 1\n"
     )

@@ -238,7 +238,7 @@ def test_int8_only_when_asked_for(bundle: Path, cuda: FakeCuda) -> None:
     add_precisions(bundle, "fp16", "int8")
     write_engines(bundle, "int8", "clip_umci", "sam_encoder")
     write_engines(bundle, "fp16", "sam_decoder")
-    with pytest.raises(EngineError, match="is int8: --precision int8 uses it"):
+    with pytest.raises(EngineError, match=r"only sm89-10.13.3.9-int8-fake-gpu: build it"):
         opened(bundle, "tensorrt")
     assert opened(bundle, "tensorrt", "int8") == {**everywhere("int8"), "sam_decoder": "fp16"}
 

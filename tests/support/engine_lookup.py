@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clipsam.runtime import EngineError
-from clipsam.runtime.backends.trt.engine_store import Box, find_engine
+from clipsam.runtime.backends.trt.engine_store import Box, read_engine
 from clipsam.runtime.core.files import digest_onnx
 from support.trt_engines import FAKE_BOX
 
@@ -19,8 +19,7 @@ COMMAND = f"build it on this box with `python -m {MODULE} --engines-only {{}} --
 
 def find(onnx: Path, box: Box = FAKE_BOX, precision: str = "fp32") -> Path:
     """The engine of the graph at `onnx` for a box."""
-    where = onnx.parent, "clip_umci", precision, digest_onnx(onnx)
-    return find_engine(*where, box.tensorrt, box.compute_capability, box.gpu)
+    return read_engine(onnx.parent, "clip_umci", precision, digest_onnx(onnx), box).path
 
 
 def refused(onnx: Path, box: Box = FAKE_BOX, precision: str = "fp32") -> str:

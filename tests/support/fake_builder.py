@@ -17,9 +17,8 @@ import onnx
 
 from support.fake_tensorrt import FakeTensorRT, make_plan
 
-BuilderFlag = Enum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE"])
+BuilderFlag = Enum("BuilderFlag", ["TF32"])
 Verbosity = Enum("Verbosity", ["LAYER_NAMES_ONLY", "NONE", "DETAILED"], start=0)
-Level = Enum("Level", ["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"], start=0)
 Pool = Enum("Pool", ["WORKSPACE"], start=0)
 Format = Enum("Format", ["ONELINE", "JSON"], start=0)
 STEPS = 5
@@ -58,7 +57,7 @@ def install(trt: FakeTensorRT) -> Workshop:
     shop = Workshop()
     trt.IProgressMonitor = IProgressMonitor
     trt.BuilderFlag, trt.ProfilingVerbosity, trt.MemoryPoolType = BuilderFlag, Verbosity, Pool
-    trt.HardwareCompatibilityLevel, trt.LayerInformationFormat = Level, Format
+    trt.LayerInformationFormat = Format
 
     class Flag:
         def __int__(self) -> int:
@@ -128,7 +127,6 @@ class Config:
         self._trt = trt
         self.builder_optimization_level = 3
         self.profiling_verbosity = Verbosity.LAYER_NAMES_ONLY
-        self.hardware_compatibility_level = Level.NONE
         self.progress_monitor: Any = None
         self.flags = {BuilderFlag.TF32}  # as in TensorRT
         self.pools: dict[Pool, int] = {}

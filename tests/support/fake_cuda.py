@@ -27,7 +27,6 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cudaDeviceGetAttribute": (c_int, _INT, c_int, c_int),
     "cudaGetDeviceProperties": (c_int, c_void_p, c_int),
     "cudaDriverGetVersion": (c_int, _INT),
-    "cudaMemGetInfo": (c_int, _SIZE, _SIZE),
     "cudaMalloc": (c_int, _HANDLE, c_size_t),
     "cudaFree": (c_int, c_void_p),
     "cudaHostAlloc": (c_int, _HANDLE, c_size_t, c_uint),
@@ -160,9 +159,6 @@ class FakeCuda:
 
     def _cudaDriverGetVersion(self, version: Any) -> None:
         version[0] = self.driver
-
-    def _cudaMemGetInfo(self, free: Any, total: Any) -> None:
-        free[0], total[0] = 6 << 30, 8 << 30
 
     def _allocate(self, kind: str, address: Any, size: int) -> int:
         if not size:

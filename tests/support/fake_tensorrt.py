@@ -72,7 +72,6 @@ class FakeTensorRT(types.ModuleType):
       host_tensor, kind: a tensor's name that is on the host; a data type all tensors claim.
       unknown_size: whether the largest output is unknown.
       contexts, contexts_made: living execution contexts; how many were made.
-      host_code: whether the last runtime was told to run a plan's own code.
     """
 
     def __init__(self, cuda: FakeCuda, version: str = VERSION) -> None:
@@ -90,7 +89,6 @@ class FakeTensorRT(types.ModuleType):
         self.kind: DataType | None = None
         self.contexts: set[int] = set()
         self.contexts_made = 0
-        self.host_code = False
         self.logger: Any = None
 
     def say(self, text: str, severity: Severity = Severity.ERROR) -> None:
@@ -106,15 +104,9 @@ class Runtime:
         assert logger.constructed
         self._trt = trt
         trt.logger = trt.logger or logger
-        trt.host_code = False
         if trt.refuse_start:
             trt.say("CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "engine_host_code_allowed":
-            self._trt.host_code = value
-        super().__setattr__(name, value)
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
         """The engine, or None."""

@@ -88,8 +88,7 @@ def write_fake_engine(path: Path, box: Box = FAKE_BOX, **changes: Any) -> Path:
     """Write an engine of the ONNX file at `path` for the fake TensorRT, its sidecar changed."""
     plan = make_plan(path.read_bytes(), box.tensorrt)
     sidecar = make_sidecar(path, plan, box, **changes)
-    shared = sidecar.flags.hardware_compatibility != "none"
-    return write_engine(box.folder(path.parent, sidecar.precision, shared), plan, sidecar)
+    return write_engine(box.folder(path.parent, sidecar.precision), plan, sidecar)
 
 
 def write_real_engine(path: Path) -> None:

@@ -42,7 +42,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cudaDeviceGetAttribute": (_INT, c_int, c_int),
     "cudaGetDeviceProperties": (c_void_p, c_int),
     "cudaDriverGetVersion": (_INT,),
-    "cudaMemGetInfo": (_SIZE, _SIZE),
     "cudaMalloc": (_HANDLE, c_size_t),
     "cudaFree": (c_void_p,),
     "cudaHostAlloc": (_HANDLE, c_size_t, c_uint),
@@ -105,12 +104,6 @@ class Cuda:
         else:
             advice = "open the engine again; if that does not help, check the GPU with nvidia-smi"
         raise SessionError(f"{name} failed ({words}): {advice}.")
-
-    def memory(self) -> tuple[int, int]:
-        """(free, total) memory of the device in bytes."""
-        free, total = c_size_t(), c_size_t()
-        self.call("cudaMemGetInfo", byref(free), byref(total))
-        return free.value, total.value
 
     @contextlib.contextmanager
     def selected(self) -> Iterator[None]:

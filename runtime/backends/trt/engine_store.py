@@ -2,12 +2,11 @@
 
     BUNDLE/engines/sm89-10.13.3.9-fp16-l4/clip_umci.engine
     BUNDLE/engines/sm89-10.13.3.9-fp16-l4/clip_umci.json      its sidecar
-    BUNDLE/engines/sm89-10.13.3.9-fp16/clip_umci.engine       built for more than one model of GPU
 
 The folder is the compute capability, the TensorRT version, the precision and the GPU's name, so
-several boxes can share one bundle. An engine is refused, in a sentence that names the command that
-builds it again, unless its sidecar says that it fits this box and this graph, and its bytes are the
-sidecar's.
+several boxes can share one bundle. An engine runs on a box like the one that built it and nowhere
+else. It is refused, in a sentence that names the command that builds it again, unless its sidecar
+says that it fits this box and this graph, and its bytes are the sidecar's.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ from clipsam.runtime.backends.trt.sidecar import (
     SidecarError,
     read_sidecar,
     this_platform,
-    version_numbers,
 )
-from clipsam.runtime.core.errors import EngineError, OutputError
+from clipsam.runtime.core.errors import EngineError
 from clipsam.runtime.core.files import write_bytes
 
 ENGINES = "engines"
@@ -36,7 +34,6 @@ ENGINES = "engines"
 _TAG = b"ftrt"
 _VERSION = slice(24, 28)
 _HEADER = 32  # bytes that the sidecar repeats
-_AMPERE = (8, 0)
 _NAMED = 4  # engines of other boxes that an error names
 
 
@@ -47,48 +44,32 @@ class Box:
     Attributes:
       tensorrt: `tensorrt.__version__`.
       compute_capability: (major, minor).
-      gpu: the GPU's name; None: any GPU of that compute capability.
+      gpu: the GPU's name. TensorRT promises nothing between two models of one compute capability.
     """
 
     tensorrt: str
     compute_capability: tuple[int, int]
-    gpu: str | None = None
+    gpu: str
 
     def __str__(self) -> str:
-        return f"{self.gpu or 'GPU'} {sm(self.compute_capability)}, TensorRT {self.tensorrt}"
+        return f"{self.gpu} {sm(self.compute_capability)}, TensorRT {self.tensorrt}"
 
-    def folder(self, bundle_folder: Path, precision: str, shared: bool = False) -> Path:
-        """Where engines built on this box belong; those for other models of GPU too if `shared`."""
-        key = f"{sm(self.compute_capability)}-{self.tensorrt}-{precision}"
-        model = "" if shared or self.gpu is None else f"-{slug(self.gpu)}"
-        return bundle_folder / ENGINES / f"{key}{model}"
+    def folder(self, bundle_folder: Path, precision: str) -> Path:
+        """Where engines built on this box belong."""
+        key = f"{sm(self.compute_capability)}-{self.tensorrt}-{precision}-{slug(self.gpu)}"
+        return bundle_folder / ENGINES / key
 
     def misfit(self, sidecar: Sidecar) -> str | None:
         """Why an engine does not run here ("is for …"), or None where it does."""
         if sidecar.platform != this_platform():
             return f"is for {sidecar.platform}, this is {this_platform()}"
-        flags = sidecar.flags
-        built, here = version_numbers(sidecar.tensorrt), version_numbers(self.tensorrt)
         if sidecar.tensorrt != self.tensorrt:
-            if not flags.version_compatible:
-                return f"is for TensorRT {sidecar.tensorrt}, this is {self.tensorrt}"
-            if built[0] != here[0] or built > here:
-                return (
-                    f"is for TensorRT {sidecar.tensorrt} and later {built[0]}.x, this is "
-                    f"{self.tensorrt}"
-                )
-        if flags.hardware_compatibility == "ampere_plus":
-            if self.compute_capability < _AMPERE:
-                return f"is for Ampere GPUs and later, this is {sm(self.compute_capability)}"
-        elif sidecar.compute_capability != self.compute_capability:
+            return f"is for TensorRT {sidecar.tensorrt}, this is {self.tensorrt}"
+        if sidecar.compute_capability != self.compute_capability:
             found, own = sm(sidecar.compute_capability), sm(self.compute_capability)
             return f"is for another GPU, {sidecar.gpu} {found}, this is {own}"
-        elif flags.hardware_compatibility == "none" and self.gpu not in (None, sidecar.gpu):
-            # TensorRT promises nothing between two models of one compute capability either.
-            return (
-                f"is for another GPU, {sidecar.gpu}, this is {self.gpu} (--hardware-compatibility "
-                "makes one engine for both)"
-            )
+        if sidecar.gpu != self.gpu:
+            return f"is for another GPU, {sidecar.gpu}, this is {self.gpu}"
         return None
 
 
@@ -129,27 +110,9 @@ def rebuild_hint(bundle_folder: Path, precision: str) -> str:
     )
 
 
-def find_engine(
-    bundle_folder: Path,
-    graph: str,
-    precision: str,
-    onnx_sha256: str,
-    tensorrt_version: str,
-    compute_capability: tuple[int, int],
-    gpu: str | None = None,
-) -> Path:
-    """The engine of `graph` for this box, checked in full; raises EngineError.
-
-    `onnx_sha256` is the `onnx_digest` of the ONNX file it has to be built from.
-    """
-    box = Box(tensorrt_version, compute_capability, gpu)
-    return read_engine(bundle_folder, graph, precision, onnx_sha256, box).path
-
-
 def has_engine(bundle_folder: Path, graph: str, precision: str, box: Box) -> bool:
-    """Whether there is an engine for this box, by its name or sidecar; it may still be damaged."""
-    path = box.folder(bundle_folder, precision) / f"{graph}.engine"
-    return path.exists() or bool(_portable(bundle_folder, graph, precision, box))
+    """Whether there is an engine for this box, by its name; it may still be damaged."""
+    return (box.folder(bundle_folder, precision) / f"{graph}.engine").exists()
 
 
 def read_engine(
@@ -157,15 +120,11 @@ def read_engine(
 ) -> Engine:
     """The engine of `graph` for this box with its bytes, which are those that were checked.
 
-    The box's own folder comes first; without one there, an engine of another folder whose sidecar
-    declares it compatible. Raises EngineError.
+    `onnx_sha256` is the `onnx_digest` of the ONNX file it has to be built from. Raises EngineError.
     """
     path = box.folder(bundle_folder, precision) / f"{graph}.engine"
     if not path.exists():
-        portable = _portable(bundle_folder, graph, precision, box)
-        if not portable:
-            raise EngineError(_none_fits(bundle_folder, graph, precision, box))
-        path = portable[0]
+        raise EngineError(_none_fits(bundle_folder, graph, precision, box))
     return check_engine(bundle_folder, path, graph, precision, onnx_sha256, box)
 
 
@@ -214,21 +173,6 @@ def write_engine(folder: Path, plan: bytes, sidecar: Sidecar) -> Path:
     return path
 
 
-def move_engine(engine: Path, folder: Path, sidecar: Sidecar) -> Path:
-    """`write_engine` of a file that is there already, on the same disk; raises OutputError."""
-    path = folder / f"{sidecar.graph}.engine"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        engine.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} could not be written ({error.strerror}): free some space, or copy the bundle "
-            "to where it can be changed."
-        ) from error
-    write_bytes(path.with_suffix(".json"), sidecar.to_json().encode())
-    return path
-
-
 def _damage(plan: bytes, sidecar: Sidecar) -> str | None:
     """What shows that these are not the bytes that the sidecar vouches for."""
     if len(plan) != sidecar.engine_size:
@@ -256,43 +200,16 @@ def _other_header(plan: bytes, sidecar: Sidecar) -> str:
     return f"was built by TensorRT {built}, its sidecar says {sidecar.tensorrt}"
 
 
-def _portable(bundle_folder: Path, graph: str, precision: str, box: Box) -> list[Path]:
-    """Engines of other folders that run here, those of the newest TensorRT first."""
-    fitting = []
-    for path in _engines(bundle_folder, graph):
-        try:
-            sidecar = read_sidecar(path.with_suffix(".json"))
-        except SidecarError:
-            continue  # another box's, and of no use here
-        if (sidecar.graph, sidecar.precision) == (graph, precision) and not box.misfit(sidecar):
-            fitting.append((version_numbers(sidecar.tensorrt), path))
-    return [path for _, path in sorted(fitting, reverse=True)]
-
-
-def _engines(bundle_folder: Path, graph: str) -> list[Path]:
-    return sorted((bundle_folder / ENGINES).glob(f"*/{graph}.engine"))
-
-
 def _none_fits(bundle_folder: Path, graph: str, precision: str, box: Box) -> str:
     """No engine, and what there is instead."""
     hint = rebuild_hint(bundle_folder, precision)
-    found = _engines(bundle_folder, graph)
+    found = sorted((bundle_folder / ENGINES).glob(f"*/{graph}.engine"))
     if not found:
         return f"{bundle_folder} has no TensorRT engine of {graph}: {hint}."
-    reasons = [f"{path.parent.name} {_why_not(path, graph, box)}" for path in found[:_NAMED]]
+    others = [path.parent.name for path in found[:_NAMED]]
     if len(found) > _NAMED:
-        reasons.append(f"and {len(found) - _NAMED} more")
+        others.append(f"{len(found) - _NAMED} more")
     return (
-        f"{bundle_folder} has no {precision} engine of {graph} for this box ({box}): "
-        f"{'; '.join(reasons)}; {hint}."
+        f"{bundle_folder} has no {precision} engine of {graph} for this box ({box}), only "
+        f"{', '.join(others)}: {hint}."
     )
-
-
-def _why_not(path: Path, graph: str, box: Box) -> str:
-    try:
-        sidecar = read_sidecar(path.with_suffix(".json"))
-    except SidecarError:
-        return "has no readable sidecar"
-    if sidecar.graph != graph:
-        return f"is of {sidecar.graph}"
-    return box.misfit(sidecar) or f"is {sidecar.precision}: --precision {sidecar.precision} uses it"

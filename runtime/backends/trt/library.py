@@ -122,11 +122,10 @@ def _make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def deserialize(trt: Any, plan: bytes, name: str, hint: str, *, host_code: bool) -> tuple[Any, Any]:
+def deserialize(trt: Any, plan: bytes, name: str, hint: str) -> tuple[Any, Any]:
     """(runtime, engine) of a plan that was checked; raises EngineError in TensorRT's words.
 
-    `name` is of the file, `hint` what to do. `host_code` lets TensorRT run the code that a
-    version-compatible plan brings.
+    `name` is of the file, `hint` what to do.
     """
     logger = tensorrt_logger(trt)
     logger.words.clear()
@@ -137,8 +136,6 @@ def deserialize(trt: Any, plan: bytes, name: str, hint: str, *, host_code: bool)
             f"TensorRT {trt.__version__} does not start ({logger.words.last()}): check the GPU and "
             "its driver with nvidia-smi."
         ) from error
-    if host_code:
-        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"TensorRT cannot load {name} ({logger.words.last()}): {hint}.")

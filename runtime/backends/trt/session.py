@@ -115,11 +115,7 @@ class TrtSession(Session):
         try:
             with cuda.selected():
                 self._runtime, self._engine = deserialize(
-                    trt,
-                    found.plan,
-                    found.path.name,
-                    self._hint,
-                    host_code=found.sidecar.flags.version_compatible,
+                    trt, found.plan, found.path.name, self._hint
                 )
                 self._set_up()
         except BaseException:

@@ -19,8 +19,6 @@ from typing import Any
 from clipsam.runtime.backends.base import TensorSpec
 
 SCHEMA = 1
-# How many kinds of GPU a build was made for, as TensorRT calls its levels.
-HARDWARE_LEVELS = ("none", "ampere_plus", "same_compute_capability")
 
 Shape = tuple[int, ...]
 
@@ -52,19 +50,14 @@ class Profile:
 
 @dataclass(frozen=True)
 class BuildFlags:
-    """Choices of the build that decide where an engine runs, and how fast.
+    """Choices of the build that decide how fast an engine runs.
 
     Attributes:
-      version_compatible: runs on later TensorRT of the same major version; such an engine brings
-        code of its own, which TensorRT executes on this machine's CPU.
-      hardware_compatibility: one of `HARDWARE_LEVELS`.
       optimization_level: TensorRT's builder optimisation level, 0 to 5.
       workspace: limit of the scratch memory of a layer in bytes; None: all there was.
       tf32: whether fp32 products may have been rounded to TF32.
     """
 
-    version_compatible: bool = False
-    hardware_compatibility: str = "none"
     optimization_level: int = 3
     workspace: int | None = None
     tf32: bool = False
@@ -129,7 +122,8 @@ class Sidecar:
             for side in ("inputs", "outputs"):
                 values[side] = tuple(map(_tensor, values[side]))
             values["profiles"] = {n: _profile(p) for n, p in values["profiles"].items()}
-            values["flags"] = _flags(values["flags"])
+            _check_fields(values["flags"], BuildFlags)
+            values["flags"] = BuildFlags(**values["flags"])
             if not isinstance(values["gate"], dict):
                 raise TypeError("gate is not a mapping")
             if type(values["engine_size"]) is not int:
@@ -190,14 +184,3 @@ def _tensor(value: Any) -> TensorSpec:
 def _profile(value: Any) -> Profile:
     _check_fields(value, Profile)
     return Profile(*(_shape(value[bound]) for bound in ("min", "opt", "max")))
-
-
-def _flags(value: Any) -> BuildFlags:
-    _check_fields(value, BuildFlags)
-    flags = BuildFlags(**value)
-    if flags.hardware_compatibility not in HARDWARE_LEVELS:
-        raise ValueError(f"unknown hardware compatibility {flags.hardware_compatibility!r}")
-    # It decides whether code in the file is run: nothing but a plain yes will do.
-    if type(flags.version_compatible) is not bool:
-        raise TypeError("version_compatible is not true or false")
-    return flags

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import fake_builder
 from support.engine_toy import Fake, engines, fake_workshop, names, no_leftovers
-from support.fake_builder import BuilderFlag, Level, Pool, Verbosity
+from support.fake_builder import Pool, Verbosity
 from support.recorded_toy import build_recorded_toy
 from support.toy_bundle import bright_square
 from support.trt_engines import FAKE_BOX, has_tensorrt
@@ -82,20 +81,16 @@ def test_what_is_asked_of_the_builder(bundle: Path, fake: Fake, typed: int) -> N
     shop = fake[2]
     shop.typed = typed
     flags = BuildFlags(
-        version_compatible=True,
-        hardware_compatibility="ampere_plus",
         optimization_level=1,
         workspace=2 << 30,
     )
     build_engines(bundle, ["fp32"], flags)
     config = shop.configs[0]
-    assert config.flags == {BuilderFlag.VERSION_COMPATIBLE}  # and TF32 cleared
+    assert config.flags == set()  # TF32 cleared
     assert config.builder_optimization_level == 1
     assert config.profiling_verbosity is Verbosity.DETAILED
-    assert config.hardware_compatibility_level is Level.AMPERE_PLUS
     assert config.pools == {Pool.WORKSPACE: 2 << 30}
     assert [len(c.profiles) for c in shop.configs] == [1, 0, 1]
-    assert fake[1].host_code  # such an engine runs only where that is allowed
 
 
 def test_times_are_kept_beside_the_engines(bundle: Path, fake: Fake) -> None:
@@ -138,11 +133,6 @@ def test_other_failures_are_sentences(bundle: Path, fake: Fake) -> None:
     trt.refuse_start = False
     with pytest.raises(BundleError, match="no graph clip_umci in bf16"):
         build_engines(bundle, ["bf16"])
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(trt, "HardwareCompatibilityLevel", fake_builder.Pool)
-    with pytest.raises(ExportError, match="has no hardware compatibility none"):
-        build_engines(bundle, ["fp32"])
-    monkey.undo()
     (bundle / RECORDED).unlink()
     with pytest.raises(ClipSAMError, match=RECORDED):
         build_engines(bundle, ["fp32"])

@@ -37,7 +37,6 @@ from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.backends.trt.engine_store import Box
 from clipsam.runtime.backends.trt.library import DTYPES, tensorrt_logger
 from clipsam.runtime.backends.trt.session import TrtSession
-from clipsam.runtime.backends.trt.sidecar import BuildFlags
 
 
 def bindings() -> Any:
@@ -160,7 +159,7 @@ def check_calls(mock: Any, kind: Any) -> set[str]:
 def path(tmp_path: Path) -> Path:
     path = make_graph(tmp_path)
     box = Box(TRT.__version__, (8, 9), "Fake GPU")
-    write_fake_engine(path, box, flags=BuildFlags(version_compatible=True))
+    write_fake_engine(path, box)
     return path
 
 
@@ -175,7 +174,6 @@ def test_the_session_uses_what_is_there(path: Path, monkeypatch: pytest.MonkeyPa
             assert isinstance(session, TrtSession)
             assert session.graph_problem is None
             assert cuda.count("cudaGraphLaunch") == 1
-        assert api.runtime.engine_host_code_allowed is True
         check_calls(api.runtime, TRT.Runtime)
         asked = check_calls(api.engine, TRT.ICudaEngine)
         ran: set[str] = set()
@@ -254,7 +252,6 @@ def test_types_are_numpys() -> None:
         (fake_builder.TimingCache, "ITimingCache"),
         (fake_builder.BuilderFlag, "BuilderFlag"),
         (fake_builder.Verbosity, "ProfilingVerbosity"),
-        (fake_builder.Level, "HardwareCompatibilityLevel"),
         (fake_builder.Format, "LayerInformationFormat"),
     ],
 )

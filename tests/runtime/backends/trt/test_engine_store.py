@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.engine_lookup import edit, find, flip, refused
+from support.fake_tensorrt import make_plan
 from support.session_graph import make_graph
 from support.trt_engines import FAKE_BOX, make_sidecar, write_fake_engine
 
 from clipsam.runtime import EngineError, OutputError, SessionError
 from clipsam.runtime.backends.trt.engine_store import (
     Box,
-    find_engine,
     has_engine,
     read_engine,
     slug,
@@ -23,7 +24,6 @@ from clipsam.runtime.backends.trt.engine_store import (
     write_engine,
 )
 from clipsam.runtime.backends.trt.sidecar import (
-    BuildFlags,
     Profile,
     read_sidecar,
 )
@@ -76,27 +76,23 @@ def test_none_at_all(onnx: Path) -> None:
 def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     folder = tmp_path / "my bundle"
     with pytest.raises(EngineError, match=rf"--engines-only '{folder}' --precision fp16`"):
-        find_engine(folder, "clip_umci", "fp16", "0", "10.13.3.9", (8, 9))
+        read_engine(folder, "clip_umci", "fp16", "0", FAKE_BOX)
 
 
 def test_none_for_this_box_says_what_there_is(onnx: Path) -> None:
     write_fake_engine(onnx, Box("10.13.3.9", (8, 6), "NVIDIA A10"))
     write_fake_engine(onnx, Box("10.9.0.34", (8, 9), "Fake GPU"))
     message = refused(onnx)
-    assert "has no fp32 engine of clip_umci for this box (Fake GPU sm89, TensorRT 10.13.3.9): " in (
+    assert "has no fp32 engine of clip_umci for this box (Fake GPU sm89, TensorRT 10.13.3.9), " in (
         message
     )
-    assert "sm86-10.13.3.9-fp32-a10 is for another GPU, NVIDIA A10 sm86, this is sm89; " in message
-    assert (
-        "sm89-10.9.0.34-fp32-fake-gpu is for TensorRT 10.9.0.34, this is 10.13.3.9; build"
-        in message
-    )
+    assert "only sm86-10.13.3.9-fp32-a10, sm89-10.9.0.34-fp32-fake-gpu: build it" in message
+    assert not has_engine(onnx.parent, "clip_umci", "fp32", FAKE_BOX)
 
 
-def test_another_precision(onnx: Path) -> None:
+def test_an_engine_of_another_precision_is_not_taken(onnx: Path) -> None:
     write_fake_engine(onnx, precision="fp16")
-    message = refused(onnx)
-    assert "sm89-10.13.3.9-fp16-fake-gpu is fp16: --precision fp16 uses it; build" in message
+    assert ", only sm89-10.13.3.9-fp16-fake-gpu: build it" in refused(onnx)
     assert has_engine(onnx.parent, "clip_umci", "fp16", FAKE_BOX)
     assert not has_engine(onnx.parent, "clip_umci", "fp32", FAKE_BOX)
 
@@ -104,21 +100,7 @@ def test_another_precision(onnx: Path) -> None:
 def test_many_others_are_not_all_listed(onnx: Path) -> None:
     for minor in range(7):
         write_fake_engine(onnx, Box(f"10.{minor}.0.1", (8, 9), "Fake GPU"))
-    assert (
-        "sm89-10.3.0.1-fp32-fake-gpu is for TensorRT 10.3.0.1, this is 10.13.3.9; and 3 more; "
-        in (refused(onnx))
-    )
-
-
-def test_others_that_say_nothing(onnx: Path) -> None:
-    path = write_fake_engine(onnx, Box("10.9.0.34", (8, 9), "Fake GPU"))
-    path.with_suffix(".json").write_text("{}")
-    other = write_fake_engine(onnx, Box("10.8.0.34", (8, 9), "Fake GPU"), graph="sam_decoder")
-    other.rename(other.with_name("clip_umci.engine"))
-    other.with_suffix(".json").rename(other.with_name("clip_umci.json"))
-    message = refused(onnx)
-    assert "sm89-10.9.0.34-fp32-fake-gpu has no readable sidecar" in message
-    assert "sm89-10.8.0.34-fp32-fake-gpu is of sam_decoder" in message
+    assert ", sm89-10.3.0.1-fp32-fake-gpu, 3 more: build it" in refused(onnx)
 
 
 # What is done to a good engine, and what must then be said.
@@ -171,13 +153,33 @@ def test_damage_is_refused(onnx: Path, name: str) -> None:
     assert "engines/sm89-10.13.3.9-fp32-fake-gpu/clip_umci.engine" in message
 
 
-def test_a_damaged_engine_is_not_replaced_by_another(onnx: Path) -> None:
-    """The box's own engine is the one that was meant: another would hide that it is broken."""
-    flags = BuildFlags(version_compatible=True)
-    write_fake_engine(onnx, Box("10.9.0.34", (8, 9), "Fake GPU"), flags=flags)
+def test_two_models_of_one_compute_capability_have_engines_of_their_own(onnx: Path) -> None:
+    l4 = replace(FAKE_BOX, gpu="NVIDIA L4")
     path = write_fake_engine(onnx)
-    flip(path, -1)
-    assert "was altered" in refused(onnx)
+    assert ", only sm89-10.13.3.9-fp32-fake-gpu: build it" in refused(onnx, l4)
+    own = write_fake_engine(onnx, l4)
+    assert own == onnx.parent / "engines/sm89-10.13.3.9-fp32-l4/clip_umci.engine"
+    assert [find(onnx), find(onnx, l4)] == [path, own]
+
+
+def test_the_sidecar_decides_where_two_gpu_names_make_one_folder(onnx: Path) -> None:
+    path = write_fake_engine(onnx)
+    edit(path, gpu="FAKE--GPU")
+    assert "is for another GPU, FAKE--GPU, this is Fake GPU" in refused(onnx)
+
+
+def test_a_header_may_have_more_numbers_than_the_version(onnx: Path) -> None:
+    """JetPack's TensorRT calls itself 10.3.0; the header has the build's number as well."""
+    box = Box("10.3.0", (8, 7), "Orin")
+    plan = make_plan(onnx.read_bytes(), "10.3.0.26")
+    write_engine(box.folder(onnx.parent, "fp32"), plan, make_sidecar(onnx, plan, box))
+    assert find(onnx, box).parent.name == "sm87-10.3.0-fp32-orin"
+
+
+def test_a_build_number_may_be_beyond_a_byte(onnx: Path) -> None:
+    box = Box("11.4.0.300", (8, 9), "Fake GPU")
+    write_fake_engine(onnx, box)
+    assert find(onnx, box)
 
 
 def test_the_header_is_what_the_builder_wrote(onnx: Path) -> None:

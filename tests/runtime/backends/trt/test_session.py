@@ -24,7 +24,7 @@ from support.trt_engines import FAKE_BOX, fake_box, make_sidecar, write_fake_eng
 from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.backends.trt.engine_store import Box, write_engine
 from clipsam.runtime.backends.trt.session import SHAPES_KEPT, TrtSession
-from clipsam.runtime.backends.trt.sidecar import BuildFlags, this_platform
+from clipsam.runtime.backends.trt.sidecar import this_platform
 
 
 def test_tensors_come_from_the_sidecar_in_its_order(graph: Path, trt: FakeTensorRT) -> None:
@@ -134,16 +134,6 @@ def test_a_thread_that_uses_another_gpu(graph: Path, cuda: FakeCuda) -> None:
         assert cuda._here.device == 1
     assert cuda._here.device == 1
     assert cuda.held() == {}
-
-
-def test_code_in_a_plan_runs_only_where_the_sidecar_has_it(
-    tmp_path: Path, trt: FakeTensorRT
-) -> None:
-    path = make_graph(tmp_path)
-    for compatible in (False, True):
-        write_fake_engine(path, flags=BuildFlags(version_compatible=compatible))
-        with open_session(path, "tensorrt"):
-            assert trt.host_code is compatible
 
 
 def test_tensorrt_11_is_the_same(graph: Path, tmp_path: Path) -> None:
