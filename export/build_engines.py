@@ -136,7 +136,7 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="build_engines.py",
+        prog="clipsam export" if __package__ else "build_engines.py",
         description="Build a bundle from weights, and check it against PyTorch.",
     )
     add = parser.add_argument

@@ -284,7 +284,11 @@ def summary(tally: Tally) -> Row:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="clipsam ablations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("bundle", type=Path, help="whose SAM and prompt options are used")
     parser.add_argument("dataset", help="a folder, or `synthetic`")
     parser.add_argument("--table", type=int, choices=(2, 3), default=2)

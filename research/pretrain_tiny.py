@@ -94,7 +94,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="clipsam pretrain-tiny",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("model", choices=("clip", "sam"))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
     steps = whole_number(0)

@@ -132,7 +132,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="clipsam refinement",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("dataset", help="a folder, or `synthetic`")
     parser.add_argument("--layout", choices=tuple(LAYOUTS), help="default: found by looking")

@@ -205,7 +205,7 @@ def _overfit_batch(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description="Train UMCI on a frozen CLIP.")
+    parser = Parser(prog="clipsam train", description="Train UMCI on a frozen CLIP.")
     add, count = parser.add_argument, whole_number()
     add("--preset", choices=tuple(PRESETS), default="paper")
     add("--dataset", choices=(*DATASETS, "synthetic"), default="mvtec")

@@ -27,6 +27,19 @@ from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stream import Inspected
 
+
+def __getattr__(name: str) -> str:
+    """`__version__`, which is read from the installed package only when asked for."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import metadata
+
+    try:
+        return metadata.version("clipsam")
+    except metadata.PackageNotFoundError:  # a clone that was not installed
+        return "0+unknown"
+
+
 __all__ = [
     "Bundle",
     "BundleError",

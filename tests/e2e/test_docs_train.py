@@ -14,7 +14,7 @@ import pytest
 
 from clipsam.export import build_engines
 from clipsam.research import ablations, dataset_check, evaluate, train
-from clipsam.runtime import cli
+from clipsam.runtime.commands import inspection
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "train.md"
 VARIABLE = re.compile(r"([A-Z]+)=(.*)")
@@ -52,8 +52,8 @@ def parser_of(words: list[str]) -> tuple[ArgumentParser, list[str]]:
         return evaluate._parser(), words[2:]
     if words[:2] == ["clipsam", "dataset"]:
         return dataset_check.make_parser(), words[2:]
-    assert words[0] == "clipsam", words
-    return cli._parser(), words[1:]
+    assert words[:2] == ["clipsam", "inspect"], words
+    return inspection._parser(), words[2:]
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

@@ -14,8 +14,9 @@ from PIL import Image
 from support.cli_run import NAMES, Ran, Run, lines, listing, make_images, runner, save
 from support.toy_bundle import bright_square, build_toy_bundle
 
-from clipsam.runtime import ClipSAM, Result, read_image
+from clipsam.runtime import ClipSAM, Result, __version__, read_image
 from clipsam.runtime.cli import main
+from clipsam.runtime.commands import COMMANDS, Command
 from clipsam.runtime.folder import find_jobs
 
 
@@ -173,6 +174,34 @@ def test_usage_errors(args: list[str], capfd: pytest.CaptureFixture[str]) -> Non
         main(args)
     assert error.value.code == 2
     assert capfd.readouterr().err.startswith("usage: clipsam")
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("evalute", "There is no command 'evalute': did you mean evaluate?"),
+        ("zzz", "There is no command 'zzz': use inspect, info, export,"),
+    ],
+)
+def test_an_unknown_command_is_answered_with_those_there_are(
+    word: str, sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([word])
+    assert f"clipsam: error: {sentence}" in capfd.readouterr().err
+
+
+def test_a_mistake_in_a_command_is_not_taken_for_a_missing_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(COMMANDS, "wrong", Command("clipsam.research.nothing", "research", ""))
+    with pytest.raises(ModuleNotFoundError, match=r"clipsam\.research\.nothing"):
+        main(["wrong"])
+
+
+def test_the_version_is_the_one_of_pyproject() -> None:
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert f'\nversion = "{__version__}"\n' in text
 
 
 def test_as_a_program(toy: Path, images: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from support.blocked import BLOCK
 from support.toy_bundle import bright_square, build_toy_bundle
 
+import clipsam.runtime
+from clipsam.runtime.commands import COMMANDS
 from clipsam.runtime.images.reader import write_png
 
 RESEARCH = ("torch", "torchvision", "onnx", "PIL", "tqdm", "open_clip", "segment_anything")
@@ -85,13 +87,40 @@ def test_no_engine_names_the_extra(toy: Path, tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_evaluate_names_its_extra() -> None:
-    code = "from clipsam.runtime.cli import main\nassert main(['evaluate', '--help']) == 1"
-    done = run(code, ("torch", "onnx", "open_clip", "tqdm", "sklearn", "PIL"))
-    if done.returncode == 0:
-        assert "pip install 'clipsam[research]'" in done.stderr
-    else:  # it may also need none of them to print its help
-        assert "usage" in done.stdout
+HEAVY = ("torch", "onnx", "open_clip", "tqdm", "sklearn", "PIL")
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.extra])
+def test_a_command_without_its_libraries_names_the_extra(name: str) -> None:
+    code = (
+        "from clipsam.runtime.cli import main\n"
+        "for arguments in (['--help'], ['x', 'y']):\n"
+        "    try:\n"
+        "        assert main([sys.argv[1], *arguments]) == 1\n"
+        "    except SystemExit as stop:\n"
+        "        assert stop.code in (0, 2)"
+    )
+    done = run(code, HEAVY, name)
+    assert done.returncode == 0, done.stderr
+    if "usage" not in done.stdout:  # what needs none of them to print its help may do so
+        assert f"`clipsam {name}` needs " in done.stderr
+        assert f"pip install 'clipsam[{COMMANDS[name].extra}]'.\n" in done.stderr
+
+
+def test_the_list_of_commands_and_the_version_need_no_engine() -> None:
+    code = (
+        "from clipsam.runtime.cli import main\n"
+        "for flag in ('--help', '--version'):\n"
+        "    try:\n"
+        "        main([flag])\n"
+        "    except SystemExit as stop:\n"
+        "        assert stop.code == 0\n"
+    )
+    done = run(code, (*RESEARCH, "onnxruntime", "tensorrt"))
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, command in COMMANDS.items():
+        assert f"\n  {name:15} {command.help}" in done.stdout
+    assert done.stdout.endswith(f"\nclipsam {clipsam.runtime.__version__}\n")
 
 
 @pytest.mark.parametrize("users", [None, "20"])

@@ -1,0 +1,46 @@
+"""Every subcommand of `clipsam`: one entry here, one module with a `main(argv) -> exit code`.
+
+Modules are named, not imported: `clipsam --help` costs nothing, and the box needs neither PyTorch
+nor onnx for the commands it uses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A subcommand that is imported when it is asked for.
+
+    Attributes:
+      module: full name of the module; its `main` takes the arguments and returns the exit code.
+      extra: the extra of this package whose libraries it needs; "" when it needs none.
+      help: one line for `clipsam --help`.
+    """
+
+    module: str
+    extra: str
+    help: str
+
+
+COMMANDS = {
+    "inspect": Command("clipsam.runtime.commands.inspection", "", "inspect images"),
+    "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
+    "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
+    "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
+    "evaluate": Command(
+        "clipsam.research.evaluate", "research", "measure a bundle or the model on a data set"
+    ),
+    "ablations": Command(
+        "clipsam.research.ablations", "research", "what each part of the method adds"
+    ),
+    "refinement": Command(
+        "clipsam.research.refinement", "research", "what SAM adds to the rough map"
+    ),
+    "dataset": Command(
+        "clipsam.research.dataset_check", "research", "`dataset check ROOT`: check a data set"
+    ),
+    "pretrain-tiny": Command(
+        "clipsam.research.pretrain_tiny", "research", "train the tiny preset's CLIP and SAM"
+    ),
+}

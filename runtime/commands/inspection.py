@@ -1,0 +1,118 @@
+"""`clipsam inspect`: inspect image files and folders with a bundle.
+
+Exit codes: 0 every image was inspected (whatever the verdicts); 1 it could not be done, or some
+images could not be inspected (each is named on stderr and in results.jsonl); 2 wrong usage;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS
+from clipsam.runtime.folder import Counts, find_jobs, inspect_files
+from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.stages.fusion import NORMS
+
+EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Raises ClipSAMError, see `inspect_files`."""
+    args = _parser().parse_args(argv)
+    try:
+        counts = _inspect(args)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from here.", file=sys.stderr)
+        return 130
+    print(
+        f"{counts.good} good, {counts.anomalous} anomalous"
+        + (f", {counts.failed} could not be inspected" if counts.failed else "")
+        + (f", {counts.skipped} done before" if counts.skipped else "")
+        + f"; results in {args.output}"
+    )
+    return 1 if counts.failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam inspect",
+        description="Inspect images; for every image, under its relative path: NAME.overlay.png, "
+        "NAME.mask.png (0/255), NAME.score.tiff (float32), and a line in results.jsonl.",
+        epilog=EPILOG,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
+    add("images", type=Path, nargs="+", help="image files or folders")
+    add("--category", default="object", help='what the part is, e.g. "metal nut"')
+    add("--output", type=Path, required=True, help="folder for the results")
+    add(
+        "--provider",
+        choices=tuple(PROVIDERS),
+        default="cpu",
+        help="what runs the graphs: onnxruntime on the CPU (default) or by CUDA, or TensorRT",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the graphs (default: the provider's fastest that the bundle has; int8 only if "
+        "asked for)",
+    )
+    add("--threads", type=_positive(int), help="CPU threads (default: all cores)")
+    add("--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)")
+    add(
+        "--deadline-ms",
+        type=_positive(float),
+        help="answer with the rough map when SAM would take longer than this in all",
+    )
+    add("--resume", action="store_true", help="skip images that results.jsonl already has")
+    return parser
+
+
+def _inspect(args: argparse.Namespace) -> Counts:
+    jobs = find_jobs(args.images, args.output)
+    with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
+        if args.deadline_ms is not None:
+            model.warm_up()
+        return inspect_files(
+            model,
+            jobs,
+            args.output,
+            category=args.category,
+            norm=args.norm,
+            deadline_ms=args.deadline_ms,
+            resume=args.resume,
+            progress=_progress(),
+        )
+
+
+def _progress() -> Callable[[int, int, Counts], None]:
+    """A line on stderr that counts and estimates; quiet when nobody watches or all is one image.
+
+    The box has no tqdm: the runtime depends on NumPy and OpenCV alone.
+    """
+    start = time.monotonic()
+
+    def show(done: int, total: int, counts: Counts) -> None:
+        if total < 2 or not sys.stderr.isatty():
+            return
+        left = (time.monotonic() - start) / done * (total - done)
+        line = f"\r{done}/{total}  {counts.anomalous} anomalous  {left:.0f} s left "
+        print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not value > 0:  # nan, too
+            raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
