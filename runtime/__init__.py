@@ -9,6 +9,9 @@ import os
 # engine needs. It reads this once, when NumPy is first imported; who imports NumPy before may set
 # it, too. 2^4 cycles is the least.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+# onnxruntime's telemetry writes a device id into the home folder and looks up its vendor's host;
+# it is decided when onnxruntime is first imported. No setting turns it on here.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import (

@@ -7,8 +7,9 @@
     parity.json          how far every graph is from PyTorch, in full
 
 Every number that belongs to a model is here and nowhere in the runtime's code. Nothing is ever
-unpickled. Opening a bundle checks the schema, that every file is there and none lies outside the
-folder, and every file's hash; `ClipSAM.open` leaves out the hashes of precisions it does not use.
+unpickled. Opening a bundle checks the schema, that every file is there, a regular one of the folder
+itself and of no absurd size, every file's hash, and that no graph reads a file that has none;
+`ClipSAM.open` leaves out the hashes of precisions it does not use.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import PRECISIONS
 from clipsam.runtime.core.errors import BundleError, CategoryError
-from clipsam.runtime.core.files import DATA_SUFFIX, sha256, write_bytes
+from clipsam.runtime.core.files import DATA_SUFFIX, open_regular, sha256, write_bytes
+from clipsam.runtime.external_data import external_files
 from clipsam.runtime.manifest import (
     FLOAT32,
     GRAPHS,
@@ -35,6 +38,7 @@ from clipsam.runtime.manifest import (
     GraphEntry,
     Manifest,
 )
+from clipsam.runtime.text_features import TEXT_FEATURES, read_text_features, write_text_features
 
 __all__ = [
     "FLOAT32",
@@ -50,7 +54,8 @@ __all__ = [
     "write_text_features",
 ]
 
-TEXT_FEATURES = "text_features.npz"
+# Bytes of a file, at most. ONNX files end at protobuf's 2 GiB, larger weights lie beside them.
+_MOST_MANIFEST, _MOST_GRAPH, _MOST_WEIGHTS, _MOST_OTHER = 4 << 20, 2 << 30, 16 << 30, 1 << 30
 _HASHING = 4  # files at once: a bundle has three large ones
 
 
@@ -67,7 +72,7 @@ class Bundle:
     def __init__(self, folder: Path, manifest: Manifest, identity: str) -> None:
         self.folder, self.manifest, self.id = folder, manifest, identity
         self._verified: set[str] = set()
-        self._text = _read_text(folder / TEXT_FEATURES, manifest.categories)
+        self._text = read_text_features(folder / TEXT_FEATURES, manifest)
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = True) -> Bundle:
@@ -79,18 +84,20 @@ class Bundle:
         folder = Path(folder)
         path = folder / MANIFEST
         try:
-            data = path.read_bytes()
-        except OSError as error:
+            with open_regular(path, _MOST_MANIFEST) as file:
+                data = file.read(_MOST_MANIFEST)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or error
             raise BundleError(
-                f"There is no bundle in {folder} ({MANIFEST}: {error.strerror}): {REBUILD}, or "
+                f"There is no bundle in {folder} ({MANIFEST}: {reason}): {REBUILD}, or "
                 "give the folder that holds the manifest."
             ) from error
-        manifest = Manifest.from_json(data.decode("utf-8", errors="replace"))
+        manifest = Manifest.from_json(data)
         graphs = (g for variant in manifest.variants.values() for g in variant.values())
         named = {graph.file for graph in graphs} | {TEXT_FEATURES}
         if unlisted := sorted(named - set(manifest.files)):
             raise BundleError(f"{MANIFEST} has no hash of {unlisted[0]}: {REBUILD}.")
-        for name in manifest.files:
+        for name in (MANIFEST, *manifest.files):
             _check_place(folder, name)
         _verify(folder, TEXT_FEATURES, manifest.files[TEXT_FEATURES])  # before it is read
         bundle = cls(folder, manifest, hashlib.sha256(data).hexdigest()[:12])
@@ -102,13 +109,31 @@ class Bundle:
     def verify(self, names: Iterable[str]) -> None:
         """Raise BundleError unless each of these files has the manifest's sha256, or had before.
 
+        A graph among them may read no file but itself and the weights beside it.
         Several at once: gigabytes take seconds, and hashing does not hold Python's lock.
         """
         new = [name for name in names if name not in self._verified]
         with ThreadPoolExecutor(min(_HASHING, os.cpu_count() or 1)) as pool:
             for _ in pool.map(lambda n: _verify(self.folder, n, self.manifest.files[n]), new):
                 pass
+        for name in new:
+            if name.endswith(".onnx"):
+                self._check_external(name)
         self._verified.update(new)
+
+    def _check_external(self, name: str) -> None:
+        """Refuse a graph that reads what the manifest does not vouch for under the graph's name."""
+        try:
+            found = external_files(self.folder / name)
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                f"The bundle's file {name} is not an ONNX graph ({error}): {REBUILD}."
+            ) from error
+        if strange := sorted(found - ({name + DATA_SUFFIX} & set(self.manifest.files))):
+            raise BundleError(
+                f"The bundle's graph {name} reads the file {strange[0][:200]!r}, which {MANIFEST} "
+                f"does not vouch for: do not use it; {REBUILD}."
+            )
 
     def files_for(self, entries: Iterable[GraphEntry]) -> list[str]:
         """The files behind these graphs: all but what belongs to other graphs alone."""
@@ -163,41 +188,27 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_bytes(folder / MANIFEST, manifest.to_json().encode())
 
 
-def write_text_features(
-    path: Path, categories: tuple[str, ...], features: NDArray[np.float32]
-) -> None:
-    """Write `text_features.npz`: features float32 [K,C_t,2] of K categories."""
-    with path.open("wb") as file:
-        np.savez(file, categories=np.array(categories), features=features.astype(np.float32))
-
-
-def _read_text(path: Path, categories: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-    try:
-        # Opened here: NumPy leaves a file open that it cannot load.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            names, features = file["categories"].tolist(), file["features"]
-        if tuple(names) != categories or features.shape[:1] != (len(names),):
-            raise ValueError("its categories are not the manifest's")
-        if features.dtype != np.float32 or features.ndim != 3 or features.shape[2] != 2:
-            raise ValueError(f"its features are {features.dtype}{list(features.shape)}")
-    except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
-        raise BundleError(f"{path.name} cannot be read ({error}): {REBUILD}.") from error
-    return {name: features[i] for i, name in enumerate(names)}
-
-
 def _check_place(folder: Path, name: str) -> None:
-    """Refuse a path that leaves the folder, and a missing file."""
-    posix = PurePosixPath(name)
-    escapes = posix.is_absolute() or ".." in posix.parts or PureWindowsPath(name).is_absolute()
-    path = folder / name
-    if escapes or "\\" in name or not path.resolve().is_relative_to(folder.resolve()):
+    """Refuse what is not a regular file of the folder itself, and one too large to be what it is.
+
+    Links are refused, too: where they lead may change, or lie outside.
+    """
+    # ":" would name another disk or a stream on Windows.
+    if name in ("", ".", "..") or any(character in name for character in "/\\:"):
         raise BundleError(
             f"The bundle names {name!r}, which lies outside its folder: do not use it; {REBUILD}."
         )
     try:
-        path.stat()
+        status = (folder / name).lstat()
     except OSError as error:
-        raise _unreadable(name, error) from error
+        raise _unreadable(name, error.strerror) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise _unreadable(name, "it is a link, a folder or a device, not a regular file")
+    most = _MOST_OTHER
+    if name.endswith((".onnx", ".onnx" + DATA_SUFFIX)):
+        most = _MOST_GRAPH if name.endswith(".onnx") else _MOST_WEIGHTS
+    if status.st_size > most:
+        raise _unreadable(name, f"it has {status.st_size:,} bytes, over the limit of {most:,}")
 
 
 def _verify(folder: Path, name: str, digest: str) -> None:
@@ -205,7 +216,7 @@ def _verify(folder: Path, name: str, digest: str) -> None:
     try:
         found = sha256(folder / name)
     except OSError as error:
-        raise _unreadable(name, error) from error
+        raise _unreadable(name, error.strerror) from error
     if found != digest:
         raise BundleError(
             f"The bundle's file {name} was truncated or altered (its sha256 is not the "
@@ -213,8 +224,8 @@ def _verify(folder: Path, name: str, digest: str) -> None:
         )
 
 
-def _unreadable(name: str, error: OSError) -> BundleError:
+def _unreadable(name: str, reason: str | None) -> BundleError:
     return BundleError(
-        f"The bundle's file {name} cannot be read ({error.strerror}): copy the whole folder "
+        f"The bundle's file {name} cannot be read ({reason}): copy the whole folder "
         f"again, or {REBUILD}."
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -72,6 +74,11 @@ class Manifest:
         return int(self.graphs["clip_umci"].input("image").shape[1])
 
     @property
+    def text_size(self) -> int:
+        """C_t, the length of a text feature."""
+        return int(self.graphs["clip_umci"].input("text").shape[1])
+
+    @property
     def sam_image_size(self) -> int:
         """The side of SAM's square input in pixels (1024 in the paper)."""
         return int(self.graphs["sam_encoder"].input("image").shape[1])
@@ -81,49 +88,29 @@ class Manifest:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
+    def from_json(cls, data: str | bytes) -> Manifest:
         """Inverse of `to_json`; raises BundleError on anything it does not know."""
         try:
-            values = json.loads(text)
+            text = data if isinstance(data, str) else data.decode("utf-8")
+            values = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
+            # Escapes can spell halves of characters, which no file name or terminal takes.
+            json.dumps(values, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} is not JSON ({error}): {REBUILD}.") from error
         schema = values.get("schema") if isinstance(values, dict) else None
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             raise BundleError(
                 f"The bundle has schema {schema!r}, this version of clipsam reads schema {SCHEMA}: "
                 f"install the clipsam that built it, or {REBUILD}."
             )
         try:
-            values["variants"] = {
-                precision: {name: _graph(entry) for name, entry in graphs.items()}
-                for precision, graphs in values["variants"].items()
-            }
-            values["categories"] = tuple(values["categories"])
-            for name, kind in (
-                ("preprocess", PreprocessOptions),
-                ("prompts", PromptOptions),
-                ("fusion", FusionOptions),
-                ("decision", DecisionOptions),
-            ):
-                values[name] = kind(**values[name])
-            _check_types(values)
-            manifest = cls(**values)
+            manifest = cls(**_checked(values))
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise BundleError(
-                f"{MANIFEST} is damaged ({type(error).__name__}: {error}): {REBUILD}."
+                f"{MANIFEST} is damaged ({type(error).__name__}: {str(error)[:300]}): {REBUILD}."
             ) from error
         _check_contract(manifest)
         return manifest
-
-
-def _graph(values: dict[str, Any]) -> GraphEntry:
-    if unknown := set(values) - {f.name for f in fields(GraphEntry)}:
-        raise ValueError(f"unknown graph field {sorted(unknown)[0]}")
-    inputs, outputs = (
-        tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in values[side])
-        for side in ("inputs", "outputs")
-    )
-    return GraphEntry(values["file"], inputs, outputs, values["precision"])
 
 
 def _check_contract(manifest: Manifest) -> None:
@@ -148,26 +135,124 @@ def _check_contract(manifest: Manifest) -> None:
                 )
 
 
-def _check_types(values: dict[str, Any]) -> None:
-    """Raise TypeError or ValueError where JSON of the right form holds values of a wrong type."""
-    texts = {"name": values["name"], **values["files"]}
-    for precision, graphs in values["variants"].items():
-        for name, graph in graphs.items():
-            texts[f"graph {name} in {precision}"] = graph.file
-        for found in (precision, *(graph.precision for graph in graphs.values())):
-            if found not in PRECISIONS:
-                raise ValueError(f"{found!r} is not a precision")
-    if FLOAT32 not in values["variants"]:
+_KINDS = {
+    "preprocess": PreprocessOptions,
+    "prompts": PromptOptions,
+    "fusion": FusionOptions,
+    "decision": DecisionOptions,
+}
+_MOST = 1024  # prompts, points: SAM's memory grows with them
+_MOST_SIDE, _MOST_AXIS, _MOST_CATEGORIES, _MOST_LETTERS = 4096, 1 << 20, 10_000, 200
+_MOST_SEED = (1 << 63) - 1
+_DTYPES = ("float32", "float16", "uint8", "int64", "int32", "bool")
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Manifest`. Raises TypeError, ValueError or KeyError on what does not fit."""
+    _word(values["name"], "name")
+    files = _mapping(values["files"], "files")
+    for name, digest in files.items():
+        _word(name, "a file's name")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"the hash of {name} is not a sha256")
+    variants = _mapping(values["variants"], "variants")
+    if unknown := set(variants) - set(PRECISIONS):
+        raise ValueError(f"{min(unknown)!r} is not a precision")
+    if FLOAT32 not in variants:
         raise ValueError(f"there are no graphs in {FLOAT32}")
-    texts.update({f"category {i}": name for i, name in enumerate(values["categories"])})
-    for name, text in texts.items():
-        if not isinstance(text, str) or "\0" in text + name:
-            raise TypeError(f"{name} is {text!r}, not a word")
+    values["variants"] = {
+        precision: {name: _graph(g, name) for name, g in _mapping(graphs, precision).items()}
+        for precision, graphs in variants.items()
+    }
+    categories = _list(values["categories"], "categories")
+    if not 0 < len(categories) <= _MOST_CATEGORIES or len(set(categories)) < len(categories):
+        raise ValueError(f"{len(categories)} categories, or one of them twice")
+    values["categories"] = tuple(_word(word, "a category") for word in categories)
+    for name, kind in _KINDS.items():
+        values[name] = _options(kind, _mapping(values[name], name), name)
     for name in ("provenance", "parity"):
-        if not isinstance(values.get(name, {}), dict):
-            raise TypeError(f"{name} is not a mapping")
+        _mapping(values.get(name, {}), name)
+    _check_sizes(values["variants"][FLOAT32])
+    return values
+
+
+def _options(kind: Any, values: dict[str, Any], where: str) -> Any:
+    """An options object whose values have the types of its defaults."""
+    for field_ in fields(kind):
+        value, wanted = values.get(field_.name, field_.default), type(field_.default)
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if not fits:
+            raise TypeError(f"{field_.name} of {where} is {value!r}")
+        if wanted is float and not math.isfinite(value):
+            raise ValueError(f"{field_.name} of {where} is not finite")
+        if wanted is int and not 0 <= value <= (_MOST_SEED if field_.name == "seed" else _MOST):
+            raise ValueError(f"{field_.name} of {where} is {value}")
+    return kind(**values)
+
+
+def _graph(values: Any, name: str) -> GraphEntry:
+    values = _mapping(values, name)
+    if unknown := set(values) - {f.name for f in fields(GraphEntry)}:
+        raise ValueError(f"unknown graph field {min(unknown)}")
+    if values["precision"] not in PRECISIONS:
+        raise ValueError(f"{values['precision']!r} is not a precision")
+    if not _word(values["file"], "file").endswith(".onnx"):
+        raise ValueError(f"{values['file']} is not an ONNX file")
+    inputs, outputs = (
+        tuple(_tensor(_mapping(spec, side)) for spec in _list(values[side], side))
+        for side in ("inputs", "outputs")
+    )
+    return GraphEntry(values["file"], inputs, outputs, values["precision"])
+
+
+def _tensor(values: dict[str, Any]) -> TensorSpec:
+    name, shape = _word(values["name"], "a tensor's name"), _list(values["shape"], "a shape")
+    if values["dtype"] not in _DTYPES or len(shape) > 8:
+        raise ValueError(f"{name} has the dtype {values['dtype']!r} and {len(shape)} axes")
+    for size in shape:
+        if not isinstance(size, str) and not (type(size) is int and 0 < size <= _MOST_AXIS):
+            raise ValueError(f"an axis of {name} is {size!r}")
+    return TensorSpec(name, values["dtype"], tuple(shape))
+
+
+def _check_sizes(graphs: dict[str, GraphEntry]) -> None:
+    """Raise ValueError unless the sizes that the runtime reads from the manifest are there."""
     for name in ("clip_umci", "sam_encoder"):
-        if name in values["variants"][FLOAT32]:
-            shape = values["variants"][FLOAT32][name].input("image").shape
-            if len(shape) != 4 or not isinstance(shape[1], int):
-                raise ValueError(f"the image of {name} has no fixed size")
+        if name in graphs:
+            shape = graphs[name].input("image").shape
+            side = shape[1] if len(shape) == 4 else None
+            if not isinstance(side, int) or side > _MOST_SIDE or shape[1:] != (side, side, 3):
+                raise ValueError(f"the image of {name} has no fixed size: {list(shape)}")
+    if "clip_umci" in graphs:
+        text = graphs["clip_umci"].input("text").shape
+        if len(text) != 3 or not isinstance(text[1], int):
+            raise ValueError(f"the text of clip_umci has no fixed size: {list(text)}")
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is not a mapping")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{name} is not a list")
+    return value
+
+
+def _word(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _MOST_LETTERS:
+        raise TypeError(f"{name} is {value!r:.100}, not a word")
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON's")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key given twice, readers differ in which one they take."""
+    if len(values := dict(pairs)) < len(pairs):
+        raise ValueError("a key is given twice")
+    return values

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from clipsam.runtime.core.errors import OutputError
 
 DATA_SUFFIX = ".data"  # of the weights beside an ONNX file too large for one file
 
 
+def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+    """Open a file to read, unless it is no regular file or larger than `most` bytes.
+
+    A pipe would keep its reader waiting for ever, a device has no end. Raises OSError.
+    """
+    # Without waiting: the type can only be asked safely of what is open.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags | getattr(os, "O_CLOEXEC", 0)), "rb")
+    try:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        if most is not None and status.st_size > most:
+            size = f"It has {status.st_size:,} bytes, over the limit of {most:,}"
+            raise OSError(errno.EFBIG, size, str(path))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from support.toy_bundle import CATEGORIES, build_toy_bundle, hashes
+from support.toy_bundle import CATEGORIES, bright_square, build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, BundleError, CategoryError, ClipSAM
 from clipsam.runtime.bundle import Manifest
+from clipsam.runtime.external_data import external_files
 
 Values = dict[str, Any]
 
@@ -105,6 +111,13 @@ def test_no_bundle_there(where: str, tmp_path: Path) -> None:
         (b'{"schema": 3}', "has schema 3, this version .* install the clipsam that built it"),
         (b'{"schema": "2"}', "has schema '2'"),
         (b'{"schema": 2}', "is damaged"),
+        (b'{"schema": 2.0}', "has schema 2.0"),
+        (b'{"schema": 2, "schema": 2}', "is not JSON .a key is given twice"),
+        (b'{"schema": 2, "name": NaN}', "is not JSON .NaN is not a number"),
+        (b'{"schema": 2, "name": "\\ud800"}', "is not JSON"),
+        (b'{"schema": 2, "name": "\xff"}', "is not JSON"),
+        (b'{"schema": 2, "name": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b" " * (4 << 20) + b"{}", "over the limit of 4,194,304"),
     ],
 )
 def test_not_a_manifest(toy: Path, data: bytes, message: str) -> None:
@@ -155,11 +168,76 @@ WRONG: dict[str, Callable[[Values], Any]] = {
     ),
 }
 
+NUMBERS = ({}, [], True, None, "1", 1e999, -1, 1e30, 10**30)
+
+
+def _put(value: Any, *keys: str) -> Callable[[Values], Any]:
+    def change(values: Values) -> None:
+        for key in keys[:-1]:
+            values = values[key]
+        values[keys[-1]] = value
+
+    return change
+
+
+FP32 = ("variants", "fp32", "clip_umci")
+for section, key in (
+    ("prompts", "threshold"),
+    ("prompts", "num_points"),
+    ("prompts", "max_boxes"),
+    ("prompts", "min_area"),
+    ("prompts", "min_peak"),
+    ("prompts", "seed"),
+    ("fusion", "mask_weight"),
+    ("decision", "threshold"),
+    ("decision", "score_area"),
+):
+    for value in NUMBERS:
+        WRONG[f"{key} of {section}: {value!r}"] = _put(value, section, key)
+for value in (*NUMBERS, "", "a\0", "two\nlines", "x" * 300):
+    if value != "1":
+        WRONG[f"name {value!r:.20}"] = _put(value, "name")
+        WRONG[f"category {value!r:.20}"] = _put(["object", value], "categories")
+        WRONG[f"file {value!r:.20}"] = _put(value, *FP32, "file")
+    WRONG[f"hash {value!r:.20}"] = _put(value, "files", "parity.json")
+    WRONG[f"norm {value!r:.20}"] = _put(value, "fusion", "norm")
+    WRONG[f"precision {value!r:.20}"] = _put(value, *FP32, "precision")
+    WRONG[f"inputs {value!r:.20}"] = _put(value, *FP32, "inputs")
+for shape in (
+    [1, 192, 96, 3],
+    [1, 64, 64, 4],
+    [1, 64, 64],
+    [1, 2.0, 2.0, 3],
+    [1, True, True, 3],
+    [1, 10**9, 10**9, 3],
+    [1, -64, -64, 3],
+    [1] * 1000,
+    "bss3",
+    None,
+):
+    image = {"name": "image", "dtype": "uint8", "shape": shape}
+    WRONG[f"image {shape!r:.20}"] = lambda v, image=image: v["variants"]["fp32"]["clip_umci"][
+        "inputs"
+    ].__setitem__(0, image)
+WRONG["categories a word"] = _put("object", "categories")
+WRONG["no category"] = _put([], "categories")
+WRONG["a category twice"] = _put(["object", "object"], "categories")
+WRONG["text size free"] = lambda v: v["variants"]["fp32"]["clip_umci"]["inputs"][1].update(
+    shape=["b", "c", 2]
+)
+WRONG["a graph of another format"] = _put("parity.json", *FP32, "file")
+
 
 @pytest.mark.parametrize("name", WRONG)
 def test_damaged_manifest(toy: Path, name: str) -> None:
     edit(toy, WRONG[name])
-    refuse(toy, "manifest.json is damaged")
+    refuse(toy, "manifest.json is (damaged|not JSON)")
+
+
+def test_a_number_that_overflows(toy: Path) -> None:
+    path = toy / "manifest.json"
+    path.write_text(path.read_text().replace('"threshold": 0.47', '"threshold": 1e999'))
+    refuse(toy, "threshold of prompts is not finite")
 
 
 def test_a_contract_that_is_not_met(toy: Path) -> None:
@@ -268,13 +346,103 @@ def test_a_link_that_leaves_the_folder(toy: Path) -> None:
     outside = toy.parent / "elsewhere.onnx"
     (toy / "clip_umci.onnx").rename(outside)
     (toy / "clip_umci.onnx").symlink_to(outside)  # same bytes, same hash
-    refuse(toy, "lies outside its folder")
+    refuse(toy, "clip_umci.onnx cannot be read .it is a link, a folder or a device")
 
 
 def test_a_linked_bundle_opens(toy: Path, tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(toy)
     assert Bundle.open(link).id == Bundle.open(toy).id
+
+
+def test_a_manifest_that_is_a_link(toy: Path) -> None:
+    (toy / "manifest.json").rename(toy / "other.json")
+    (toy / "manifest.json").symlink_to("other.json")
+    refuse(toy, "manifest.json cannot be read .it is a link")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "parity.json", "clip_umci.onnx"])
+@pytest.mark.parametrize("kind", ["pipe", "loop"])
+def test_what_is_no_regular_file_is_refused_at_once(toy: Path, name: str, kind: str) -> None:
+    (toy / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(toy / name)  # whoever opens it to read waits for a writer
+    else:
+        (toy / name).symlink_to(name)
+    refuse(toy, "regular file|symbolic links")
+
+
+@pytest.mark.parametrize("name", ["parity.json", "clip_umci.onnx", "text_features.npz"])
+def test_an_absurd_size_is_refused_before_it_is_read(toy: Path, name: str) -> None:
+    os.truncate(toy / name, 200 << 30)  # a sparse file: no disk is needed for it
+    refuse(toy, f"{name} cannot be read .it has 214,748,364,800 bytes, over the limit")
+
+
+def _with_external_weights(path: Path, weight: float, hide: str, location: str) -> None:
+    """Have the graph at `path` multiply its output with a tensor that lies in another file."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == "rough" else name for name in node.output]
+    tensor = onnx.TensorProto(name="secret", data_type=1, dims=[1], data_location=1)
+    for key, value in (("location", location), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    if hide == "initializer":
+        model.graph.initializer.append(tensor)
+    else:
+        constant = onnx.helper.make_node("Constant", [], ["secret"], value=tensor)
+        model.graph.node.insert(0, constant)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["before", "secret"], ["rough"]))
+    path.write_bytes(model.SerializeToString())
+    (path.parent / location).write_bytes(np.float32(weight).tobytes())
+
+
+@pytest.mark.parametrize("hide", ["initializer", "attribute"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_graph_reads_no_file_that_is_not_vouched_for_under_its_name(
+    toy: Path, hide: str, listed: bool
+) -> None:
+    """Such a file changed verdicts under the same id."""
+    _with_external_weights(toy / "clip_umci.onnx", 0, hide, "secret.bin")
+    edit(toy, lambda v: listed or v["files"].pop("secret.bin"), rehash=True)
+    refuse(toy, "graph clip_umci.onnx reads the file 'secret.bin'.* do not use it")
+    with pytest.raises(BundleError, match="does not vouch for"):
+        ClipSAM.open(toy, threads=1)
+
+
+def test_weights_beside_their_graph_are_read(toy: Path) -> None:
+    path = toy / "clip_umci.onnx"
+    _with_external_weights(path, 1, "initializer", f"{path.name}.data")
+    edit(toy, lambda _: None, rehash=True)
+    assert external_files(path) == {f"{path.name}.data"}
+    with ClipSAM.open(toy, threads=1) as model:
+        assert model.inspect(bright_square()).verdict == "anomalous"
+    edit(toy, lambda v: v["files"].pop(f"{path.name}.data"))
+    refuse(toy, "does not vouch for")
+
+
+@pytest.mark.parametrize("order", [("evil", "good"), ("good", "evil")])
+def test_a_location_given_twice_hides_nothing(tmp_path: Path, order: tuple[str, str]) -> None:
+    def field(number: int, data: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    entry = field(1, b"location") + b"".join(field(2, name.encode()) for name in order)
+    tensor = field(5, b"\x6a" + bytes([len(entry)]) + entry)  # field 13 of a tensor
+    path = tmp_path / "a.onnx"
+    path.write_bytes(field(7, tensor))
+    assert external_files(path) == {"evil", "good"}
+
+
+def test_every_cut_of_a_graph_is_read_or_refused(toy: Path) -> None:
+    data = (toy / "sam_decoder.onnx").read_bytes()
+    path = toy / "cut.onnx"
+    refused = 0
+    for length in range(1, len(data), 7):
+        path.write_bytes(data[:length])
+        try:
+            external_files(path)
+        except ValueError:
+            refused += 1
+    assert refused > len(data) // 7 * 0.9
 
 
 class _Trap:
@@ -318,6 +486,8 @@ def _features(**changes: Any) -> Values:
         _features(features=np.zeros((4, 4), np.float32)),
         _features(features=np.float32(0)),
         _features(features=np.zeros((4, 4, 2), np.float64)),
+        _features(features=np.zeros((4, 5, 2), np.float32)),  # C_t is not the graph's
+        _features(features=np.full((4, 4, 2), np.nan, np.float32)),
         _features(features=None),
         _features(categories=None),
     ],
@@ -326,6 +496,42 @@ def test_text_features_that_do_not_fit(toy: Path, arrays: Values) -> None:
     np.savez(toy / "text_features.npz", **arrays)
     edit(toy, lambda _: None, rehash=True)
     refuse(toy, "text_features.npz cannot be read")
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_is(toy: Path) -> None:
+    header = io.BytesIO()
+    shape = (4, 1 << 26, 2)
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    np.savez(toy / "text_features.npz", categories=np.array(list(CATEGORIES)))
+    with (
+        zipfile.ZipFile(toy / "text_features.npz", "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("features.npy", "w", force_zip64=True) as member,
+    ):
+        member.write(header.getvalue())
+        for _ in range(64):
+            member.write(bytes(1 << 20))
+    edit(toy, lambda _: None, rehash=True)
+    tracemalloc.start()
+    try:
+        refuse(toy, "features.npy would take 67,.* bytes instead of 128")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_that_claims_more_than_there_is(toy: Path) -> None:
+    header = io.BytesIO()
+    shape = (4, 1 << 40, 2)
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    np.savez(toy / "text_features.npz", categories=np.array(list(CATEGORIES)))
+    with zipfile.ZipFile(toy / "text_features.npz", "a") as archive:
+        archive.writestr("features.npy", header.getvalue())
+    edit(toy, lambda _: None, rehash=True)
+    refuse(toy, "features.npy is cut off")
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "npy", "cut", "flip"])

@@ -50,7 +50,10 @@ def session_options(ort: Any, provider: str, threads: int | None) -> Any:
 
 def session_arguments(provider: str) -> dict[str, Any]:
     """The keyword arguments of InferenceSession for `provider`, one of `PROVIDERS`."""
-    arguments: dict[str, Any] = {"providers": [(PROVIDERS[provider], _OF_PROVIDER[provider])]}
+    arguments: dict[str, Any] = {
+        "providers": [(PROVIDERS[provider], _OF_PROVIDER[provider])],
+        "enable_fallback": 0,  # it prints to stdout, and tries other devices than that asked for
+    }
     if provider == "cpu":
         arguments["disabled_optimizers"] = list(_SLOW_ON_CPU)
     return arguments

@@ -55,6 +55,9 @@ class OrtSession(Session):
             self._session: Any = ort.InferenceSession(
                 str(path), options, **session_arguments(provider)
             )
+            # Names of another encoding than UTF-8 fail here.
+            self.inputs = {spec.name: spec for spec in map(_spec, self._session.get_inputs())}
+            self.outputs = {spec.name: spec for spec in map(_spec, self._session.get_outputs())}
         except Exception as error:
             raise SessionError(
                 f"onnxruntime cannot open {path.name} on {provider} ({_first_line(error)}): "
@@ -73,8 +76,6 @@ class OrtSession(Session):
         # With outputs that the device copies straight into the caller's arrays. On the CPU
         # onnxruntime's own way copies no more.
         self._binds = provider != "cpu"
-        self.inputs = {spec.name: spec for spec in map(_spec, self._session.get_inputs())}
-        self.outputs = {spec.name: spec for spec in map(_spec, self._session.get_outputs())}
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         session = self._session

@@ -92,7 +92,7 @@ def _entry(options: Any, name: str) -> str | None:
 
 def test_a_gpu_is_asked_for_exact_fp32_and_keeps_its_fused_kernels() -> None:
     providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    assert session_arguments("cuda") == {"providers": providers}
+    assert session_arguments("cuda") == {"providers": providers, "enable_fallback": 0}
 
 
 def test_every_provider_has_an_extra() -> None:

@@ -12,7 +12,7 @@ from support.gpu import has_cuda
 from support.session_graph import feeds, make_graph
 from support.toy_bundle import write_graph
 
-from clipsam.runtime import MissingBackendError, ProviderError
+from clipsam.runtime import MissingBackendError, ProviderError, SessionError
 from clipsam.runtime.backends.base import TensorSpec, open_session
 from clipsam.runtime.backends.ort.session import OrtSession
 
@@ -67,7 +67,7 @@ def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
     real, asked = onnxruntime.InferenceSession, []
 
     class OnGpu:
-        def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+        def __init__(self, path: str, options: Any, providers: list[Any], **_: Any) -> None:
             asked.append((options, providers))
             self.real = real(path, providers=["CPUExecutionProvider"])
 
@@ -92,6 +92,33 @@ def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
     assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})]
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert capsys.readouterr().out == ""
+
+
+def test_onnxruntime_prints_nothing_and_tries_nothing_else(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    tried = []
+
+    def fail(_: object, providers: Any, *__: object) -> None:
+        tried.append(providers)
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(SessionError, match=r"cannot open small.onnx on cpu \(no such device\)"):
+        OrtSession(graph, "cpu")
+    assert capsys.readouterr().out == ""
+    assert len(tried) == 1
+
+
+def test_names_of_tensors_that_are_not_utf8(graph: Path, tmp_path: Path) -> None:
+    path = tmp_path / "latin.onnx"
+    data = graph.read_bytes()
+    assert b"left" in data
+    path.write_bytes(data.replace(b"left", b"l\xe9ft"))
+    with pytest.raises(SessionError, match=r"cannot open latin.onnx on cpu"):
+        OrtSession(path, "cpu")
 
 
 def test_bound_outputs_of_unknown_shape(tmp_path: Path) -> None:
