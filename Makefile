@@ -34,8 +34,11 @@ types: $(STAMP)
 	MYPYPATH=build/types $(BIN)/mypy -p clipsam.runtime -p clipsam.export -p clipsam.research
 
 # Two workers with a thread each; more would build the bundles that tests share once more each.
+# A worker that a hanging test ended is not started again: it would run that test again.
+WORKERS := -n 2 --dist loadfile --max-worker-restart 0
+
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not full_size and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not full_size and not gpu"
 
 # Our TensorRT code against NVIDIA's own bindings: of the oldest TensorRT we are for and the newest.
 # Needs no GPU and no TensorRT, but pip, gcc, nm and readelf; without them it is skipped, with the
@@ -53,7 +56,7 @@ trt-api: $(STAMP)
 
 # The paper's full-size graphs with random weights: about half an hour, and 17 GB of memory.
 test-full: $(STAMP)
-	$(BIN)/python -m pytest -m full_size
+	$(BIN)/python -m pytest -m full_size -o faulthandler_timeout=0
 
 # On a box with an NVIDIA GPU and TensorRT (pip install 'clipsam[trt]', or JetPack's own).
 test-gpu: $(STAMP)

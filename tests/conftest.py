@@ -1,4 +1,8 @@
-"""Fixtures that are dear to make, made once."""
+"""Fixtures that are dear to make, made once.
+
+Nothing here imports torch before a fixture needs it: the runtime's tests run without (the extra
+`test`), and those of them that compare with PyTorch skip.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clipsam.research.models.presets import PRESETS, Preset, SamConfig
-from clipsam.runtime.stages.decision import DecisionOptions
-from clipsam.runtime.stages.fusion import FusionOptions
-from clipsam.runtime.stages.prompts import PromptOptions
-
 if TYPE_CHECKING:
     from support.fake_cuda import FakeCuda
     from support.fake_tensorrt import FakeTensorRT
 
+    from clipsam.research.models.presets import Preset
+
 
 @pytest.fixture(scope="session")
-def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exporter() -> None:
+    """Skips what asks for it where the exporter is not installed."""
+    for module in ("torch", "open_clip", "onnxscript"):
+        reason = f"{module} is not installed, which exporting needs: pip install 'clipsam[export]'"
+        pytest.importorskip(module, reason=reason)
+
+
+@pytest.fixture(scope="session")
+def random_bundle(exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a `tiny` bundle with random weights (seed 0). Copy it before changing it."""
     from clipsam.export.build_engines import main
 
@@ -30,7 +39,7 @@ def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the `tiny` bundle, built from the repository's weights as `make demo` does."""
     from clipsam.export.build_engines import main
 
@@ -40,8 +49,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_preset() -> Preset:
+def small_preset(exporter: None) -> Preset:
     """`tiny` with fewer blocks and a smaller SAM, for tests that export."""
+    from clipsam.research.models.presets import PRESETS, SamConfig
+    from clipsam.runtime.stages.decision import DecisionOptions
+    from clipsam.runtime.stages.fusion import FusionOptions
+    from clipsam.runtime.stages.prompts import PromptOptions
+
     return replace(
         PRESETS["tiny"],
         name="small",

@@ -42,6 +42,15 @@ def test_imports_with_numpy_and_opencv_alone(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_runtimes_tests_are_collected_without_torch() -> None:
+    """They run on boxes that have the extra `test` alone; what compares with PyTorch skips."""
+    code = "import pytest\nassert pytest.main(['--collect-only', '--quiet', sys.argv[1]]) == 0"
+    blocked = ("torch", "torchvision", "onnxscript", "open_clip", "segment_anything")
+    done = run(code, blocked, str(Path(__file__).parent))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{Path(__file__).name}::" in done.stdout
+
+
 def test_the_block_blocks() -> None:
     done = run("import PIL", RESEARCH)
     assert done.returncode != 0

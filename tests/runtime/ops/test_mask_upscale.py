@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from support.plain_host import plain_fuse, plain_upscale
 
@@ -150,11 +149,12 @@ def test_the_window_is_small() -> None:
 
 def official(logits: Map, geometry: Geometry) -> Map:
     """segment-anything's `postprocess_masks`: F.interpolate, crop, F.interpolate."""
+    torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
+    resize = partial(torch.nn.functional.interpolate, mode="bilinear", align_corners=False)
     size, (height, width) = geometry.sam_size, geometry.sam_shape
     masks = torch.from_numpy(logits)[None, None]
-    masks = F.interpolate(masks, (size, size), mode="bilinear", align_corners=False)
-    shape = (geometry.height, geometry.width)
-    masks = F.interpolate(masks[..., :height, :width], shape, mode="bilinear", align_corners=False)
+    masks = resize(masks, (size, size))
+    masks = resize(masks[..., :height, :width], (geometry.height, geometry.width))
     return np.asarray(masks[0, 0].numpy(), np.float32)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import PIL
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from segment_anything.utils.transforms import ResizeLongestSide
 from support.plain_host import plain_resize
 
 from clipsam.runtime import ImageError
@@ -39,6 +40,15 @@ SHAPES = [
     ((301, 299), (1024, 1017)),
     ((2, 3), (200, 300)),
 ]
+
+
+@pytest.fixture(scope="module")
+def resize_longest_side() -> Any:
+    """segment-anything's own transform."""
+    reason = "segment-anything, the reference, is not installed: pip install 'clipsam[research]'"
+    return pytest.importorskip(
+        "segment_anything.utils.transforms", reason=reason, exc_type=ImportError
+    ).ResizeLongestSide
 
 
 def noise(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
@@ -141,10 +151,12 @@ SAM_SHAPES = [(128, 128), (16, 1024), (1024, 16), (333, 1000), (97, 61), (1000, 
 
 @pytest.mark.parametrize("shape", SAM_SHAPES, ids=str)
 @pytest.mark.parametrize("size", [128, 512])
-def test_sam_input_is_segment_anythings(shape: tuple[int, int], size: int) -> None:
+def test_sam_input_is_segment_anythings(
+    shape: tuple[int, int], size: int, resize_longest_side: Any
+) -> None:
     image, geometry = noise(shape), Geometry(*shape, size)
     padded, valid = sam_input(image, geometry)
-    official = ResizeLongestSide(size)
+    official = resize_longest_side(size)
     assert official.apply_image(image).shape[:2] == geometry.sam_shape
     expected = official.apply_image(image) if PILLOW_13 else pillow(image, *geometry.sam_shape)
     assert padded.shape == (1, size, size, 3)
@@ -157,11 +169,11 @@ def test_sam_input_is_segment_anythings(shape: tuple[int, int], size: int) -> No
     assert not padded[0, :, width:].any()
 
 
-def test_geometry_is_segment_anythings() -> None:
+def test_geometry_is_segment_anythings(resize_longest_side: Any) -> None:
     draw = np.random.default_rng(1)
     for _ in range(200):
         height, width = (int(v) for v in draw.integers(16, 3000, 2))
-        official, geometry = ResizeLongestSide(1024), Geometry(height, width, 1024)
+        official, geometry = resize_longest_side(1024), Geometry(height, width, 1024)
         assert geometry.sam_shape == official.get_preprocess_shape(height, width, 1024)
         points = draw.uniform(0, (width, height), (5, 2))
         expected = official.apply_coords(points, (height, width)).astype(np.float32)
