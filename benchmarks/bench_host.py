@@ -8,7 +8,7 @@ Inputs are made up (`host_scenes.py`): no engine runs. "plain" is `tests/support
 "fast" is what `clipsam.runtime` does; they take turns on the same arrays, and the run fails unless
 every result is the same to the last bit. Times are milliseconds: the median of the wall clock with
 its tenth and ninetieth percentile, and the median of the CPU time, which other work on the machine
-changes less. The first round is not counted. One thread, unless --threads says otherwise. """
+changes less. The first round is not counted. One thread, unless --threads says otherwise."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from host_paths import PATHS, STAGES, Outcome  # noqa: E402
-from host_scenes import LOW_SIZE, SAM_SIZE, make_scene  # noqa: E402
+from harness.host_paths import PATHS, STAGES, Outcome  # noqa: E402
+from harness.host_scenes import LOW_SIZE, SAM_SIZE, make_scene  # noqa: E402
 
 from clipsam.runtime.ops import mask_upscale  # noqa: E402
 from clipsam.runtime.ops.geometry import Geometry  # noqa: E402
