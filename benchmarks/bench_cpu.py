@@ -57,7 +57,7 @@ from cpu_setup import (  # noqa: E402
     make_rows,
 )
 from cpu_workers import Team  # noqa: E402
-from latency_chart import write_chart  # noqa: E402
+from harness.chart import write_chart  # noqa: E402
 from latency_row import DEFECTIVE, GOOD  # noqa: E402
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -31,8 +31,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from host_paths import PATHS, STAGES, Outcome  # noqa: E402
-from host_scenes import LOW_SIZE, SAM_SIZE, make_scene  # noqa: E402
+from harness.host_paths import PATHS, STAGES, Outcome  # noqa: E402
+from harness.host_scenes import LOW_SIZE, SAM_SIZE, make_scene  # noqa: E402
 
 from clipsam.runtime.ops import mask_upscale  # noqa: E402
 from clipsam.runtime.ops.geometry import Geometry  # noqa: E402

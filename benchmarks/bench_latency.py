@@ -47,9 +47,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from latency_chart import write_chart  # noqa: E402
+from harness.chart import write_chart  # noqa: E402
+from harness.machine import GpuMonitor, machine  # noqa: E402
 from latency_lines import ROWS, Line, Row, lines_of, peak_of  # noqa: E402
-from latency_machine import GpuMonitor, machine  # noqa: E402
 from latency_row import DEFECTIVE, GOOD, Job, to_json  # noqa: E402
 
 from clipsam.runtime.backends.base import PRECISIONS  # noqa: E402

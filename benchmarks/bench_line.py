@@ -46,8 +46,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from latency_machine import machine  # noqa: E402
-from line_parts import compare, plant, schedule, write_parts  # noqa: E402
+from harness.line_parts import compare, plant, schedule, write_parts  # noqa: E402
+from harness.machine import machine  # noqa: E402
 
 from clipsam.runtime import ClipSAM, Result, read_image  # noqa: E402
 from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS  # noqa: E402
@@ -56,7 +56,7 @@ Line = dict[str, Any]
 Mode = Callable[[Sequence[Path]], tuple[list[Result], list[float]]]
 LOOP = "loop"
 BATCHES = (1, 4)
-CHILD = HERE / "line_process.py"
+CHILD = HERE / "harness" / "line_process.py"
 
 
 def run_loop(model: ClipSAM, paths: Sequence[Path]) -> tuple[list[Result], list[float]]:

@@ -107,7 +107,7 @@ def stream_table(maps: Arrays, masks: Arrays, count: int, seed: int) -> list[dic
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], side: int) -> None:
     """The rows with side, machine and versions."""
-    from latency_machine import machine  # beside this script
+    from harness.machine import machine  # beside this script
 
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = machine(cv2.getNumThreads())

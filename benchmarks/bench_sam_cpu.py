@@ -45,7 +45,7 @@ sys.path.insert(0, str(HERE))
 
 from bench_latency import PRESETS  # noqa: E402
 from cpu_report import table, write_csv  # noqa: E402
-from latency_machine import machine  # noqa: E402
+from harness.machine import machine  # noqa: E402
 from sam_cpu_row import SamJob  # noqa: E402
 
 from clipsam.export.build_engines import ATTENTIONS  # noqa: E402

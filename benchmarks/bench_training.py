@@ -188,7 +188,7 @@ def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
 
 def _write_csv(args: argparse.Namespace, report: dict[str, Any]) -> None:
     """One row: what was run, its figures, what six epochs take, on what machine."""
-    from latency_machine import machine  # beside this script
+    from harness.machine import machine  # beside this script
 
     row: dict[str, Any] = {
         name: getattr(args, name)

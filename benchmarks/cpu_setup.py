@@ -14,7 +14,7 @@ from bench_latency import PRESETS, prepare_bundle, run_job
 from cpu_lines import TORCH_ROWS, Line, Row
 from cpu_row import CpuJob
 from cpu_workers import free_memory_mb
-from latency_machine import machine
+from harness.machine import machine
 from latency_row import Job
 
 from clipsam.export.build_engines import ATTENTIONS

@@ -30,7 +30,6 @@ def bench() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         import bench_cpu
-        import bench_cpu_growth  # noqa: F401 - by their names, below
         import cpu_matrix  # noqa: F401
 
         yield bench_cpu
@@ -96,37 +95,6 @@ def test_the_whole_benchmark(
     text = out.with_suffix(".md").read_text()
     assert "| graphs of a defective part | ort-stock-fp32 | >= 1.6 times eager |" in text
     assert cv2.imread(str(out.with_suffix(".png"))) is not None
-
-
-def test_the_growth(bench: ModuleType, toy: Path, tmp_path: Path) -> None:
-    out = tmp_path / "growth.csv"
-    arguments = ["--bundle", str(toy), "--quick", "--threads", "1", "--rows", "ort-*"]
-    assert module("bench_cpu_growth").main([*arguments, "--csv", str(out)]) == 0
-    lines = [line for line in read(out) if line["stage"] == "whole"]
-    found = {sweep: [] for sweep in ("size", "boxes", "regions", "threads")}
-    for line in lines:
-        assert float(line["wall_ms"]) > 0
-        found[line["sweep"]].append((float(line["x"]), line["boxes"]))
-    assert found == {
-        "size": [(0.01, "4"), (0.06, "4")],
-        "boxes": [(0, "0"), (1, "1")],
-        "regions": [(1, "1"), (10, "10")],
-        "threads": [(1, "4")],
-    }
-    assert "| regions | ort-stock-fp32 |" in out.with_suffix(".md").read_text()
-    assert cv2.imread(str(out.with_suffix(".png"))) is not None
-
-
-def test_the_points(bench: ModuleType) -> None:
-    growth = module("bench_cpu_growth")
-    points = list(growth.points(growth.parse(["--threads", "4"])))
-    sizes = [point.size[0] * point.size[1] / 1e6 for point in points if point.sweep == "size"]
-    assert (min(sizes), round(max(sizes))) == (0.25, 50)
-    assert [point.x for point in points if point.sweep == "boxes"] == [0, 1, 2, 4, 8, 16]
-    assert [point.x for point in points if point.sweep == "regions"][-1] == 2000
-    assert [point.threads for point in points if point.sweep == "threads"] == [1, 2, 4]
-    small = list(growth.points(growth.parse(["--sweep", "size", "--max_megapixels", "1"])))
-    assert [point.x for point in small] == [0.25]
 
 
 class FakeWorker:
@@ -433,25 +401,3 @@ def test_the_pictures(bench: ModuleType, tmp_path: Path) -> None:
     assert [path.name for path in args.pictures] == ["0.png", "3.png"]
     with pytest.raises(SystemExit):
         bench.parse(["--images", str(tmp_path / "none")])
-
-
-def test_masks_that_do_not_fit(bench: ModuleType, fake: type[FakeWorker]) -> None:
-    growth = module("bench_cpu_growth")
-    args = growth.parse(["--rounds", "1"])
-    row = module("cpu_lines").Row("a", "", job(kind="torch-eager", precision="a"))
-    point = growth.Point("size", 50, (6123, 8165), 16)
-    with module("cpu_workers").Team({"a on 1": row.job}, 1000, fake) as workers:
-        found = growth.Growth(workers, [row], args)
-        found.measure([point])
-    (line,) = found.lines([point], {"weights": "from files"})
-    assert line["status"] == "not run: 48 masks would take 22 GB"
-    assert fake.told == []
-
-
-def test_the_curves(bench: ModuleType) -> None:
-    curves = module("cpu_curves")
-    image = curves.draw_curves({"boxes": {"a": [(0, 1.0), (16, 100.0)]}, "one": {"a": [(1, 5.0)]}})
-    assert image.shape == (2 * curves._HEIGHT, curves._WIDTH, 3)
-    ours = (image == np.array(curves._COLOURS[0], np.uint8)).all(axis=2)
-    ys, xs = np.nonzero(ours[: curves._HEIGHT, : curves._WIDTH - curves._RIGHT + 5])
-    assert ys[xs.argmin()] > ys[xs.argmax()]  # it rises

@@ -73,7 +73,7 @@ def test_a_difference_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import host_paths
+    from harness import host_paths
 
     real = host_paths.fixed_scale
 

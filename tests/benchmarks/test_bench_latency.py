@@ -257,7 +257,7 @@ esac
 
 
 def test_the_monitor(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import latency_machine
+    from harness import machine as latency_machine
 
     script = tmp_path / "nvidia-smi"
     script.write_text(SMI)
@@ -274,7 +274,7 @@ def test_the_monitor(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_no_monitor(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import latency_machine
+    from harness import machine as latency_machine
 
     monkeypatch.setenv("PATH", str(tmp_path))
     with latency_machine.GpuMonitor() as monitor:
@@ -284,7 +284,7 @@ def test_no_monitor(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_chart(bench: ModuleType) -> None:
-    import latency_chart
+    from harness import chart as latency_chart
 
     bars = [("a", 1.0, 1.5), ("b", 10.0, 15.0), ("c", 100.0, 150.0)]
     chart = latency_chart.draw_chart(bars, "title")

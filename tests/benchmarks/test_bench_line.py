@@ -15,7 +15,7 @@ from clipsam.runtime import ClipSAM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import bench_line
-import line_parts
+from harness import line_parts
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from host_scenes import CLIP_SIZE, MASKS, SAM_SIZE, Scene
 from numpy.typing import NDArray
 from support import plain_host as plain
 
@@ -23,6 +22,7 @@ from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.preprocess import clip_input, sam_input
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 from clipsam.runtime.stages.sam import Masks
+from harness.host_scenes import CLIP_SIZE, MASKS, SAM_SIZE, Scene
 
 STAGES = ("clip input", "rough map", "prompts", "sam input", "masks", "decision", "result")
 DECISION = DecisionOptions(min_area=0)

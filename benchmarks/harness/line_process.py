@@ -26,8 +26,8 @@ def main() -> dict[str, float]:
     note("imported_s")
     with ClipSAM.open(JOB["bundle"], JOB["provider"], JOB["threads"], JOB["precision"]) as model:
         note("opened_s")
-        sys.path.insert(0, str(HERE))
-        from line_parts import plant, schedule
+        sys.path.insert(0, str(HERE.parent))
+        from harness.line_parts import plant, schedule
 
         folder = Path(JOB["folder"])
         planted = plant(model, JOB["boxes"])
