@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import Parser, whole_number
+from clipsam.research.cli.arguments import whole_number
 from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import LAYOUTS, LabelledImage, recognise
 from clipsam.research.data.selection import select_items
@@ -284,7 +284,9 @@ def summary(tally: Tally) -> Row:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path, help="whose SAM and prompt options are used")
     parser.add_argument("dataset", help="a folder, or `synthetic`")
     parser.add_argument("--table", type=int, choices=(2, 3), default=2)
