@@ -1,13 +1,11 @@
-"""Time of the streamed metrics against sorting all pixels and against 200 thresholds.
+"""Time of the streamed metrics against sorting all pixels.
 
     python benchmarks/bench_metrics.py --images 20 --side 512
     python benchmarks/bench_metrics.py --images 8 --side 1024 --stream 10000 --csv stream.csv
 
 One figure a line: CPU seconds for the whole set (one image is run before, uncounted), and how much
-longer the others take; CPU time, so that other work on the machine changes little. The run fails if
-a streamed figure is further from the exact one than the bound that came with it. The loop of 200
-thresholds goes over every region at each of them, as most published code does; it is an
-approximation whose own distance is printed.
+longer sorting takes; CPU time, so that other work on the machine changes little. The run fails if
+a streamed figure is further from the exact one than the bound that came with it.
 
 With `--stream` as many images more are made one by one, counted and forgotten, and the table says
 what that took at every tenth: CPU time of the metrics alone, memory of the process, and the bounds
@@ -30,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
-from clipsam.research.evaluation.pro_200 import pro_200
 from clipsam.research.evaluation.streamed_metrics import PixelHistogram
 
 T = TypeVar("T")
@@ -130,19 +127,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     stream(maps[1:2], masks[1:2])
     (found, errors), streamed = timed(lambda: stream(maps, masks))
     truth, sorted_ = timed(lambda: exact(maps, masks))
-    loop, looped = timed(lambda: pro_200(maps, masks))
 
     megapixels = args.images * args.side**2 / 1e6
     print(f"{args.images} images of {args.side}x{args.side}: {megapixels:.1f} megapixels")
     print(f"streamed, all four figures  {streamed:8.2f} s  {streamed / megapixels * 1e3:.0f} ms/MP")
     print(f"sorted, all four, exact     {sorted_:8.2f} s  {sorted_ / streamed:.1f} x")
-    print(f"200 thresholds, PRO alone   {looped:8.2f} s  {looped / streamed:.1f} x")
     failed = False
     for name, value in truth.items():
         distance = abs(found[name] - value)
         failed |= distance > errors[name] + 1e-9
         print(f"{name:7} {value:.6f}  streamed off by {distance:.1e}, bound {errors[name]:.1e}")
-    print(f"PRO by 200 thresholds is {loop:.6f}, off by {abs(loop - truth['pro']):.1e}")
     if args.stream:
         rows = stream_table(maps, masks, args.stream, args.seed)
         if args.csv:

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import Parser, whole_number
+from clipsam.research.cli.arguments import whole_number
 from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import LAYOUTS, LabelledImage, recognise
 from clipsam.research.data.selection import select_items
@@ -284,7 +284,7 @@ def summary(tally: Tally) -> Row:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="clipsam ablations",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import Parser, whole_number
+from clipsam.research.cli.arguments import whole_number
 from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import (
     LAYOUTS,
@@ -196,7 +196,7 @@ def _unknown_words(model: Model, items: Iterable[LabelledImage]) -> list[str]:
 
 
 def _without(arguments: Sequence[str], flag: str) -> list[str]:
-    """The arguments without a flag and its value, in either spelling."""
+    """The arguments without a flag and its value, given as two words or joined by `=`."""
     kept, skip = [], False
     for argument in arguments:
         if not skip and argument != flag and not argument.startswith(f"{flag}="):
@@ -206,7 +206,7 @@ def _without(arguments: Sequence[str], flag: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="clipsam evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from clipsam.research.cli.arguments import Parser, number, whole_number
+from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
 from clipsam.research.models.device import torch_device
@@ -61,7 +61,7 @@ def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.d
     clip, _ = load_clip(preset, args.save_path / "clip.safetensors")
     task = pretrain_sam.SamTask(preset, clip, device, args.validation_images)
     if args.initial_weights is not None:  # another round
-        task.start_from(read_state(args.initial_weights, "--initial_weights", "the tiny SAM"))
+        task.start_from(read_state(args.initial_weights, "--initial_weights takes the tiny SAM"))
     config = LoopConfig(
         args.steps, args.batch_size, args.learning_rate, args.save_path / "sam",
         workers=args.workers, validate_every=args.validate_every, beta2=0.98, average=0.995,
@@ -93,8 +93,8 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
         prog="clipsam pretrain-tiny",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

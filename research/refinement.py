@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import Parser, number, whole_number
+from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.data.datasets import LAYOUTS, LabelledImage
 from clipsam.research.data.selection import select_items
@@ -132,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="clipsam refinement",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

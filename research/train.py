@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from clipsam.research.cli.arguments import Parser, number, whole_number
+from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.data.augmentation import AUGMENTATIONS
 from clipsam.research.data.datasets import LabelledImage
@@ -205,7 +205,9 @@ def _overfit_batch(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="clipsam train", description="Train UMCI on a frozen CLIP.")
+    parser = argparse.ArgumentParser(
+        prog="clipsam train", description="Train UMCI on a frozen CLIP."
+    )
     add, count = parser.add_argument, whole_number()
     add("--preset", choices=tuple(PRESETS), default="paper")
     add("--dataset", choices=(*DATASETS, "synthetic"), default="mvtec")

@@ -4,29 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
-
-
-class Parser(argparse.ArgumentParser):
-    """Takes every flag in either spelling, `--save_path` (the field's) and `--save-path`."""
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        given = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([self._known(word) for word in given], namespace)
-
-    def _known(self, word: str) -> str:
-        flag, equals, value = word.partition("=")
-        if not flag.startswith("--") or flag in self._option_string_actions:
-            return word
-        for other in (flag.replace("-", "_"), flag[2:].replace("_", "-")):
-            other = "--" + other.lstrip("-_")
-            if other in self._option_string_actions:
-                return other + equals + value
-        return word
+from collections.abc import Callable
 
 
 def whole_number(least: int = 1, most: int | None = None) -> Callable[[str], int]:

@@ -167,9 +167,11 @@ class PixelHistogram:
         }
 
     def pro_200(self, limit: float = PRO_LIMIT) -> float:
-        """PRO as the peers compute it (see `metrics_thresholds.pro_200`), for their tables.
+        """PRO as most published zero-shot tables compute it.
 
-        Its thresholds are moved up to the next edge of a bin.
+        Unlike "pro" of `metrics`, it tries 200 evenly spaced thresholds only (here moved up to the
+        next edge of a bin), ends the curve at the last of them below `limit`, and stretches the
+        false positive rates that are left over 0..1.
         """
         c = self._curve()
         low, high = self._range

@@ -64,14 +64,14 @@ def load_clip(preset: Preset, path: Path | None) -> tuple[CLIP, str]:
     Without a path: the repository's file for `tiny`, else OpenAI's weights from open_clip's
     cache, downloading them if the machine can.
     """
-    origin = f"--clip-weights takes OpenAI's weights of {preset.clip_name} ({OPENAI_CLIP_URL})"
+    origin = f"the CLIP weights must be OpenAI's of {preset.clip_name} ({OPENAI_CLIP_URL})"
     if preset.clip_name == "tiny":
-        path = path or _tiny_file("clip.safetensors", "--clip-weights")
-        origin = "--clip-weights takes the tiny CLIP of research/pretrain_tiny.py"
+        path = path or _tiny_file("clip.safetensors")
+        origin = "the CLIP weights must be the tiny CLIP of research/pretrain_tiny.py"
     else:
         path = path or _openai_clip(preset)
     model = build_clip(preset.clip_name)
-    state = read_state(path, "--clip-weights", origin)
+    state = read_state(path, origin)
     for name in ("input_resolution", "context_length", "vocab_size"):
         state.pop(name, None)  # TorchScript archives carry these as tensors
     state = convert_state_dict(model, state)
@@ -84,15 +84,15 @@ def load_clip(preset: Preset, path: Path | None) -> tuple[CLIP, str]:
 def load_sam(preset: Preset, path: Path | None) -> tuple[Sam, str]:
     """SAM of the preset and the sha256 of its checkpoint (Meta's `.pth`, or safetensors)."""
     if preset.sam_type == "tiny":
-        path = path or _tiny_file("sam.safetensors", "--sam-weights")
-        origin = "--sam-weights takes the tiny SAM of research/pretrain_tiny.py"
+        path = path or _tiny_file("sam.safetensors")
+        origin = "the SAM weights must be the tiny SAM of research/pretrain_tiny.py"
     else:
         name = SAM_FILES[preset.sam_type]
-        origin = f"--sam-weights takes {name}, published at {SAM_URL}{name}"
+        origin = f"the SAM weights must be {name}, published at {SAM_URL}{name}"
         if path is None:
             raise WeightsError(f"The preset {preset.name} needs SAM's weights: {origin}.")
     model = build_sam(preset.sam)
-    state = read_state(path, "--sam-weights", origin)
+    state = read_state(path, origin)
     patch = state.get("image_encoder.patch_embed.proj.weight")
     if patch is not None and patch.shape[0] != preset.sam.dim:
         found = [n for n, config in SAM_CONFIGS.items() if config.dim == patch.shape[0]]
@@ -108,16 +108,14 @@ def load_sam(preset: Preset, path: Path | None) -> tuple[Sam, str]:
 
 def load_umci(preset: Preset, path: Path | None) -> tuple[UMCIStages, str]:
     """UMCI with the configuration its own file records, and the file's sha256."""
-    origin = (
-        "--umci-weights takes the umci.safetensors that `python -m clipsam.research.train` wrote"
-    )
+    origin = "the UMCI weights must be a umci.safetensors that `clipsam.research.train` wrote"
     if preset.clip_name == "tiny":
-        path = path or _tiny_file("umci.safetensors", "--umci-weights")
+        path = path or _tiny_file("umci.safetensors")
     elif path is None:
         raise WeightsError(
             f"The preset {preset.name} needs UMCI weights; none are public, train them: {origin}."
         )
-    state = read_state(path, "--umci-weights", origin)
+    state = read_state(path, origin)
     try:
         with safe_open(path, framework="pt") as file:
             config = UMCIConfig.from_json((file.metadata() or {}).get("umci", "{}"))
@@ -149,7 +147,7 @@ def trained_preset(preset: Preset, path: Path | None) -> tuple[Preset, str | Non
     if path is None:
         if preset.clip_name != "tiny":
             return preset, None  # `load_umci` says that there is none
-        path = _tiny_file("umci.safetensors", "--umci-weights")
+        path = _tiny_file("umci.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             said = dict(file.metadata() or {})
@@ -157,8 +155,8 @@ def trained_preset(preset: Preset, path: Path | None) -> tuple[Preset, str | Non
         return preset, None  # `load_umci` says what is wrong with it
     if "umci" not in said:
         raise WeightsError(
-            f"{path} holds no UMCI: --umci-weights takes the umci.safetensors that "
-            "`python -m clipsam.research.train` wrote."
+            f"{path} holds no UMCI: the UMCI weights must be a umci.safetensors that "
+            "`clipsam.research.train` wrote."
         )
     if "image_size" in said:
         preset = replace(preset, clip_image_size=int(said["image_size"]))
@@ -167,7 +165,7 @@ def trained_preset(preset: Preset, path: Path | None) -> tuple[Preset, str | Non
     return preset, said.get("clip_sha256")
 
 
-def read_state(path: Path, flag: str, origin: str) -> dict[str, Tensor]:
+def read_state(path: Path, origin: str) -> dict[str, Tensor]:
     """The tensors of a safetensors, `.pth`/`.pt` or TorchScript file, as float32."""
     if not path.is_file():
         raise WeightsError(f"There is no file {path}: {origin}.")
@@ -181,7 +179,7 @@ def read_state(path: Path, flag: str, origin: str) -> dict[str, Tensor]:
         ) from error
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{path} holds no tensors; {flag} was given the wrong file: {origin}.")
+        raise WeightsError(f"{path} holds no tensors: {origin}.")
     return {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
 
 
@@ -227,12 +225,12 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: Path, origin: str) -
     model.load_state_dict(state)
 
 
-def _tiny_file(name: str, flag: str) -> Path:
+def _tiny_file(name: str) -> Path:
     path = TINY_WEIGHTS / name
     if not path.is_file():
         raise WeightsError(
             f"There is no file {path}: the tiny model's weights are kept in the project's "
-            f"repository, not in the wheel; run from a clone, or pass {flag}."
+            f"repository, not in the wheel; run from a clone, or name your own file."
         )
     return path
 
@@ -244,5 +242,5 @@ def _openai_clip(preset: Preset) -> Path:
         raise WeightsError(
             f"OpenAI's weights of {preset.clip_name} are not in open_clip's cache and could not be "
             f"downloaded ({type(error).__name__}); on a machine with a network fetch "
-            f"{OPENAI_CLIP_URL} and pass it as --clip-weights."
+            f"{OPENAI_CLIP_URL} and give it as the CLIP weights."
         ) from error

@@ -92,10 +92,3 @@ def text_features(clip: Any, tokenizer: Callable[[list[str]], Tensor], category:
         for states in (NORMAL_STATES, ABNORMAL_STATES)
     ]
     return torch.stack(columns, dim=1)
-
-
-def text_feature_table(
-    clip: Any, tokenizer: Callable[[list[str]], Tensor], categories: Sequence[str]
-) -> Tensor:
-    """[K, C_t, 2]: `text_features` of every category."""
-    return torch.stack([text_features(clip, tokenizer, category) for category in categories])

@@ -362,7 +362,7 @@ def test_the_script_uses_its_own_clone_from_any_directory(tmp_path: Path) -> Non
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: There is no file none.pt: --clip-weights takes OpenAI's")
+    assert last.startswith("error: There is no file none.pt: the CLIP weights must be OpenAI's")
     assert not (tmp_path / "bundles").exists()
 
 

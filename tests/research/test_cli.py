@@ -9,27 +9,10 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from clipsam.research.cli.arguments import Parser, number, whole_number
+from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.models.device import torch_device
 from clipsam.runtime.core.errors import ImageError, OutputError, ProviderError, WeightsError
-
-
-def test_flags_in_either_spelling() -> None:
-    parser = Parser()
-    parser.add_argument("--save_path")
-    parser.add_argument("--per-image")
-    for words in (["--save_path", "a", "--per-image", "b"], ["--save-path=a", "--per_image=b"]):
-        args = parser.parse_args(words)
-        assert (args.save_path, args.per_image) == ("a", "b")
-
-
-def test_values_and_unknown_flags_stay_as_they_are() -> None:
-    parser = Parser()
-    parser.add_argument("--save_path")
-    parser.add_argument("rest", nargs="*")
-    args, unknown = parser.parse_known_args(["--save_path", "a-b_c", "x_y", "--no-such_flag"])
-    assert (args.save_path, args.rest, unknown) == ("a-b_c", ["x_y"], ["--no-such_flag"])
 
 
 def test_numbers() -> None:

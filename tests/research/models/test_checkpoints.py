@@ -132,7 +132,7 @@ def test_clip_of_another_model(preset: Preset, tmp_path: Path) -> None:
     torch.save(build_clip("tiny").state_dict(), tmp_path / "clip.pt")
     with pytest.raises(WeightsError, match=r"clip\.pt belongs to another model: ") as caught:
         load_clip(preset, tmp_path / "clip.pt")
-    _is_helpful(caught.value, "--clip-weights", "openaipublic")
+    _is_helpful(caught.value, "CLIP weights", "openaipublic")
 
 
 def test_clip_offline(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_clip_offline(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "get_pretrained_cfg", lambda *_: {"url": "x"})
     with pytest.raises(WeightsError, match="could not be downloaded") as caught:
         load_clip(preset, None)
-    _is_helpful(caught.value, "--clip-weights", "openaipublic")
+    _is_helpful(caught.value, "CLIP weights", "openaipublic")
 
 
 # --- SAM ----------------------------------------------------------------------------------------
@@ -161,13 +161,13 @@ def test_sam_of_another_size_is_named(preset: Preset, tmp_path: Path) -> None:
     torch.save(build_sam(SMALL_SAMS["vit_b"]).state_dict(), tmp_path / "sam.pth")
     with pytest.raises(WeightsError, match=r"holds a SAM vit_b, but .* needs vit_h") as caught:
         load_sam(preset, tmp_path / "sam.pth")
-    _is_helpful(caught.value, "--sam-weights", "sam_vit_h_4b8939.pth")
+    _is_helpful(caught.value, "SAM weights", "sam_vit_h_4b8939.pth")
 
 
 def test_sam_not_given(preset: Preset) -> None:
     with pytest.raises(WeightsError, match="needs SAM's weights") as caught:
         load_sam(preset, None)
-    _is_helpful(caught.value, "--sam-weights", "dl.fbaipublicfiles.com")
+    _is_helpful(caught.value, "SAM weights", "dl.fbaipublicfiles.com")
 
 
 # --- UMCI ---------------------------------------------------------------------------------------
@@ -201,22 +201,22 @@ def test_umci_with_a_strange_description(metadata: str, preset: Preset, tmp_path
     save_file({"x": torch.zeros(2)}, path, {"umci": metadata})
     with pytest.raises(WeightsError, match="does not describe a UMCI") as caught:
         load_umci(preset, path)
-    _is_helpful(caught.value, "--umci-weights", "clipsam.research.train")
+    _is_helpful(caught.value, "UMCI weights", "clipsam.research.train")
 
 
 # --- any file -----------------------------------------------------------------------------------
 
-LOADERS = {"--clip-weights": load_clip, "--sam-weights": load_sam, "--umci-weights": load_umci}
+LOADERS = {"CLIP weights": load_clip, "SAM weights": load_sam, "UMCI weights": load_umci}
 
 
-@pytest.mark.parametrize("flag", LOADERS)
+@pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize(
     "fault", ["missing", "folder", "empty", "text", "no tensors", "pickle", "truncated"]
 )
 def test_files_that_are_no_checkpoint(
-    flag: str, fault: str, preset: Preset, tmp_path: Path
+    kind: str, fault: str, preset: Preset, tmp_path: Path
 ) -> None:
-    suffix = ".safetensors" if flag == "--umci-weights" else ".pth"
+    suffix = ".safetensors" if kind == "UMCI weights" else ".pth"
     path = tmp_path / f"weights{suffix}"
     if fault == "folder":
         path.mkdir()
@@ -229,16 +229,16 @@ def test_files_that_are_no_checkpoint(
     elif fault == "pickle":  # runs code when unpickled; weights_only refuses it
         torch.save({"model": nn.Linear(2, 2)}, path)
     elif fault == "truncated":
-        if flag == "--umci-weights":
+        if kind == "UMCI weights":
             save_weights(UMCIStages(preset.umci).state_dict(), path, "umci")
         else:
             torch.save(build_clip(SMALL_CLIP).state_dict(), path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     with pytest.raises(WeightsError) as caught:
-        LOADERS[flag](preset, path)
+        LOADERS[kind](preset, path)
 
-    _is_helpful(caught.value, flag, str(path))
+    _is_helpful(caught.value, kind, str(path))
 
 
 def test_a_truncated_archive_is_no_checkpoint(preset: Preset, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_truncated_archive_is_no_checkpoint(preset: Preset, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(WeightsError, match="truncated or not a checkpoint") as caught:
         load_clip(preset, path)
-    _is_helpful(caught.value, "--clip-weights", str(path))
+    _is_helpful(caught.value, "CLIP weights", str(path))
 
 
 def test_tiny_without_its_files_says_where_they_are(
@@ -256,7 +256,7 @@ def test_tiny_without_its_files_says_where_they_are(
     monkeypatch.setattr(weights, "TINY_WEIGHTS", tmp_path)
     with pytest.raises(WeightsError, match="kept in the project's repository") as caught:
         load_sam(PRESETS["tiny"], None)
-    _is_helpful(caught.value, "--sam-weights", "sam.safetensors")
+    _is_helpful(caught.value, "name your own file", "sam.safetensors")
 
 
 def _is_helpful(error: WeightsError, *words: str) -> None:
