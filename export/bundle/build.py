@@ -197,7 +197,7 @@ class _Build:
 
     def _text_features(self, clip: Any) -> dict[str, NDArray[np.float32]]:
         """L [C_t,2] of every category; those of the bundle before are taken over if they hold."""
-        self.keys["text"] = content_key("text", {"clip": self.digests["clip"]})
+        self.keys["text"] = content_key({"clip": self.digests["clip"]})
         categories = list(dict.fromkeys((*DEFAULT_CATEGORIES, *self.options.categories)))
         known = self.previous.text(self.keys["text"])
         tokenizer = get_tokenizer()
@@ -219,11 +219,10 @@ class _Build:
         facts: dict[str, Any] = {**source.facts, "opset": self.options.opset}
         if precision in (INT8, INT8_DYNAMIC) and self.images is not None:
             facts["calibration"] = self.images.digest()
-        key = self.keys[variant.stem] = content_key(source.name, facts, precision)
+        key = self.keys[variant.stem] = content_key(facts, source.name, precision)
         with stage(variant.stem, steps(source, precision)) as bar:
             checks = self.previous.take_over(variant.stem, key, self.folder)
-            refusal = self.previous.refusal(variant.stem, key)
-            if checks is not None or refusal is not None:
+            if checks is not None:
                 self.unchanged.append(variant.stem)
                 bar.set_postfix_str("unchanged")
                 bar.update(bar.total)
@@ -234,9 +233,7 @@ class _Build:
                         source, precision, self.folder, options.opset, options.threads, bar
                     )
                 except GraphRefusedError as error:
-                    refusal = str(error)
-        if refusal is not None:
-            self.refused[source.name] = refusal
+                    self.refused[source.name] = str(error)
         self.checks.extend(checks or [])
 
     def _variant(self, graph: str, precision: str) -> Variant:
@@ -323,32 +320,18 @@ class _Build:
     def _dynamic_end_to_end(
         self, manifest: Manifest, images: Sequence[Expected]
     ) -> list[EndToEndCheck]:
-        """Graphs that passed alone may fail together: then one of them is left in float32.
-
-        When that does not help, either, both are refused.
-        """
-        passed = [name for name in QUANTISED if name not in self.refused]
-        refused = dict(self.refused)
-        reason = ""
-        for without in ("", *(passed if len(passed) > 1 else [])):
-            self.refused = {**refused, **({without: reason} if without else {})}
-            try:
-                checks = self._whole(
-                    replace(manifest, variants=self._variants()), images, INT8_DYNAMIC
-                )
-            except DisagreementError as error:
-                reason = reason or error.reason
-            else:
-                if without:
-                    self._take_out(without)
-                return checks
-        self.refused = {**refused, **dict.fromkeys(passed, reason)}
-        for name in passed:
-            self._take_out(name)
-        return []
+        """Graphs that passed alone may fail together: then the bundle has no int8-dynamic."""
+        try:
+            return self._whole(manifest, images, INT8_DYNAMIC)
+        except DisagreementError as error:
+            for name in QUANTISED:
+                if name not in self.refused:
+                    self.refused[name] = error.reason
+                    self._take_out(name)
+            return []
 
     def _take_out(self, graph: str) -> None:
-        """Delete what was written of a graph in int8-dynamic; it is tried again next time."""
+        """Delete what was written of a graph in int8-dynamic."""
         stem = Variant(graph, INT8_DYNAMIC).stem
         for path in self.folder.glob(f"{stem}.onnx*"):
             path.unlink()

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipsam.export.bundle.reuse import PARITY, REFUSED
+from clipsam.export.bundle.reuse import PARITY
 from clipsam.export.bundle.variants import INT8, INT8_DYNAMIC
 from clipsam.export.parity.bundle_vs_reference import EndToEndCheck
 from clipsam.export.parity.onnx_vs_torch import HOW, GraphCheck, summary
@@ -38,7 +38,7 @@ def write_parity(
         "how": {precision: HOW[precision] for precision in variants},
         "graphs": [check.to_dict() for check in graphs],
         "end_to_end": [check.to_dict() for check in whole],
-        REFUSED: dict(refused),
+        "refused": dict(refused),
         # Which MatMuls are int8, and which would not stand it.
         "matmuls": {
             precision: {
