@@ -17,7 +17,8 @@ from clipsam.export.bundle import variants
 from clipsam.export.bundle.build import BuildOptions, BuildReport, build
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.parity.onnx_vs_torch import DisagreementError
-from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.precisions.recipes import TOLERANCES
+from clipsam.export.quantization import dynamic_int8, floating
 from clipsam.export.trt.build import build_engines as build_engines_on_box
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.synthetic.sample import sample_from_seed
@@ -108,8 +109,8 @@ def test_taken_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(shutil.copytree(dynamic[0], tmp_path / "bundle"))
-    monkeypatch.setattr(variants, "export_graph", _must_not_run)
-    monkeypatch.setattr(variants, "DynamicQuantiser", _must_not_run)
+    monkeypatch.setattr(floating, "export_graph", _must_not_run)
+    monkeypatch.setattr(dynamic_int8, "DynamicQuantiser", _must_not_run)
     report = build(_options(small_preset, folder))
     made = {f"{name}.{PRECISION}" for name in ("clip_umci", "sam_encoder")}
     assert set(report.unchanged) == {*GRAPHS, *made}
