@@ -70,7 +70,7 @@ def build_engines(
     written.
     """
     for precision in precisions or ():
-        if not can_run("tensorrt", precision):
+        if precision in PRECISIONS and not can_run("tensorrt", precision):
             provider = " and ".join(PRECISIONS[precision].providers)
             raise ExportError(
                 f"{precision} is for provider {provider} alone and has no engines: leave it out, "

@@ -171,7 +171,7 @@ def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
     `there` are the precisions that could be opened instead.
     """
     _check_known(provider)
-    if can_run(provider, precision):
+    if precision not in PRECISIONS or can_run(provider, precision):  # unknown: not in the bundle
         return
     only = "' or '".join(PRECISIONS[precision].providers)
     instead = " or ".join(repr(other) for other in there if can_run(provider, other))
