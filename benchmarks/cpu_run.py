@@ -27,7 +27,7 @@ from cpu_row import MATRIX, WHOLE, Outcome
 from cpu_workers import Team
 from latency_row import DEFECTIVE, GOOD
 
-from clipsam.export.parity.tolerances import TOLERANCES, Tolerance
+from clipsam.export.precisions.recipes import TOLERANCES, Tolerance
 
 _MATRIX_REPEATS = 3
 # Of a precision that builds have no tolerances for.

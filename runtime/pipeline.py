@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import (
-    PREFERRED,
     Session,
     backend_of,
     check_made_for,
     open_session,
 )
+from clipsam.runtime.backends.precision import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.core.files import onnx_digest
@@ -64,7 +64,8 @@ class ClipSAM:
 
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
         `session.PRECISIONS`; None takes the provider's fastest of those that are there and keep
-        the result (`session.PREFERRED`). Every file is verified that is not another precision's.
+        the result (`precision.preferred_by`). Every file is verified that is not another
+        precision's.
         Raises BundleError or SessionError, EngineError where no TensorRT engine fits this box.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
@@ -245,7 +246,7 @@ def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict
     if asked is not None:
         check_made_for(provider, asked, bundle.precisions)
         return dict.fromkeys(GRAPHS, asked)
-    preferred = [p for p in PREFERRED.get(provider, ()) if p in bundle.precisions] or [FLOAT32]
+    preferred = [p for p in preferred_by(provider) if p in bundle.precisions] or [FLOAT32]
     there = {
         name: [p for p in preferred if _found_as(bundle, provider, name, p)] for name in GRAPHS
     }

@@ -19,9 +19,6 @@ from clipsam.export.bundle.provenance import content_key, library_versions, sour
 from clipsam.export.bundle.reuse import PreviousBundle
 from clipsam.export.bundle.staging import check_replaceable, link_or_copy, staged_bundle
 from clipsam.export.bundle.variants import (
-    INT8,
-    INT8_DYNAMIC,
-    QUANTISED,
     Variant,
     build_variant,
     complete,
@@ -48,7 +45,7 @@ from clipsam.export.parity.golden_record import (
 )
 from clipsam.export.parity.inputs import varied_images
 from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck
-from clipsam.export.quantization.dynamic_int8 import GraphRefusedError
+from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import (
@@ -108,7 +105,7 @@ class BuildReport:
     Attributes:
       graphs, end_to_end: the parity checks.
       unchanged: the graphs taken over from the bundle before.
-      refused: a sentence for every graph that float32 stands in for in int8-dynamic.
+      refused: a sentence for every graph that another precision stands in for.
     """
 
     graphs: list[GraphCheck]
@@ -127,11 +124,12 @@ def build(options: BuildOptions) -> BuildReport:
     images = None
     if options.calibration is not None:
         images = CalibrationImages.of_folder(options.calibration)
-    elif INT8 in options.precisions:
-        raise ExportError(
-            "--precision int8 needs --calibration FOLDER with images of good parts, from which its "
-            "ranges are taken."
-        )
+    for precision in options.precisions:
+        if images is None and RECIPES[precision].checked_on == "own":
+            raise ExportError(
+                f"--precision {precision} needs --calibration FOLDER with images of good parts, "
+                "from which its ranges are taken."
+            )
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with staged_bundle(options.output) as folder:
@@ -153,7 +151,7 @@ class _Build:
         self.digests: dict[str, str] = {}
         self.checks: list[GraphCheck] = []
         self.unchanged: list[str] = []
-        self.refused: dict[str, str] = {}  # graph -> why float32 stands in for it in int8-dynamic
+        self.refused: dict[Variant, str] = {}  # why another precision stands in for it
 
     def run(self) -> BuildReport:
         preset, checkpoints = self.preset, self.options.checkpoints
@@ -190,14 +188,14 @@ class _Build:
         self._record(manifest, expected)
         self._finish(manifest, whole)
         sentences = (
-            f"{graph} stays {FLOAT32} in {INT8_DYNAMIC}: {reason}."
-            for graph, reason in self.refused.items()
+            f"{made.graph} stays {RECIPES[made.precision].base} in {made.precision}: {reason}."
+            for made, reason in self.refused.items()
         )
         return BuildReport(self.checks, whole, tuple(self.unchanged), tuple(sentences))
 
     def _text_features(self, clip: Any) -> dict[str, NDArray[np.float32]]:
         """L [C_t,2] of every category; those of the bundle before are taken over if they hold."""
-        self.keys["text"] = content_key("text", {"clip": self.digests["clip"]})
+        self.keys["text"] = content_key({"clip": self.digests["clip"]})
         categories = list(dict.fromkeys((*DEFAULT_CATEGORIES, *self.options.categories)))
         known = self.previous.text(self.keys["text"])
         tokenizer = get_tokenizer()
@@ -217,13 +215,12 @@ class _Build:
         if variant.own != precision:
             return  # another precision's file
         facts: dict[str, Any] = {**source.facts, "opset": self.options.opset}
-        if precision in (INT8, INT8_DYNAMIC) and self.images is not None:
+        if RECIPES[precision].checked_on != "standard" and self.images is not None:
             facts["calibration"] = self.images.digest()
-        key = self.keys[variant.stem] = content_key(source.name, facts, precision)
+        key = self.keys[variant.stem] = content_key(facts, source.name, precision)
         with stage(variant.stem, steps(source, precision)) as bar:
             checks = self.previous.take_over(variant.stem, key, self.folder)
-            refusal = self.previous.refusal(variant.stem, key)
-            if checks is not None or refusal is not None:
+            if checks is not None:
                 self.unchanged.append(variant.stem)
                 bar.set_postfix_str("unchanged")
                 bar.update(bar.total)
@@ -234,16 +231,14 @@ class _Build:
                         source, precision, self.folder, options.opset, options.threads, bar
                     )
                 except GraphRefusedError as error:
-                    refusal = str(error)
-        if refusal is not None:
-            self.refused[source.name] = refusal
+                    self.refused[Variant(source.name, precision)] = str(error)
         self.checks.extend(checks or [])
 
     def _variant(self, graph: str, precision: str) -> Variant:
-        return Variant(graph, precision, precision == INT8_DYNAMIC and graph in self.refused)
+        return Variant(graph, precision, Variant(graph, precision) in self.refused)
 
     def _variants(self) -> dict[str, dict[str, GraphEntry]]:
-        """precision -> graph -> entry, without int8-dynamic if no graph of it passed."""
+        """precision -> graph -> entry, without a precision that no graph passed in."""
         return {
             precision: {name: self._entry(self._variant(name, precision)) for name in GRAPHS}
             for precision in self._built()
@@ -251,8 +246,11 @@ class _Build:
 
     def _built(self) -> list[str]:
         """The precisions that the bundle has."""
-        none = set(QUANTISED) <= set(self.refused)
-        return [p for p in self.precisions if not (none and p == INT8_DYNAMIC)]
+        return [
+            precision
+            for precision in self.precisions
+            if any(Variant(g, precision) not in self.refused for g in RECIPES[precision].graphs)
+        ]
 
     def _manifest(self, categories: tuple[str, ...], umci: Any) -> Manifest:
         """The manifest, as yet without hashes and parity figures."""
@@ -304,12 +302,17 @@ class _Build:
         """The whole in every precision; int8 is made for the user's images and judged on them."""
         for precision in self._built():
             images = [*expected[False], *expected[True]]
-            if precision == INT8:
+            if RECIPES[precision].checked_on == "own":
                 images = expected[True]
-            if precision == INT8_DYNAMIC:
-                yield from self._dynamic_end_to_end(manifest, images)
-            else:
+            try:
                 yield from self._whole(manifest, images, precision)
+            except DisagreementError as error:
+                if not RECIPES[precision].optional:
+                    raise
+                # Graphs that passed alone may fail together: the bundle goes without.
+                for graph in RECIPES[precision].graphs:
+                    if Variant(graph, precision) not in self.refused:
+                        self._take_out(Variant(graph, precision), error.reason)
 
     def _whole(
         self, manifest: Manifest, images: Sequence[Expected], precision: str
@@ -320,41 +323,16 @@ class _Build:
         gc.collect()
         return checks
 
-    def _dynamic_end_to_end(
-        self, manifest: Manifest, images: Sequence[Expected]
-    ) -> list[EndToEndCheck]:
-        """Graphs that passed alone may fail together: then one of them is left in float32.
-
-        When that does not help, either, both are refused.
-        """
-        passed = [name for name in QUANTISED if name not in self.refused]
-        refused = dict(self.refused)
-        reason = ""
-        for without in ("", *(passed if len(passed) > 1 else [])):
-            self.refused = {**refused, **({without: reason} if without else {})}
-            try:
-                checks = self._whole(
-                    replace(manifest, variants=self._variants()), images, INT8_DYNAMIC
-                )
-            except DisagreementError as error:
-                reason = reason or error.reason
-            else:
-                if without:
-                    self._take_out(without)
-                return checks
-        self.refused = {**refused, **dict.fromkeys(passed, reason)}
-        for name in passed:
-            self._take_out(name)
-        return []
-
-    def _take_out(self, graph: str) -> None:
-        """Delete what was written of a graph in int8-dynamic; it is tried again next time."""
-        stem = Variant(graph, INT8_DYNAMIC).stem
+    def _take_out(self, variant: Variant, reason: str) -> None:
+        """Delete what was written of a graph that another precision stands in for after all."""
+        stem = variant.stem
         for path in self.folder.glob(f"{stem}.onnx*"):
             path.unlink()
         del self.keys[stem]
+        self.refused[variant] = reason
         self.unchanged = [name for name in self.unchanged if name != stem]
-        self.checks = [c for c in self.checks if (c.graph, c.precision) != (graph, INT8_DYNAMIC)]
+        made = variant.graph, variant.precision
+        self.checks = [c for c in self.checks if (c.graph, c.precision) != made]
 
     def _record(self, manifest: Manifest, expected: Mapping[bool, list[Expected]]) -> None:
         """Keep what engines are judged by on a box without PyTorch."""
@@ -376,7 +354,7 @@ class _Build:
         write_recording(self.folder / RECORDED, recording)
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
-        reasons = {Variant(name, INT8_DYNAMIC).stem: why for name, why in self.refused.items()}
+        reasons = {variant.stem: why for variant, why in self.refused.items()}
         write_parity(self.folder, manifest.variants, self.checks, whole, reasons)
         files = {path.name: sha256(path) for path in sorted(self.folder.iterdir())}
         provenance = {**manifest.provenance, "graph_keys": dict(self.keys)}

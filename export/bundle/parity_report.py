@@ -8,17 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipsam.export.bundle.reuse import PARITY, REFUSED
-from clipsam.export.bundle.variants import INT8, INT8_DYNAMIC
+from clipsam.export.bundle.reuse import PARITY
 from clipsam.export.parity.bundle_vs_reference import EndToEndCheck
-from clipsam.export.parity.onnx_vs_torch import HOW, GraphCheck, summary
-from clipsam.export.quantization.dynamic_int8 import read_dynamic_int8
-from clipsam.export.quantization.static_int8 import read_quantised
+from clipsam.export.parity.onnx_vs_torch import GraphCheck, summary
+from clipsam.export.precisions.recipes import RECIPES
 from clipsam.runtime.bundle import GraphEntry
 
 Variants = Mapping[str, Mapping[str, GraphEntry]]
-
-_MATMULS: Mapping[str, Any] = {INT8: read_quantised, INT8_DYNAMIC: read_dynamic_int8}
 
 
 def write_parity(
@@ -35,19 +31,19 @@ def write_parity(
       refused: why a graph is not there, by the name of its file without `.onnx`.
     """
     figures = {
-        "how": {precision: HOW[precision] for precision in variants},
+        "how": {precision: RECIPES[precision].how for precision in variants},
         "graphs": [check.to_dict() for check in graphs],
         "end_to_end": [check.to_dict() for check in whole],
-        REFUSED: dict(refused),
+        "refused": dict(refused),
         # Which MatMuls are int8, and which would not stand it.
         "matmuls": {
             precision: {
-                name: asdict(read(folder / entry.file))
+                name: asdict(RECIPES[precision].load().read_record(folder / entry.file))
                 for name, entry in variants[precision].items()
                 if entry.precision == precision
             }
-            for precision, read in _MATMULS.items()
-            if precision in variants
+            for precision in variants
+            if RECIPES[precision].base is not None
         },
     }
     (folder / PARITY).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

@@ -16,7 +16,6 @@ from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import BundleError
 
 PARITY = "parity.json"
-REFUSED = "refused"  # in it: stem -> why the graph is not there
 
 
 class PreviousBundle:
@@ -26,13 +25,10 @@ class PreviousBundle:
         self._bundle: Bundle | None = None
         self._keys: Mapping[str, str] = {}
         self._rows: list[dict[str, Any]] = []
-        self._refused: Mapping[str, str] = {}
         try:
             bundle = Bundle.open(output)
             keys = bundle.manifest.provenance["graph_keys"]
-            figures = json.loads((output / PARITY).read_text("utf-8"))
-            self._rows = figures["graphs"]
-            self._refused = dict(figures.get(REFUSED, {}))
+            self._rows = json.loads((output / PARITY).read_text("utf-8"))["graphs"]
             self._bundle, self._keys = bundle, dict(keys)
         except (BundleError, OSError, ValueError, KeyError, TypeError):
             pass  # then everything is built
@@ -42,12 +38,6 @@ class PreviousBundle:
         if self._bundle is None or self._keys.get("text") != key:
             return {}
         return {name: self._bundle.text(name) for name in self._bundle.manifest.categories}
-
-    def refusal(self, stem: str, key: str) -> str | None:
-        """Why the graph called `stem` did not pass when it was made as `key` says, if so."""
-        if self._bundle is None or self._keys.get(stem) != key:
-            return None
-        return self._refused.get(stem)
 
     def take_over(self, stem: str, key: str, folder: Path) -> list[GraphCheck] | None:
         """Link the graph file called `stem`.onnx into `folder` if it was made as `key` says.

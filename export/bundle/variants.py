@@ -1,4 +1,4 @@
-"""One graph in one precision: exported, then held against PyTorch."""
+"""One graph in one precision: made as its recipe says, then held against PyTorch."""
 
 from __future__ import annotations
 
@@ -9,30 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from clipsam.export.bundle.progress import counted
-from clipsam.export.graphs.onnx_export import (
-    ATTENTION_OPSET,
-    BF16_OPSET,
-    DATA_SUFFIX,
-    export_graph,
-    tensor_specs,
-)
+from clipsam.export.graphs.onnx_export import DATA_SUFFIX, tensor_specs
 from clipsam.export.graphs.sources import GraphSource
 from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck, Recorded, check_graph
-from clipsam.export.quantization.dynamic_int8 import DynamicQuantiser, GraphRefusedError
-from clipsam.export.quantization.half import DTYPES, HalfPrecision
-from clipsam.export.quantization.static_int8 import quantise
-from clipsam.runtime.backends.base import PRECISIONS
-from clipsam.runtime.bundle import FLOAT32, GRAPHS
+from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.bundle import FLOAT32
 from clipsam.runtime.core.errors import ExportError
-
-INT8 = "int8"
-INT8_BASE = "fp16"  # what of an int8 graph is not int8; and the whole of its decoder
-INT8_DYNAMIC = "int8-dynamic"
-QUANTISED = ("clip_umci", "sam_encoder")  # a few tokens attending to an image gain nothing
-# What stands in where a graph of a quantised precision is not there.
-STANDS_IN = {INT8: INT8_BASE, INT8_DYNAMIC: FLOAT32}
-# Of the emulated precisions, those that onnxruntime's CPU provider runs as well.
-RUN_BY_ONNXRUNTIME = ("fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -50,8 +33,10 @@ class Variant:
     @property
     def own(self) -> str:
         """The precision of the file: another's for a decoder in int8, and for what was refused."""
-        stands_in = STANDS_IN.get(self.precision, self.precision)
-        return stands_in if self.refused or self.graph not in QUANTISED else self.precision
+        recipe = RECIPES[self.precision]
+        if recipe.base is not None and (self.refused or self.graph not in recipe.graphs):
+            return recipe.base
+        return self.precision
 
     @property
     def stem(self) -> str:
@@ -61,7 +46,7 @@ class Variant:
 
 def complete(precisions: Sequence[str]) -> tuple[str, ...]:
     """The precisions asked for with those they need, in the order they are built."""
-    wanted = {FLOAT32, *precisions, *([INT8_BASE] if INT8 in precisions else [])}
+    wanted = {FLOAT32, *precisions, *(RECIPES[precision].base for precision in precisions)}
     return tuple(precision for precision in PRECISIONS if precision in wanted)
 
 
@@ -70,67 +55,35 @@ def build_variant(
 ) -> list[GraphCheck]:
     """Write the graph of `source` in `precision` into `folder`, and check it.
 
-    For int8 the graph must be there in `INT8_BASE` already, for int8-dynamic in float32. Steps
-    `bar` once for the export and once for every check. Raises ExportError; GraphRefusedError where
-    float32 may stand in for a graph that does not stand int8-dynamic.
+    The graph must be there already in the precision it is made from. Steps `bar` once for the
+    export and once for every check. Raises ExportError; GraphRefusedError, leaving no file, where
+    another precision may stand in for a graph that does not pass.
     """
-    variant = Variant(source.name, precision)
-    path = folder / f"{variant.stem}.onnx"
-    if precision == INT8_DYNAMIC:
-        return _build_dynamic(source, path, threads, bar)
-    cases: Sequence[Recorded] = source.recorded
-    if precision == INT8:
-        base = folder / f"{Variant(source.name, INT8_BASE).stem}.onnx"
-        quantise(base, path, source.calibration, INT8_BASE, threads)
-        cases = source.recorded_images
-    else:
-        module = source.module
-        if precision in DTYPES:
-            module = HalfPrecision(module, precision, fused_attention=opset >= ATTENTION_OPSET)
-        opset = max(opset, BF16_OPSET) if precision == "bf16" else opset
-        export_graph(module, source.example, source.axes, GRAPHS[source.name][1], path, opset)
-        del module
-    gc.collect()
-    bar.update()
-    if precision != FLOAT32 and tensor_specs(path) != tensor_specs(folder / f"{source.name}.onnx"):
-        raise ExportError(
-            f"The graph {source.name} came out in {precision} with other inputs or outputs than in "
-            f"{FLOAT32}: use the library versions of the constraints file."
-        )
-    checks = check_graph(source.name, path, counted(cases, bar), precision, threads)
-    if precision in RUN_BY_ONNXRUNTIME:
-        native = [replace(cases[0], name=f"{cases[0].name}, as onnxruntime runs it")]
-        checks += check_graph(
-            source.name, path, counted(native, bar), precision, threads, emulated=False
-        )
-    return checks
-
-
-def _build_dynamic(
-    source: GraphSource, path: Path, threads: int | None, bar: Any
-) -> list[GraphCheck]:
-    """int8-dynamic with as many int8 MatMuls as the graph can stand.
-
-    Errors of MatMuls that are small alone add up: when the graph fails, only those that are off by
-    less stay int8. Raises GraphRefusedError, and leaves no file, when too few are left.
-    """
-    quantiser = DynamicQuantiser(path.with_name(f"{source.name}.onnx"), source.trial(), threads)
-    bar.update()
-    cases = [*source.recorded, *source.recorded_images]
+    recipe = RECIPES[precision]
+    path = folder / f"{Variant(source.name, precision).stem}.onnx"
+    cases = _cases(source, precision)
     reason = ""
-    for limit in quantiser.limits():
-        try:
-            quantiser.write(path, limit)
-            checks = check_graph(source.name, path, cases, INT8_DYNAMIC, threads)
-        except GraphRefusedError as error:
-            reason = reason or str(error)
-            break
-        except DisagreementError as error:
-            reason = error.reason
-        else:
-            for _ in cases:
-                bar.update()
+    try:
+        for _ in recipe.load().make(source, precision, path, max(opset, recipe.opset), threads):
+            gc.collect()
+            _check_tensors(source.name, precision, folder, path)
+            shown = cases if recipe.optional else counted(cases, bar)
+            try:
+                checks = check_graph(source.name, path, shown, precision, threads)
+            except DisagreementError as error:
+                if not recipe.optional:
+                    raise
+                reason = error.reason
+                continue
+            if recipe.native:
+                native = [replace(cases[0], name=f"{cases[0].name}, as onnxruntime runs it")]
+                checks += check_graph(
+                    source.name, path, counted(native, bar), precision, threads, emulated=False
+                )
+            bar.update(1 + len(cases) if recipe.optional else 1)
             return checks
+    except GraphRefusedError as error:
+        reason = reason or str(error)
     path.unlink(missing_ok=True)
     path.with_name(f"{path.name}{DATA_SUFFIX}").unlink(missing_ok=True)
     raise GraphRefusedError(reason)
@@ -139,7 +92,22 @@ def _build_dynamic(
 def steps(source: GraphSource, precision: str) -> int:
     """How often `build_variant` steps its bar."""
     images = len(source.images.held_out) if source.images is not None else 0
-    checks = images if precision == INT8 else len(source.cases)
-    if precision == INT8_DYNAMIC and source.name in QUANTISED:
-        checks += images
-    return 1 + checks + (precision in RUN_BY_ONNXRUNTIME)
+    recipe = RECIPES[precision]
+    standard = 0 if recipe.checked_on == "own" else len(source.cases)
+    own = 0 if recipe.checked_on == "standard" or source.name not in recipe.graphs else images
+    return 1 + standard + own + recipe.native
+
+
+def _cases(source: GraphSource, precision: str) -> Sequence[Recorded]:
+    checked_on = RECIPES[precision].checked_on
+    standard = [] if checked_on == "own" else source.recorded
+    return [*standard, *([] if checked_on == "standard" else source.recorded_images)]
+
+
+def _check_tensors(graph: str, precision: str, folder: Path, path: Path) -> None:
+    """Raise ExportError unless the graph has the inputs and outputs of the one in float32."""
+    if tensor_specs(path) != tensor_specs(folder / f"{graph}.onnx"):
+        raise ExportError(
+            f"The graph {graph} came out in {precision} with other inputs or outputs than in "
+            f"{FLOAT32}: use the library versions of the constraints file."
+        )

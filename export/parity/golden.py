@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.export.parity.inspection import Picture
+from clipsam.export.precisions.recipes import RECIPES
 from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 
 RECORDED = "recorded.npz"
 SCHEMA = 1
-INT8 = "int8"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -59,15 +59,13 @@ class Recording:
 
     def cases_for(self, graph: str, precision: str) -> tuple[Case, ...]:
         """What an engine of `graph` in `precision`, its file's own, is judged by."""
-        return tuple(
-            case for case in self.cases if case.graph == graph and (case.own or precision != INT8)
-        )
+        own = RECIPES[precision].checked_on == "own"
+        return tuple(case for case in self.cases if case.graph == graph and (case.own or not own))
 
     def pictures_for(self, precision: str) -> tuple[Picture, ...]:
         """What the three engines in `precision` are judged by."""
-        return (
-            self.pictures[len(self.pictures) - self.own :] if precision == INT8 else self.pictures
-        )
+        own = RECIPES[precision].checked_on == "own"
+        return self.pictures[len(self.pictures) - self.own :] if own else self.pictures
 
 
 def write_recording(path: Path, recording: Recording) -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.runtime.backends.base import Array, Session
 from clipsam.runtime.bundle import FLOAT32, Bundle
 from clipsam.runtime.images.image import Image

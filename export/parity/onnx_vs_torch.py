@@ -23,24 +23,13 @@ from clipsam.export.parity.inputs import GraphCase
 from clipsam.export.parity.tensors import GraphCheck as GraphCheck
 from clipsam.export.parity.tensors import compare as compare
 from clipsam.export.parity.tensors import fault
-from clipsam.export.parity.tolerances import SAFER
+from clipsam.export.precisions.recipes import RECIPES
 from clipsam.runtime.backends.base import open_session
+from clipsam.runtime.backends.precision import can_run, safer_than
 from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.manifest import FLOAT32, GRAPHS
 
 Arrays = Mapping[str, NDArray[Any]]
-
-RUN_AS_THEY_ARE = (FLOAT32, "int8-dynamic")  # by onnxruntime's CPU provider, exactly
-
-# For the parity report: what was run.
-_EMULATED = "onnxruntime on the CPU in float32, every result rounded as the graph's types say"
-HOW = {
-    "fp32": "onnxruntime on the CPU",
-    "fp16": f"{_EMULATED}; its own fp16 skips roundings",
-    "bf16": f"{_EMULATED}; it does not run bf16 itself, which is for TensorRT",
-    "int8": f"{_EMULATED}; on the user's images only",
-    "int8-dynamic": "onnxruntime on the CPU, which is what it is for",
-}
 
 
 class DisagreementError(ExportError):
@@ -85,7 +74,7 @@ def record(name: str, module: nn.Module, cases: Iterable[GraphCase]) -> list[Rec
 @contextlib.contextmanager
 def checkable(path: Path, precision: str) -> Iterator[Path]:
     """The file to run on a CPU for what the graph at `path` computes; gone afterwards if made."""
-    if precision in RUN_AS_THEY_ARE:
+    if not RECIPES[precision].emulated:
         yield path
         return
     emulated = path.with_name(f".{path.stem}.emulated.onnx")
@@ -138,8 +127,11 @@ def remedy(precision: str) -> str:
     """The sentence that says what to do when a graph of this precision is out of tolerance."""
     if precision == FLOAT32:
         return "Try another --opset, or the library versions of the constraints file."
-    wider = " (or bf16 for TensorRT, which has float32's range)" if precision == "fp16" else ""
-    return f"Leave out --precision {precision}, and use {SAFER[precision]}{wider} for this model."
+    safer = safer_than(precision)
+    use = next(name for name in safer if can_run("cpu", name))
+    nearer = [name for name in safer[: safer.index(use)] if can_run("tensorrt", name)]
+    also = f" (or {' or '.join(nearer)} for TensorRT)" if nearer else ""
+    return f"Leave out --precision {precision}, and use {use}{also} for this model."
 
 
 def summary(checks: Sequence[GraphCheck]) -> dict[str, dict[str, float]]:

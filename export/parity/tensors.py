@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.runtime.manifest import FLOAT32
 
 

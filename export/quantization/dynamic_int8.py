@@ -29,9 +29,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from clipsam.export.graphs.onnx_export import save_graph
+from clipsam.export.graphs.sources import GraphSource
+from clipsam.export.precisions.recipes import GraphRefusedError
 from clipsam.export.quantization.activations import Activations, collect
 from clipsam.export.quantization.static_int8 import MIN_CHANNELS, OPERATORS, product_error
-from clipsam.runtime.core.errors import ExportError
 
 WEIGHT_LEVELS = 64  # 2 x 255 x 64 < 2^15: two products fit where a CPU adds them in 16 bits
 ACTIVATION_LEVELS = 255
@@ -47,10 +48,6 @@ Vector = NDArray[np.float32]
 _ROWS = 128  # of every image's activations
 _QUIET = 0.01  # of the median range of a channel
 _METADATA = "clipsam.int8-dynamic"
-
-
-class GraphRefusedError(ExportError):
-    """A graph does not stand this precision; the message is the reason, without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,21 @@ class DynamicQuantiser:
         return np.asarray(values.T if transposed else values, np.float32)
 
 
-def read_dynamic_int8(path: Path) -> DynamicInt8:
+def make(
+    source: GraphSource, precision: str, path: Path, opset: int, threads: int | None
+) -> Iterator[None]:
+    """Write the graph of `source` to `path`, from its float32 file beside it; see `Recipe.module`.
+
+    Errors of MatMuls that are small alone add up: every attempt leaves fewer of them int8. Raises
+    GraphRefusedError when too few are left.
+    """
+    quantiser = DynamicQuantiser(path.with_name(f"{source.name}.onnx"), source.trial(), threads)
+    for limit in quantiser.limits():
+        quantiser.write(path, limit)
+        yield
+
+
+def read_record(path: Path) -> DynamicInt8:
     """What `DynamicQuantiser.write` left on record in the graph at `path`."""
     metadata = onnx.load(path, load_external_data=False).metadata_props
     return DynamicInt8(**json.loads(next(p.value for p in metadata if p.key == _METADATA)))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
 from clipsam.export.graphs.onnx_export import save_graph
+from clipsam.export.graphs.sources import GraphSource
 from clipsam.export.parity.onnx_vs_torch import checkable
 from clipsam.export.quantization.activations import LEAST_STEP, LEVELS, Activations, collect
 from clipsam.runtime.core.errors import ExportError
@@ -85,7 +86,16 @@ def quantise(
     return result
 
 
-def read_quantised(path: Path) -> Quantised:
+def make(
+    source: GraphSource, precision: str, path: Path, opset: int, threads: int | None
+) -> Iterator[None]:
+    """Write the graph of `source` to `path`, from its fp16 file beside it; see `Recipe.module`."""
+    base = path.with_name(f"{source.name}.fp16.onnx")
+    quantise(base, path, source.calibration, "fp16", threads)
+    yield
+
+
+def read_record(path: Path) -> Quantised:
     """What `quantise` left on record in the graph at `path`."""
     metadata = onnx.load(path, load_external_data=False).metadata_props
     return Quantised(**json.loads(next(p.value for p in metadata if p.key == _METADATA)))

@@ -19,7 +19,8 @@ from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.trt.builder import build_engine, timing_cache_path
 from clipsam.export.trt.gate import GateError, check_session, check_whole
-from clipsam.runtime.backends.base import MADE_FOR, PREFERRED, Session, open_session
+from clipsam.runtime.backends.base import Session, open_session
+from clipsam.runtime.backends.precision import PRECISIONS, can_run, preferred_by
 from clipsam.runtime.backends.trt.cuda import Cuda
 from clipsam.runtime.backends.trt.engine_store import (
     ENGINES,
@@ -69,7 +70,8 @@ def build_engines(
     written.
     """
     for precision in precisions or ():
-        if (provider := MADE_FOR.get(precision, "tensorrt")) != "tensorrt":
+        if precision in PRECISIONS and not can_run("tensorrt", precision):
+            provider = " and ".join(PRECISIONS[precision].providers)
             raise ExportError(
                 f"{precision} is for provider {provider} alone and has no engines: leave it out, "
                 "and use fp16 or fp32."
@@ -77,7 +79,7 @@ def build_engines(
     trt, cuda = import_tensorrt(), Cuda()
     bundle = Bundle.open(folder)
     if precisions is None:
-        precisions = [p for p in PREFERRED["tensorrt"] if p in bundle.precisions][:1]
+        precisions = [p for p in preferred_by("tensorrt") if p in bundle.precisions][:1]
     for precision in precisions:  # before the minutes that follow
         for name in GRAPHS:
             bundle.graph_entry(name, precision)

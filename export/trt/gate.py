@@ -19,8 +19,8 @@ from clipsam.export.parity.inspection import (
     faults,
 )
 from clipsam.export.parity.tensors import GraphCheck, compare, fault
-from clipsam.export.parity.tolerances import SAFER
 from clipsam.runtime.backends.base import Session
+from clipsam.runtime.backends.precision import safer_than
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import ExportError, SessionError
 
@@ -43,10 +43,7 @@ class GateError(ExportError):
 
 def safer_precision(precision: str, there: Collection[str]) -> str | None:
     """The next safer precision among those that are there; None when there is none."""
-    safer = SAFER.get(precision)
-    while safer is not None and safer not in there:
-        safer = SAFER.get(safer)
-    return safer
+    return next((safer for safer in safer_than(precision) if safer in there), None)
 
 
 def check_session(

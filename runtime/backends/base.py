@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.backends.precision import PRECISIONS as PRECISIONS
+from clipsam.runtime.backends.precision import can_run as can_run
 from clipsam.runtime.core.errors import ProviderError, SessionError
 
 Array = NDArray[Any]
@@ -26,19 +28,6 @@ PROVIDERS = {
     "cpu": ("clipsam.runtime.backends.ort.session", "OrtSession"),
     "cuda": ("clipsam.runtime.backends.ort.session", "OrtSession"),
     "tensorrt": ("clipsam.runtime.backends.trt.session", "TrtSession"),
-}
-# How a graph may compute; its inputs and outputs are the same in each.
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
-# Precisions made for one provider: its operators have no fast kernels elsewhere, or none.
-MADE_FOR = {"int8-dynamic": "cpu"}
-# Precisions that a provider's library has too few operators for.
-_LACKS = {"cpu": ("bf16",), "cuda": ("bf16",)}  # onnxruntime
-# What each provider uses of what a bundle has, unless told; int8 has to be asked for. A bundle has
-# int8-dynamic only where the build found it as good: graph by graph, float32 for the others.
-PREFERRED = {
-    "cpu": ("int8-dynamic", "fp32"),
-    "cuda": ("fp16", "fp32"),
-    "tensorrt": ("fp16", "bf16", "fp32"),
 }
 
 
@@ -176,24 +165,19 @@ def open_session(
     return session
 
 
-def can_run(provider: str, precision: str) -> bool:
-    """Whether the provider has operators for graphs of this precision."""
-    made_for = MADE_FOR.get(precision, provider) == provider
-    return made_for and precision not in _LACKS.get(provider, ())
-
-
 def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
-    """Raise ProviderError where the provider is unknown or the precision made for another alone.
+    """Raise ProviderError where the provider is unknown or has no operators for the precision.
 
     `there` are the precisions that could be opened instead.
     """
     _check_known(provider)
-    if (only := MADE_FOR.get(precision, provider)) == provider:
+    if precision not in PRECISIONS or can_run(provider, precision):  # unknown: not in the bundle
         return
+    only = "' or '".join(PRECISIONS[precision].providers)
     instead = " or ".join(repr(other) for other in there if can_run(provider, other))
     raise ProviderError(
-        f"Precision {precision!r} is for provider {only!r} alone and cannot run on {provider!r}: "
-        f"use provider {only!r}, or with {provider!r} precision {instead or repr('fp32')}."
+        f"Precision {precision!r} is for provider '{only}' alone and cannot run on {provider!r}: "
+        f"use provider '{only}', or with {provider!r} precision {instead or repr('fp32')}."
     )
 
 

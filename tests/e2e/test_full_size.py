@@ -28,7 +28,7 @@ from clipsam.export.parity.inputs import (
     sam_encoder_cases,
     varied_images,
 )
-from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS
 from clipsam.runtime.backends.base import open_session

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from clipsam.export import build_engines
 from clipsam.export.bundle import build as build_bundle
-from clipsam.export.bundle import variants
 from clipsam.export.bundle.build import BuildOptions, build
 from clipsam.export.bundle.staging import check_replaceable
 from clipsam.export.graphs.checkpoints import Checkpoints
@@ -35,7 +34,8 @@ from clipsam.export.parity.inputs import (
     sam_encoder_cases,
 )
 from clipsam.export.parity.onnx_vs_torch import check_graph, compare, format_table, record
-from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.precisions.recipes import TOLERANCES
+from clipsam.export.quantization import floating
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
@@ -224,7 +224,7 @@ def test_unchanged_graphs_are_taken_over(
     bundle: Path, small_preset: Preset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: (bundle / f"{name}.onnx").stat().st_ino for name in GRAPHS}
-    monkeypatch.setattr(variants, "export_graph", _must_not_run)
+    monkeypatch.setattr(floating, "export_graph", _must_not_run)
 
     report = build(BuildOptions(small_preset, bundle, NOISE, categories=("gear wheel",), threads=1))
 
@@ -244,7 +244,7 @@ def test_changed_graphs_are_exported(
         "weights": BuildOptions(small_preset, bundle, Checkpoints(random_seed=2), threads=1),
         "opset": BuildOptions(small_preset, bundle, NOISE, opset=23, threads=1),
     }[change]
-    monkeypatch.setattr(variants, "export_graph", _must_not_run)
+    monkeypatch.setattr(floating, "export_graph", _must_not_run)
     with pytest.raises(AssertionError, match="exported again"):
         build(options)
 

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from clipsam.export import build_engines
-from clipsam.export.bundle import variants
 from clipsam.export.bundle.build import BuildOptions, BuildReport, build
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import tensor_specs
 from clipsam.export.parity.bundle_vs_reference import check_end_to_end, run_reference
 from clipsam.export.parity.inputs import varied_images
-from clipsam.export.parity.onnx_vs_torch import HOW
-from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
+from clipsam.export.quantization import floating, static_int8
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.reference import Reference
@@ -102,7 +101,7 @@ def test_every_precision_is_built_and_checked(precise: tuple[Path, BuildReport])
     assert native == {"fp16", "int8"}
 
     figures = json.loads((folder / "parity.json").read_text())
-    assert figures["how"] == {precision: HOW[precision] for precision in bundle.precisions}
+    assert figures["how"] == {precision: RECIPES[precision].how for precision in bundle.precisions}
     assert "does not run bf16" in figures["how"]["bf16"]
     assert set(figures["matmuls"]) == {"int8"}
     assert set(figures["matmuls"]["int8"]) == {"clip_umci", "sam_encoder"}
@@ -137,8 +136,8 @@ def test_precisions_are_taken_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(shutil.copytree(precise[0], tmp_path / "bundle"))
-    monkeypatch.setattr(variants, "export_graph", _must_not_run)
-    monkeypatch.setattr(variants, "quantise", _must_not_run)
+    monkeypatch.setattr(floating, "export_graph", _must_not_run)
+    monkeypatch.setattr(static_int8, "quantise", _must_not_run)
     options = BuildOptions(
         small_preset, folder, NOISE, precisions=("int8",), calibration=good_parts, threads=1
     )

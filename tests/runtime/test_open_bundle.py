@@ -95,7 +95,7 @@ def test_the_cpu_runs_fp32_unless_told(bundle: Path) -> None:
     assert opened(bundle, "cpu") == everywhere("fp32")
     assert opened(bundle, "cpu", "fp16") == everywhere("fp16")
     assert opened(bundle, "cpu", "int8") == {**everywhere("int8"), "sam_decoder": "fp16"}
-    with pytest.raises(ProviderError, match="onnxruntime cannot run bf16 on the CPU"):
+    with pytest.raises(ProviderError, match="'bf16' is for provider 'tensorrt' alone"):
         opened(bundle, "cpu", "bf16")
 
 

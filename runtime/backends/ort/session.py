@@ -38,11 +38,6 @@ class OrtSession(Session):
         precision: str = "fp32",
         sha256: str | None = None,  # the graph itself is what is opened
     ) -> None:
-        if provider == "cpu" and precision == "bf16":
-            raise ProviderError(
-                "onnxruntime cannot run bf16 on the CPU: use precision 'fp32', or provider "
-                "'tensorrt'."
-            )
         ort = _import_onnxruntime(provider)
         wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():

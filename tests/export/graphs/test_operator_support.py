@@ -29,7 +29,7 @@ from clipsam.export.quantization.static_int8 import quantise
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS, Preset, SamConfig
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
-from clipsam.runtime.backends.base import MADE_FOR, PRECISIONS
+from clipsam.runtime.backends.precision import PRECISIONS, can_run
 from clipsam.runtime.bundle import GRAPHS
 
 OPSET_RANGE = (9, 24)
@@ -212,7 +212,7 @@ def test_every_precision_for_tensorrt_is_audited() -> None:
     """int8 has its own test below; int8-dynamic is for ONNX Runtime on a CPU, and TensorRT has none
     of its operators, which is why it is exempt."""
     audited = {precision for _, _, _, precision, _ in CASES} | {"int8"}
-    assert audited == {p for p in PRECISIONS if MADE_FOR.get(p, "tensorrt") == "tensorrt"}
+    assert audited == {p for p in PRECISIONS if can_run("tensorrt", p)}
     assert not {"DynamicQuantizeLinear", "MatMulInteger"} & set(SUPPORTED)
 
 

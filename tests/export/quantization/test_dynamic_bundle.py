@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from clipsam.export.bundle import variants
 from clipsam.export.bundle.build import BuildOptions, BuildReport, build
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.parity.onnx_vs_torch import DisagreementError
-from clipsam.export.parity.tolerances import TOLERANCES
+from clipsam.export.precisions.recipes import TOLERANCES
+from clipsam.export.quantization import dynamic_int8, floating
 from clipsam.export.trt.build import build_engines as build_engines_on_box
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.synthetic.sample import sample_from_seed
@@ -108,8 +109,8 @@ def test_taken_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(shutil.copytree(dynamic[0], tmp_path / "bundle"))
-    monkeypatch.setattr(variants, "export_graph", _must_not_run)
-    monkeypatch.setattr(variants, "DynamicQuantiser", _must_not_run)
+    monkeypatch.setattr(floating, "export_graph", _must_not_run)
+    monkeypatch.setattr(dynamic_int8, "DynamicQuantiser", _must_not_run)
     report = build(_options(small_preset, folder))
     made = {f"{name}.{PRECISION}" for name in ("clip_umci", "sam_encoder")}
     assert set(report.unchanged) == {*GRAPHS, *made}
@@ -151,52 +152,26 @@ def test_float32_stands_in_for_a_graph_that_fails(
     figures = json.loads((folder / "parity.json").read_text())
     assert set(figures["matmuls"][PRECISION]) == {"sam_encoder"}
 
-    # What was refused is not tried again for as long as nothing of it changes.
-    monkeypatch.setattr(variants, "DynamicQuantiser", _must_not_run)
-    report = build(_options(small_preset, folder))
-    assert report.refused == (sentence,)
-    assert f"clip_umci.{PRECISION}" in report.unchanged
 
-
-@pytest.mark.parametrize(
-    ("guilty", "left"),
-    [
-        (("clip_umci",), {"clip_umci": "fp32", "sam_encoder": PRECISION}),
-        (("sam_encoder",), {"clip_umci": PRECISION, "sam_encoder": "fp32"}),
-        (("clip_umci", "sam_encoder"), None),
-    ],
-)
-def test_graphs_that_fail_together(
-    guilty: Sequence[str],
-    left: dict[str, str] | None,
+def test_graphs_that_fail_together_are_all_left_in_float32(
     dynamic: tuple[Path, BuildReport],
     small_preset: Preset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The whole is wrong as long as one of the guilty is int8."""
     folder = Path(shutil.copytree(dynamic[0], tmp_path / "bundle"))
     check = build_bundle.check_end_to_end
 
     def checked(bundle: Bundle, *rest: Any) -> Any:
         if rest[-1] == PRECISION:
-            own = {bundle.graph_entry(name, PRECISION).precision for name in guilty}
-            if PRECISION in own:
-                raise DisagreementError("", "the verdict differs on 'gray 400x120'")
+            raise DisagreementError("", "the verdict differs on 'gray 400x120'")
         return check(bundle, *rest)
 
     monkeypatch.setattr(build_bundle, "check_end_to_end", checked)
     report = build(_options(small_preset, folder))
-    refused = {sentence.split()[0] for sentence in report.refused}
-    assert refused == set(guilty)
+    assert {sentence.split()[0] for sentence in report.refused} == {"clip_umci", "sam_encoder"}
     assert "stays fp32 in int8-dynamic: the verdict differs on 'gray" in report.refused[0]
-    bundle = Bundle.open(folder)
-    files = {path.name.partition(".")[0] for path in folder.glob("*.int8-dynamic.onnx*")}
-    if left is None:
-        assert bundle.precisions == ("fp32",)
-        assert not files
-        assert _opened(folder) == dict.fromkeys(GRAPHS, "fp32")
-    else:
-        assert _own(folder) == {**left, "sam_decoder": "fp32"}
-        assert files == {name for name, own in left.items() if own == PRECISION}
-        assert {c.graph for c in report.graphs if c.precision == PRECISION} == files
+    assert Bundle.open(folder).precisions == ("fp32",)
+    assert not list(folder.glob("*.int8-dynamic.onnx*"))
+    assert {c.precision for c in report.graphs} == {"fp32"}
+    assert _opened(folder) == dict.fromkeys(GRAPHS, "fp32")

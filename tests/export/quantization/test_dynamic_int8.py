@@ -22,14 +22,14 @@ from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.parity.inputs import image_cases, varied_images
 from clipsam.export.parity.onnx_vs_torch import DisagreementError, Recorded, check_graph, record
+from clipsam.export.precisions.recipes import GraphRefusedError
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.dynamic_int8 import (
     LAYER_ERRORS,
     WEIGHT_LEVELS,
     DynamicInt8,
     DynamicQuantiser,
-    GraphRefusedError,
-    read_dynamic_int8,
+    read_record,
     smoothing,
 )
 from clipsam.research.models.presets import Preset
@@ -114,7 +114,7 @@ def test_the_graph(made: Made) -> None:
     assert not result.left_out
     assert not result.smoothed
     assert result.share == 1
-    assert read_dynamic_int8(output) == result
+    assert read_record(output) == result
     assert tensor_specs(output) == tensor_specs(path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing left behind
 

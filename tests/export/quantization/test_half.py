@@ -26,11 +26,11 @@ from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.half_emulation import emulate
 from clipsam.export.parity.inspection import overlap, pixels_of_a_logit
 from clipsam.export.parity.onnx_vs_torch import check_graph, compare, record
-from clipsam.export.parity.tolerances import SAFER, TOLERANCES
+from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
 from clipsam.export.quantization.half import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset
-from clipsam.runtime.backends.base import PRECISIONS
+from clipsam.runtime.backends.precision import PRECISIONS, safer_than
 from clipsam.runtime.bundle import GRAPHS
 from clipsam.runtime.core.errors import ExportError
 
@@ -120,7 +120,10 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def test_precisions_are_one_list() -> None:
     assert set(TOLERANCES) == set(PRECISIONS)
-    assert set(SAFER) == set(PRECISIONS) - {"fp32"}
+    assert tuple(RECIPES) == tuple(PRECISIONS)
+    for name, precision in PRECISIONS.items():
+        assert name == "fp32" or safer_than(name)[-1] == "fp32"
+        assert set(precision.first_choice_of) <= set(precision.providers)
     assert complete(()) == ("fp32",)
     assert complete(("bf16",)) == ("fp32", "bf16")
     assert complete(("int8",)) == ("fp32", "fp16", "int8")  # brings its decoder along

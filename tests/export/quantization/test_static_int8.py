@@ -25,7 +25,7 @@ from clipsam.export.quantization.static_int8 import (
     MAX_LAYER_ERROR,
     layer_error,
     quantise,
-    read_quantised,
+    read_record,
 )
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.core.errors import ExportError
@@ -118,7 +118,7 @@ def test_int8_where_it_says(base: Path, tmp_path: Path, small_preset: Preset) ->
     result = quantise(base, path, lambda: _feeds(IMAGES[:3]), threads=1)
     assert len(result.int8) == 8  # qkv, proj and two of the MLP, in both blocks
     assert not result.left_out
-    assert read_quantised(path) == result
+    assert read_record(path) == result
     assert tensor_specs(path) == tensor_specs(base)
     assert [p.name for p in base.parent.iterdir()] == [base.name]  # nothing left behind
 

@@ -79,14 +79,14 @@ def test_an_engine_out_of_tolerance(toy: tuple[Bundle, Recording], start: int) -
         message = (
             r"engine of sam_encoder in fp16 does not agree with the float32 graph: embedding of "
             r"'.*' is off by .*e-02 of its largest value \(3e-02 is allowed\); it was not written: "
-            r"build it with --precision fp32, or let --fallback do so\.$"
+            r"build it with --precision bf16, or let --fallback do so\.$"
         )
         with pytest.raises(GateError, match=message) as caught:
             check_session(
                 "sam_encoder", wrong, recording.cases_for("sam_encoder", "fp16"), "fp16", THERE
             )
     assert (caught.value.graph, caught.value.precision) == ("sam_encoder", "fp16")
-    assert caught.value.safer == "fp32"
+    assert caught.value.safer == "bf16"
 
 
 def test_an_engine_that_overflows(toy: tuple[Bundle, Recording]) -> None:
@@ -132,6 +132,7 @@ def test_safer_precisions() -> None:
     assert safer_precision("int8", ("fp32", "int8")) == "fp32"
     assert safer_precision("bf16", THERE) == "fp32"
     assert safer_precision("fp32", THERE) is None
+    assert safer_precision("fp16", ("fp32", "fp16", "bf16")) == "bf16"  # as the runtime goes on
 
 
 def test_the_toys_overflow_is_silent_and_caught(

@@ -54,7 +54,7 @@ def test_no_onnxruntime_names_the_extra(
 
 
 def test_bf16_on_the_cpu_is_refused(graph: Path) -> None:
-    with pytest.raises(ProviderError, match="cannot run bf16 on the CPU: use precision 'fp32'"):
+    with pytest.raises(ProviderError, match="'bf16' is for provider 'tensorrt' alone"):
         open_session(graph, "cpu", precision="bf16")
 
 

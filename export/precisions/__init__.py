@@ -1,0 +1,1 @@
+"""The table of precisions: how each is made, checked and judged."""

@@ -1,0 +1,132 @@
+"""How each precision is made, checked and judged: one table, for builds and for the box.
+
+Who runs a precision and what is safer is the runtime's half, `runtime/backends/precision.py`. A new
+precision is an entry in each and one file that makes its graphs. No torch and no onnx in here, so
+that engines are judged by the same figures where neither is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from clipsam.runtime.core.errors import ExportError
+
+EVERY_GRAPH = ("clip_umci", "sam_encoder", "sam_decoder")
+LARGE_GRAPHS = ("clip_umci", "sam_encoder")  # a few tokens attending to an image gain nothing
+
+
+class GraphRefusedError(ExportError):
+    """A graph does not stand this precision; the message is the reason, without a full stop."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What is allowed of one precision.
+
+    Attributes:
+      max_rel: largest error of a graph's output, relative to its largest value.
+      rms_rel: root mean square error of a graph's output, relative to its root mean square.
+      mask_iou: least overlap of SAM's masks with float32's, given the same prompts; see
+        `inspection.overlap`.
+      scores: largest difference of SAM's scores, which lie near 0..1.
+      final_map: largest difference on the 0..1 map, where the masks are the same.
+    """
+
+    max_rel: float
+    rms_rel: float
+    mask_iou: float
+    scores: float
+    final_map: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How graphs of one precision are made and checked.
+
+    Attributes:
+      module: that makes them. Its `make(source, precision, path, opset, threads)` writes the graph
+        to `path` and yields, once, or once for every attempt, the boldest first; the first that is
+        within tolerance is kept. Where it starts from the graph's file in `base`, its
+        `read_record(path)` says what became of the layers.
+      how: for the parity report: what was run to check them.
+      base: the precision whose file a graph is made from, and which serves for graphs that have
+        no file in this one; None: exported from PyTorch.
+      graphs: those that have a file of their own.
+      optional: whether `base` may serve for a graph that does not pass, too.
+      checked_on: the standard inputs, those of the user's images, or both.
+      emulated: whether the check rounds every result as the graph's types say, since
+        onnxruntime's CPU provider does not.
+      native: whether that provider must be able to run the graph besides.
+      opset: the least of ONNX that has the operators.
+    """
+
+    module: str
+    how: str
+    base: str | None = None
+    graphs: tuple[str, ...] = EVERY_GRAPH
+    optional: bool = False
+    checked_on: Literal["standard", "own", "both"] = "standard"
+    emulated: bool = False
+    native: bool = False
+    opset: int = 0
+
+    def load(self) -> Any:
+        """The module; imports torch and onnx."""
+        return importlib.import_module(self.module)
+
+
+_QUANTIZATION = "clipsam.export.quantization"
+_EMULATED = "onnxruntime on the CPU in float32, every result rounded as the graph's types say"
+RECIPES = {
+    "fp32": Recipe(f"{_QUANTIZATION}.floating", "onnxruntime on the CPU"),
+    "fp16": Recipe(
+        f"{_QUANTIZATION}.floating",
+        f"{_EMULATED}; its own fp16 skips roundings",
+        emulated=True,
+        native=True,
+    ),
+    "bf16": Recipe(
+        f"{_QUANTIZATION}.floating",
+        f"{_EMULATED}; it does not run bf16 itself, which is for TensorRT",
+        emulated=True,
+        opset=22,
+    ),
+    "int8": Recipe(
+        f"{_QUANTIZATION}.static_int8",
+        f"{_EMULATED}; on the user's images only",
+        base="fp16",
+        graphs=LARGE_GRAPHS,
+        checked_on="own",
+        emulated=True,
+        native=True,
+    ),
+    "int8-dynamic": Recipe(
+        f"{_QUANTIZATION}.dynamic_int8",
+        "onnxruntime on the CPU, which is what it is for",
+        base="fp32",
+        graphs=LARGE_GRAPHS,
+        optional=True,
+        checked_on="both",
+    ),
+}
+
+# float32: sums in another order move it by 1e-6 to 1e-5 over the 32 blocks of ViT-H; a wrong
+# constant, a dropped term or half precision shows as 1e-3 or more. Of the overlap: a logit that
+# rounds to the other side of zero flips a pixel of an edge, and the official upscaling computes
+# its coordinates in float32 (off by 1e-5 of the largest logit; OpenCV's by 1e-7).
+# The others leave room above what small models with random weights show (max_rel 0.011, 0.047 and
+# 0.019; overlap 0.999, 0.991 and 0.994): depth adds errors, and trained weights have outliers.
+# The trained tiny in bf16: 0.983, and 0.916 if the edges of small masks counted.
+# What goes wrong in half precision goes wrong by far more.
+# int8-dynamic is what a CPU uses unasked, so its masks must be as near as those of fp16.
+TOLERANCES = {
+    "fp32": Tolerance(max_rel=1e-4, rms_rel=1e-4, mask_iou=0.999, scores=1e-4, final_map=1e-3),
+    "fp16": Tolerance(max_rel=3e-2, rms_rel=1e-2, mask_iou=0.98, scores=1e-2, final_map=1e-2),
+    "bf16": Tolerance(max_rel=2e-1, rms_rel=5e-2, mask_iou=0.95, scores=5e-2, final_map=5e-2),
+    "int8-dynamic": Tolerance(
+        max_rel=2e-1, rms_rel=5e-2, mask_iou=0.98, scores=5e-2, final_map=5e-2
+    ),
+    "int8": Tolerance(max_rel=3e-1, rms_rel=1e-1, mask_iou=0.90, scores=1e-1, final_map=1e-1),
+}
