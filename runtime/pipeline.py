@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import (
-    PREFERRED,
     Session,
     backend_of,
     check_made_for,
     open_session,
+    provider_entry,
 )
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError
@@ -68,8 +68,8 @@ class ClipSAM:
         """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
 
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
-        `session.PRECISIONS`; None takes the provider's fastest of those that are there and keep
-        the result (`session.PREFERRED`). Every file is verified that is not another precision's.
+        `base.PRECISIONS`; None takes the provider's fastest of those that are there and keep the
+        result (`Provider.preferred`). Every file is verified that is not another precision's.
         Raises BundleError or SessionError, EngineError where no TensorRT engine fits this box.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
@@ -250,7 +250,9 @@ def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict
     if asked is not None:
         check_made_for(provider, asked, bundle.precisions)
         return dict.fromkeys(GRAPHS, asked)
-    preferred = [p for p in PREFERRED.get(provider, ()) if p in bundle.precisions] or [FLOAT32]
+    preferred = [p for p in provider_entry(provider).preferred if p in bundle.precisions] or [
+        FLOAT32
+    ]
     there = {
         name: [p for p in preferred if _found_as(bundle, provider, name, p)] for name in GRAPHS
     }

@@ -21,7 +21,7 @@ from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.trt.builder import build_engine, timing_cache_path
 from clipsam.export.trt.gate import GateError, check_session, check_whole
 from clipsam.export.trt.refusals import Refusals
-from clipsam.runtime.backends.base import MADE_FOR, PREFERRED, Session, open_session
+from clipsam.runtime.backends.base import MADE_FOR, PROVIDERS, Session, open_session
 from clipsam.runtime.backends.trt.cuda import Cuda
 from clipsam.runtime.backends.trt.engine_store import (
     ENGINES,
@@ -81,7 +81,7 @@ def build_engines(
     trt, cuda = import_tensorrt(), Cuda()
     bundle = Bundle.open(folder)
     if precisions is None:
-        precisions = [p for p in PREFERRED["tensorrt"] if p in bundle.precisions][:1]
+        precisions = [p for p in PROVIDERS["tensorrt"].preferred if p in bundle.precisions][:1]
     for precision in precisions:  # before the minutes that follow
         for name in GRAPHS:
             bundle.graph_entry(name, precision)

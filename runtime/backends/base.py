@@ -1,7 +1,8 @@
 """One interface to every engine: named arrays in, named arrays out.
 
-A backend is one file with one class that fills `inputs`, `outputs` and `provider` and implements
-`_run`. `open_session` imports it when it is asked for, never before.
+A backend is one folder with one class that fills `inputs`, `outputs`, `provider` and `precision`
+and implements `_run`, and one entry of `PROVIDERS`. `open_session` imports it when it is asked for,
+never before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +22,38 @@ from clipsam.runtime.core.errors import ProviderError, SessionError
 
 Array = NDArray[Any]
 
-# What may be asked for, and the backend (a module and class of this package) that answers.
+
+class Provider(NamedTuple):
+    """A device that may be asked for, and the backend that answers for it.
+
+    Attributes:
+      module, session: the backend's module and its subclass of `Session`, imported when asked for.
+      extra: the extra of this package that installs its library.
+      preferred: the precisions it uses of those a bundle has, unless told; int8 has to be asked
+        for. A bundle has int8-dynamic only where the build found it as good: graph by graph,
+        float32 for the others.
+      lacks: precisions that its library has too few operators for.
+    """
+
+    module: str
+    session: str
+    extra: str
+    preferred: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+
+
+_ORT = ("clipsam.runtime.backends.ort.session", "OrtSession")
+_TRT = ("clipsam.runtime.backends.trt.session", "TrtSession")
+# A new backend is its folder beside these and one entry here.
 PROVIDERS = {
-    "cpu": ("clipsam.runtime.backends.ort.session", "OrtSession"),
-    "cuda": ("clipsam.runtime.backends.ort.session", "OrtSession"),
-    "tensorrt": ("clipsam.runtime.backends.trt.session", "TrtSession"),
+    "cpu": Provider(*_ORT, "ort", ("int8-dynamic", "fp32"), lacks=("bf16",)),
+    "cuda": Provider(*_ORT, "ort-gpu", ("fp16", "fp32"), lacks=("bf16",)),
+    "tensorrt": Provider(*_TRT, "trt", ("fp16", "bf16", "fp32")),
 }
 # How a graph may compute; its inputs and outputs are the same in each.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
 # Precisions made for one provider: its operators have no fast kernels elsewhere, or none.
 MADE_FOR = {"int8-dynamic": "cpu"}
-# Precisions that a provider's library has too few operators for.
-_LACKS = {"cpu": ("bf16",), "cuda": ("bf16",)}  # onnxruntime
-# What each provider uses of what a bundle has, unless told; int8 has to be asked for. A bundle has
-# int8-dynamic only where the build found it as good: graph by graph, float32 for the others.
-PREFERRED = {
-    "cpu": ("int8-dynamic", "fp32"),
-    "cuda": ("fp16", "fp32"),
-    "tensorrt": ("fp16", "bf16", "fp32"),
-}
 
 
 @dataclass(frozen=True)
@@ -178,7 +192,7 @@ def open_session(
 
     `threads` bounds the CPU threads of one run (None: the backend's default, all cores; a GPU
     ignores it). `precision`, one of `PRECISIONS`, is that of the ONNX file. `sha256` is
-    `engine_file.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
+    `files.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
     Raises MissingBackendError (naming the extra to install), ProviderError (the provider is
     unknown, the precision is not made for it, or another device would run; there is no silent
     fallback), EngineError (no TensorRT
@@ -195,7 +209,7 @@ def open_session(
 def can_run(provider: str, precision: str) -> bool:
     """Whether the provider has operators for graphs of this precision."""
     made_for = MADE_FOR.get(precision, provider) == provider
-    return made_for and precision not in _LACKS.get(provider, ())
+    return made_for and precision not in PROVIDERS[provider].lacks
 
 
 def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
@@ -203,7 +217,7 @@ def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
 
     `there` are the precisions that could be opened instead.
     """
-    _check_known(provider)
+    provider_entry(provider)
     if (only := MADE_FOR.get(precision, provider)) == provider:
         return
     instead = " or ".join(repr(other) for other in there if can_run(provider, other))
@@ -215,12 +229,13 @@ def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
 
 def backend_of(provider: str) -> type[Session]:
     """The class that answers for `provider`; raises ProviderError when there is none."""
-    _check_known(provider)
-    module, name = PROVIDERS[provider]
-    backend: type[Session] = getattr(importlib.import_module(module), name)
+    entry = provider_entry(provider)
+    backend: type[Session] = getattr(importlib.import_module(entry.module), entry.session)
     return backend
 
 
-def _check_known(provider: str) -> None:
+def provider_entry(provider: str) -> Provider:
+    """The entry of `PROVIDERS`; raises ProviderError when there is none."""
     if provider not in PROVIDERS:
         raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")
+    return PROVIDERS[provider]

@@ -90,8 +90,8 @@ def decide(
     """Mask, regions, image score and verdict.
 
     `final` [H,W] is the fixed-scale map, `components` those of the rough map (Eq. 7), `refined`
-    whether SAM's masks are part of `final`; without them the components are the answer. A region that
-    touches no component is none: SAM redraws defects, it does not find them.
+    whether SAM's masks are part of `final`; without them the components are the answer. A region
+    that touches no component is none: SAM redraws defects, it does not find them.
     """
     mask = np.zeros(final.shape, np.bool_)
     flat = mask.reshape(-1)
