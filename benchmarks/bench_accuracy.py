@@ -22,7 +22,9 @@ from clipsam.export.parity.golden import Recording, read_recording
 from clipsam.export.parity.inspection import Remembering, compare_picture
 from clipsam.export.parity.tensors import compare
 from clipsam.export.trt.gate import RUNS
-from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS, Session
+from clipsam.runtime.backends.base import Session
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.pipeline import ClipSAM

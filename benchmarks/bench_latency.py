@@ -52,7 +52,7 @@ from harness.machine import GpuMonitor, machine  # noqa: E402
 from latency_lines import ROWS, Line, Row, lines_of, peak_of  # noqa: E402
 from latency_row import DEFECTIVE, GOOD, Job, to_json  # noqa: E402
 
-from clipsam.runtime.backends.base import PRECISIONS  # noqa: E402
+from clipsam.runtime.backends.precision import PRECISIONS  # noqa: E402
 
 PRESETS = ("paper", "vit-b", "tiny")
 

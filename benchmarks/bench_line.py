@@ -50,7 +50,8 @@ from harness.line_parts import compare, plant, schedule, write_parts  # noqa: E4
 from harness.machine import machine  # noqa: E402
 
 from clipsam.runtime import ClipSAM, Result, read_image  # noqa: E402
-from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS  # noqa: E402
+from clipsam.runtime.backends.precision import PRECISIONS  # noqa: E402
+from clipsam.runtime.backends.providers import PROVIDERS  # noqa: E402
 
 Line = dict[str, Any]
 Mode = Callable[[Sequence[Path]], tuple[list[Result], list[float]]]

@@ -18,7 +18,7 @@ from harness.machine import machine
 from latency_row import Job
 
 from clipsam.export.build_engines import ATTENTIONS
-from clipsam.runtime.backends.base import PRECISIONS
+from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.manifest import MANIFEST, Manifest
 
 

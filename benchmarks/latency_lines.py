@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from latency_row import DEFECTIVE, GOOD
 
-from clipsam.runtime.backends.base import PRECISIONS, can_run
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import can_run
 
 PERCENTILES = (50, 90, 99)
 Line = dict[str, Any]

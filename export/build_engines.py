@@ -31,7 +31,7 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
     _namespace.__path__ = [str(_root)]
     sys.modules["clipsam"] = _namespace
 
-from clipsam.runtime.backends.base import PRECISIONS
+from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.core.errors import ClipSAMError
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.

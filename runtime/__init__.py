@@ -1,6 +1,7 @@
 """The lean package: inspect images with a bundle. Needs NumPy, OpenCV and one engine.
 
-Nothing here imports torch, onnx or Pillow.
+What is named here is the public face; modules below it may change between versions. Nothing here
+imports torch, onnx or Pillow, and an engine's library is imported when a bundle is opened.
 """
 
 import os
@@ -26,7 +27,9 @@ from clipsam.runtime.core.errors import (
     SessionError,
 )
 from clipsam.runtime.core.result import Region, Result
-from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.images.overlay import overlay
+from clipsam.runtime.images.reader import read_image, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stream import Inspected
 
@@ -50,6 +53,7 @@ __all__ = [
     "ClipSAM",
     "ClipSAMError",
     "EngineError",
+    "Image",
     "ImageError",
     "Inspected",
     "MissingBackendError",
@@ -58,5 +62,9 @@ __all__ = [
     "Region",
     "Result",
     "SessionError",
+    "__version__",
+    "overlay",
     "read_image",
+    "write_png",
+    "write_score_tiff",
 ]

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import PRECISIONS
+from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.core.errors import BundleError, CategoryError
 from clipsam.runtime.core.files import DATA_SUFFIX, open_regular, sha256, write_bytes
 from clipsam.runtime.external_data import external_files

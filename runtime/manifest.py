@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from clipsam.runtime.backends.base import PRECISIONS, TensorSpec
+from clipsam.runtime.backends.base import TensorSpec
+from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.stages.decision import DecisionOptions
 from clipsam.runtime.stages.fusion import FusionOptions

@@ -7,7 +7,7 @@ with ClipSAM.open("bundles/tiny") as model:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,19 +16,14 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import (
-    Session,
-    backend_of,
-    check_made_for,
-    open_session,
-)
-from clipsam.runtime.backends.precision import preferred_by
+from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
+from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.core.files import onnx_digest
-from clipsam.runtime.core.result import ANOMALOUS, GOOD, Result
+from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
-from clipsam.runtime.stages.decision import decide, image_score
+from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale
 from clipsam.runtime.stages.prompts import find_prompts
 from clipsam.runtime.stages.rough_map import rough_map
@@ -42,11 +37,16 @@ FORGET = 0.98
 
 
 class ClipSAM:
-    """An opened bundle that inspects images. Thread-safe; get one with `ClipSAM.open`."""
+    """An opened bundle that inspects images. Thread-safe; get one with `ClipSAM.open`.
 
-    def __init__(self, bundle: Bundle, sessions: dict[str, Session]) -> None:
-        self.bundle = bundle
-        self._sessions = sessions
+    Attributes:
+      bundle: what was opened.
+      sessions: the engine of every graph in `bundle.GRAPHS`; closed with the model.
+      masks_per_box: how many masks SAM draws for a box.
+    """
+
+    def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
+        self.bundle, self.sessions = bundle, sessions
         self._clip_umci = sessions["clip_umci"]
         self._sam = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
@@ -63,8 +63,8 @@ class ClipSAM:
         """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
 
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
-        `session.PRECISIONS`; None takes the provider's fastest of those that are there and keep
-        the result (`precision.preferred_by`). Every file is verified that is not another
+        `precision.PRECISIONS`; None takes the provider's fastest of those that are there and keep
+        the result (`providers.preferred_by`). Every file is verified that is not another
         precision's.
         Raises BundleError or SessionError, EngineError where no TensorRT engine fits this box.
         """
@@ -140,7 +140,7 @@ class ClipSAM:
             weight = options.fusion.mask_weight
             total = fuse(rough, masks, weight)  # Eq. 9
             final = fixed_scale(total, self.masks_per_box, weight)
-            mask, regions = decide(
+            decision = decide(
                 final, prompts.components, options.decision, refined=masks is not None
             )
         if masks is not None:
@@ -149,10 +149,10 @@ class ClipSAM:
             self._refine_ms *= FORGET
 
         return Result(
-            verdict=ANOMALOUS if regions else GOOD,
-            score=image_score(final, options.decision.score_area),
-            threshold=options.decision.threshold,
-            regions=regions,
+            verdict=decision.verdict,
+            score=decision.score,
+            threshold=decision.threshold,
+            regions=decision.regions,
             category=category,
             height=image.shape[0],
             width=image.shape[1],
@@ -163,7 +163,7 @@ class ClipSAM:
             bundle=self.bundle.id,
             timings=clock.stages(),
             score_map=final if norm == "fixed" else image_scale(total),
-            mask=mask,
+            mask=decision.mask,
         )
 
     def inspect_many(
@@ -221,7 +221,7 @@ class ClipSAM:
 
     def close(self) -> None:
         """Free every engine."""
-        for session in self._sessions.values():
+        for session in self.sessions.values():
             session.close()
 
     def __enter__(self) -> ClipSAM:

@@ -16,7 +16,6 @@ from clipsam.research.models.reference import Reference, ReferenceResult
 from clipsam.runtime.backends.base import Session, open_session
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle
 from clipsam.runtime.core.errors import ExportError
-from clipsam.runtime.core.result import ANOMALOUS, GOOD
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.prompts import PromptOptions
@@ -111,9 +110,9 @@ def check_end_to_end(
 def _compare(
     bundle: Bundle, sessions: Mapping[str, Session], item: Expected, precision: str
 ) -> EndToEndCheck:
-    result, decision = item.result, bundle.manifest.decision
-    prompts = result.prompts
-    _, regions = decide(result.final, prompts.components, decision, refined=len(prompts) > 0)
+    result, prompts = item.result, item.result.prompts
+    options, refined = bundle.manifest.decision, len(prompts) > 0
+    decision = decide(result.final, prompts.components, options, refined=refined)
     picture = Picture(
         item.name,
         item.image,
@@ -123,7 +122,7 @@ def _compare(
         result.masks.reshape(-1, *item.image.shape[:2]),
         result.scores,
         result.final,
-        ANOMALOUS if regions else GOOD,
+        decision.verdict,
     )
     return compare_picture(bundle, sessions, picture, precision)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.export.precisions.recipes import TOLERANCES
-from clipsam.runtime.backends.base import Array, Session
+from clipsam.runtime.backends.base import Array, Session, SessionWrapper
 from clipsam.runtime.bundle import FLOAT32, Bundle
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
@@ -160,18 +160,16 @@ def faults(check: EndToEndCheck) -> str:
     return ", ".join(what for what, is_wrong in found.items() if is_wrong)
 
 
-class Remembering(Session):
+class Remembering(SessionWrapper):
     """A session that does not run again for what it was fed last."""
 
     def __init__(self, inner: Session) -> None:
-        self._inner = inner
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self.provider, self.precision = inner.provider, inner.precision
+        super().__init__(inner)
         self._fed: Mapping[str, Array] = {}
         self._returned: Mapping[str, Array] = {}
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if not self._fed or not all(np.array_equal(feeds[n], self._fed[n]) for n in feeds):
-            self._returned = self._inner.run(feeds)
+            self._returned = super()._run(feeds)
             self._fed = {name: array.copy() for name, array in feeds.items()}
         return {name: array.copy() for name, array in self._returned.items()}

@@ -25,7 +25,8 @@ from clipsam.export.parity.tensors import compare as compare
 from clipsam.export.parity.tensors import fault
 from clipsam.export.precisions.recipes import RECIPES
 from clipsam.runtime.backends.base import open_session
-from clipsam.runtime.backends.precision import can_run, safer_than
+from clipsam.runtime.backends.precision import safer_than
+from clipsam.runtime.backends.providers import can_run
 from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.manifest import FLOAT32, GRAPHS
 

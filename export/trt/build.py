@@ -20,7 +20,8 @@ from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.trt.builder import build_engine, timing_cache_path
 from clipsam.export.trt.gate import GateError, check_session, check_whole
 from clipsam.runtime.backends.base import Session, open_session
-from clipsam.runtime.backends.precision import PRECISIONS, can_run, preferred_by
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import can_run, preferred_by
 from clipsam.runtime.backends.trt.cuda import Cuda
 from clipsam.runtime.backends.trt.engine_store import (
     ENGINES,
@@ -71,7 +72,7 @@ def build_engines(
     """
     for precision in precisions or ():
         if precision in PRECISIONS and not can_run("tensorrt", precision):
-            provider = " and ".join(PRECISIONS[precision].providers)
+            provider = " and ".join(PRECISIONS[precision].made_for)
             raise ExportError(
                 f"{precision} is for provider {provider} alone and has no engines: leave it out, "
                 "and use fp16 or fp32."

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.research.cli.arguments import whole_number
-from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image

@@ -26,9 +26,9 @@ from clipsam.research.models.presets import Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.research.models.reference import fuse, weighted_sum
 from clipsam.research.models.umci import UMCIStages
-from clipsam.runtime.core.result import ANOMALOUS, GOOD, Result
+from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.stages.decision import decide, image_score
+from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import image_scale
 from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.prompts import FOREGROUND, Prompts, find_prompts
@@ -122,16 +122,16 @@ class TorchModel:
             masks, scores = np.zeros((0, 3, *rough.shape), np.bool_), np.zeros((0, 3), np.float32)
         weight = self.fusion.mask_weight
         final = fuse(rough, masks, scores, weight)
-        mask, regions = decide(final, prompts.components, self.decision, refined=refined)
+        decision = decide(final, prompts.components, self.decision, refined=refined)
         shown = final
         if norm != "fixed":
             total = weighted_sum(rough, masks, scores, weight)
             shown = image_scale(np.asarray(total, np.float32))
         return Result(
-            verdict=ANOMALOUS if regions else GOOD,
-            score=image_score(final, self.decision.score_area),
-            threshold=self.decision.threshold,
-            regions=regions,
+            verdict=decision.verdict,
+            score=decision.score,
+            threshold=decision.threshold,
+            regions=decision.regions,
             category=category,
             height=image.shape[0],
             width=image.shape[1],
@@ -142,7 +142,7 @@ class TorchModel:
             bundle="",
             timings={},
             score_map=shown,
-            mask=mask,
+            mask=decision.mask,
         )
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """One interface to every engine: named arrays in, named arrays out.
 
-A backend is one file with one class that fills `inputs`, `outputs` and `provider` and implements
-`_run`. `open_session` imports it when it is asked for, never before.
+A backend is one folder with one class that fills `inputs`, `outputs`, `provider` and `precision`
+and implements `_run`, and one entry of `providers.PROVIDERS`. `open_session` imports it when it is
+asked for, never before.
 """
 
 from __future__ import annotations
@@ -17,18 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.precision import PRECISIONS as PRECISIONS
-from clipsam.runtime.backends.precision import can_run as can_run
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS, can_run, provider_entry
 from clipsam.runtime.core.errors import ProviderError, SessionError
 
 Array = NDArray[Any]
-
-# What may be asked for, and the backend (a module and class of this package) that answers.
-PROVIDERS = {
-    "cpu": ("clipsam.runtime.backends.ort.session", "OrtSession"),
-    "cuda": ("clipsam.runtime.backends.ort.session", "OrtSession"),
-    "tensorrt": ("clipsam.runtime.backends.trt.session", "TrtSession"),
-}
 
 
 @dataclass(frozen=True)
@@ -129,6 +123,22 @@ class Session(ABC):
         self.close()
 
 
+class SessionWrapper(Session):
+    """A session that runs another one; override `_run` to see or change what passes through."""
+
+    def __init__(self, inner: Session) -> None:
+        self.inner = inner
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+        self.provider, self.precision = inner.provider, inner.precision
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self.inner.run(feeds)
+
+    def close(self) -> None:
+        """Free what the inner session holds."""
+        self.inner.close()
+
+
 def check_finite(outputs: Mapping[str, Array], *names: str) -> None:
     """Raise SessionError on NaN or infinity, which every comparison would take for a good part."""
     for name in names:
@@ -151,7 +161,7 @@ def open_session(
 
     `threads` bounds the CPU threads of one run (None: the backend's default, all cores; a GPU
     ignores it). `precision`, one of `PRECISIONS`, is that of the ONNX file. `sha256` is
-    `engine_file.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
+    `files.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
     Raises MissingBackendError (naming the extra to install), ProviderError (the provider is
     unknown, the precision is not made for it, or another device would run; there is no silent
     fallback), EngineError (no TensorRT
@@ -170,10 +180,10 @@ def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
 
     `there` are the precisions that could be opened instead.
     """
-    _check_known(provider)
+    provider_entry(provider)
     if precision not in PRECISIONS or can_run(provider, precision):  # unknown: not in the bundle
         return
-    only = "' or '".join(PRECISIONS[precision].providers)
+    only = "' or '".join(p for p in PROVIDERS if can_run(p, precision))
     instead = " or ".join(repr(other) for other in there if can_run(provider, other))
     raise ProviderError(
         f"Precision {precision!r} is for provider '{only}' alone and cannot run on {provider!r}: "
@@ -183,12 +193,6 @@ def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:
 
 def backend_of(provider: str) -> type[Session]:
     """The class that answers for `provider`; raises ProviderError when there is none."""
-    _check_known(provider)
-    module, name = PROVIDERS[provider]
-    backend: type[Session] = getattr(importlib.import_module(module), name)
+    entry = provider_entry(provider)
+    backend: type[Session] = getattr(importlib.import_module(entry.module), entry.session)
     return backend
-
-
-def _check_known(provider: str) -> None:
-    if provider not in PROVIDERS:
-        raise ProviderError(f"Unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}.")

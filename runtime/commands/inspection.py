@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clipsam.runtime.backends.base import PRECISIONS, PROVIDERS
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.folder import Counts, find_jobs, inspect_files
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import NORMS

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.core.result import Region
+from clipsam.runtime.core.result import ANOMALOUS, GOOD, Region
 from clipsam.runtime.ops.components import Component, find_components, pixel_area
 from clipsam.runtime.ops.runs import Indices
 
@@ -45,6 +45,28 @@ class DecisionOptions:
             raise ValueError("score_area must lie in [0,1)")
 
 
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What the final map of one image comes to.
+
+    Attributes:
+      mask: bool [H,W], the union of the regions.
+      regions: largest evidence first.
+      score: of the image, see `DecisionOptions.score_area`.
+      threshold: what a pixel had to exceed, on the fixed scale.
+    """
+
+    mask: NDArray[np.bool_]
+    regions: tuple[Region, ...]
+    score: float
+    threshold: float
+
+    @property
+    def verdict(self) -> str:
+        """ "anomalous" if there is a region, else "good"."""
+        return ANOMALOUS if self.regions else GOOD
+
+
 def image_score(final: NDArray[np.float32], score_area: float) -> float:
     """How anomalous the image is, from its final map: see `DecisionOptions.score_area`.
 
@@ -64,12 +86,12 @@ def decide(
     options: DecisionOptions,
     *,
     refined: bool,
-) -> tuple[NDArray[np.bool_], tuple[Region, ...]]:
-    """Mask bool [H,W] and its regions, largest evidence first.
+) -> Decision:
+    """Mask, regions, image score and verdict.
 
-    `final` is the fixed-scale map, `components` those of the rough map (Eq. 7), `refined` whether
-    SAM's masks are part of `final`; without them the components are the answer. A region that
-    touches no component is none: SAM redraws defects, it does not find them.
+    `final` [H,W] is the fixed-scale map, `components` those of the rough map (Eq. 7), `refined`
+    whether SAM's masks are part of `final`; without them the components are the answer. A region
+    that touches no component is none: SAM redraws defects, it does not find them.
     """
     mask = np.zeros(final.shape, np.bool_)
     flat = mask.reshape(-1)
@@ -87,7 +109,8 @@ def decide(
     if lost:
         flat[_pixels(lost)[0]] = True
         regions = find_components(mask, final, 1)  # what was added may join regions
-    return mask, _regions(regions, mask, final)
+    score = image_score(final, options.score_area)
+    return Decision(mask, _regions(regions, mask, final), score, options.threshold)
 
 
 def _pixels(components: Sequence[Component]) -> tuple[Indices, Indices]:

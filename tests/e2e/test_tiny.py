@@ -59,7 +59,7 @@ def test_words_steer_the_map(tiny_bundle: Path) -> None:
                 elif wording == "unrelated":
                     other = state_feature(clip, tokenizer, sample.category, ["musical {}"])
                     text = torch.stack([text[:, 0], other], dim=1)
-                maps.append(rough_map(model._sessions["clip_umci"], sample.image, text.numpy()))
+                maps.append(rough_map(model.sessions["clip_umci"], sample.image, text.numpy()))
             found[wording] = pixel_metrics(np.stack(maps), truth)
     assert found["plain"]["auroc"] > 0.91  # 0.931 when they were made
     assert found["plain"]["ap"] > 0.67  # 0.703
@@ -74,7 +74,7 @@ def test_thread_count_changes_neither_prompts_nor_verdict(tiny_bundle: Path) -> 
     seen = []
     for threads in (1, 2, 3, 1):
         with ClipSAM.open(tiny_bundle, threads=threads) as model:
-            session, text = model._sessions["clip_umci"], model.bundle.text("object")
+            session, text = model.sessions["clip_umci"], model.bundle.text("object")
             prompts = [
                 find_prompts(rough_map(session, image, text), model.bundle.manifest.prompts)
                 for image in images

@@ -51,6 +51,14 @@ def test_the_runtimes_tests_are_collected_without_torch() -> None:
     assert f"{Path(__file__).name}::" in done.stdout
 
 
+def test_everything_of_the_public_face_is_there_without_an_engine() -> None:
+    code = "from clipsam.runtime import *\nprint(*sorted(set(dir()) & set(sys.argv[1:])))"
+    names = sorted(clipsam.runtime.__all__)
+    done = run(code, (*RESEARCH, "onnxruntime", "tensorrt"), *names)
+    assert (done.stdout.split(), done.stderr) == (names, "")
+    assert {"ClipSAM", "overlay", "read_image", "write_png", "write_score_tiff"} <= set(names)
+
+
 def test_the_block_blocks() -> None:
     done = run("import PIL", RESEARCH)
     assert done.returncode != 0

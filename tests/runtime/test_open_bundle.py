@@ -60,8 +60,8 @@ def write_engines(bundle: Path, precision: str = "fp32", *names: str) -> None:
 def opened(bundle: Path, provider: str, precision: str | None = None) -> dict[str, str]:
     """graph -> the precision it was opened in."""
     with ClipSAM.open(bundle, provider, 1, precision) as model:
-        assert {s.provider for s in model._sessions.values()} == {provider}
-        return {name: session.precision for name, session in model._sessions.items()}
+        assert {s.provider for s in model.sessions.values()} == {provider}
+        return {name: session.precision for name, session in model.sessions.items()}
 
 
 def test_a_whole_inspection(bundle: Path, cuda: FakeCuda) -> None:
@@ -69,7 +69,7 @@ def test_a_whole_inspection(bundle: Path, cuda: FakeCuda) -> None:
     write_engines(bundle)
     parts = [bright_square(), np.full((90, 80, 3), 30, np.uint8), bright_square(bright=230)]
     with ClipSAM.open(bundle, "cpu", 1) as reference, ClipSAM.open(bundle, "tensorrt") as model:
-        assert {session.provider for session in model._sessions.values()} == {"tensorrt"}
+        assert {session.provider for session in model.sessions.values()} == {"tensorrt"}
         for part in parts:
             expected, found = reference.inspect(part), model.inspect(part)
             assert (found.verdict, found.regions) == (expected.verdict, expected.regions)

@@ -16,19 +16,19 @@ from support.toy_bundle import SCORES, bright_square, build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, CategoryError, ClipSAM, ImageError, Result, SessionError
 from clipsam.runtime import timing as clock_module
-from clipsam.runtime.backends.base import Array, Session, open_session
+from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.bundle import Manifest, write_manifest, write_text_features
 from clipsam.runtime.stages.prompts import PromptOptions
 
 Outputs = dict[str, Array]
 
 
-class Spy(Session):
+class Spy(SessionWrapper):
     """A session that counts its runs, keeps its feeds, and may change its outputs."""
 
     def __init__(self, inner: Session, before: Callable[[], None] = lambda: None) -> None:
-        self.inner, self.before = inner, before
-        self.inputs, self.outputs, self.provider = inner.inputs, inner.outputs, inner.provider
+        super().__init__(inner)
+        self.before = before
         self.feeds: list[Mapping[str, Array]] = []
         self.change: Callable[[Outputs], None] = lambda outputs: None
         self.closed = False
@@ -36,13 +36,13 @@ class Spy(Session):
     def _run(self, feeds: Mapping[str, Array]) -> Outputs:
         self.feeds.append(feeds)
         self.before()
-        outputs = self.inner.run(feeds)
+        outputs = super()._run(feeds)
         self.change(outputs)
         return outputs
 
     def close(self) -> None:
         self.closed = True
-        self.inner.close()
+        super().close()
 
 
 class Model:

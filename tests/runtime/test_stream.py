@@ -28,7 +28,7 @@ from clipsam.runtime import (
     Result,
     SessionError,
 )
-from clipsam.runtime.backends.base import Array, Session, open_session
+from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.images.reader import write_png
 from clipsam.runtime.timing import Clock
 
@@ -37,12 +37,11 @@ DARK = np.full((120, 160, 3), 30, np.uint8)
 PATIENCE = 20  # seconds until a test fails that would wait for ever
 
 
-class Watched(Session):
+class Watched(SessionWrapper):
     """A session that tells of every run, and may hold it or change its outputs."""
 
     def __init__(self, inner: Session) -> None:
-        self.inner, self.inputs, self.outputs = inner, inner.inputs, inner.outputs
-        self.provider, self.precision = inner.provider, inner.precision
+        super().__init__(inner)
         self.before: Callable[[Feeds], None] = lambda feeds: None
         self.after: Callable[[Feeds], None] = lambda outputs: None
         self.batches: list[int] = []
@@ -50,12 +49,9 @@ class Watched(Session):
     def _run(self, feeds: Feeds) -> Feeds:  # type: ignore[override]
         self.batches.append(len(feeds["image"]) if "image" in feeds else 1)
         self.before(feeds)
-        outputs = self.inner.run(feeds)
+        outputs = super()._run(feeds)
         self.after(outputs)
         return outputs
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 class Watching:

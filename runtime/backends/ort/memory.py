@@ -1,9 +1,10 @@
 """Memory of onnxruntime's sessions on the CPU: one arena for all of a process, given back at close.
 
 By default every session keeps an arena as large as its hungriest run needs, though CLIP and SAM
-work on a part one after the other. With one arena between them `tiny` peaks at 327 instead of
-421 MB for parts one by one, and takes no longer; benchmarks/README.md has the figures, and what
-else was tried.
+work on a part one after the other. With one arena between them `tiny` peaks at 314 instead of
+356 MB for the eight example images one by one (one thread), and takes no longer. Where CLIP and SAM
+run at the same time, as in `clipsam inspect`, it saves nothing (369 to 372 MB either way).
+benchmarks/README.md has other figures, and what else was tried.
 """
 
 from __future__ import annotations

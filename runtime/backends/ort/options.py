@@ -10,7 +10,7 @@ from typing import Any
 
 from clipsam.runtime.backends.ort.memory import use_shared_arena
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _OF_PROVIDER: dict[str, dict[str, str]] = {
     "cpu": {},
@@ -49,9 +49,9 @@ def session_options(ort: Any, provider: str, threads: int | None) -> Any:
 
 
 def session_arguments(provider: str) -> dict[str, Any]:
-    """The keyword arguments of InferenceSession for `provider`, one of `PROVIDERS`."""
+    """The keyword arguments of InferenceSession for `provider`, one of `EXECUTION_PROVIDERS`."""
     arguments: dict[str, Any] = {
-        "providers": [(PROVIDERS[provider], _OF_PROVIDER[provider])],
+        "providers": [(EXECUTION_PROVIDERS[provider], _OF_PROVIDER[provider])],
         "enable_fallback": 0,  # it prints to stdout, and tries other devices than that asked for
     }
     if provider == "cpu":

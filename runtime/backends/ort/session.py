@@ -12,10 +12,14 @@ import numpy as np
 
 from clipsam.runtime.backends.base import Array, Session, TensorSpec
 from clipsam.runtime.backends.ort.memory import give_back, trim_malloc
-from clipsam.runtime.backends.ort.options import PROVIDERS, session_arguments, session_options
+from clipsam.runtime.backends.ort.options import (
+    EXECUTION_PROVIDERS,
+    session_arguments,
+    session_options,
+)
+from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 
-_EXTRAS = {"cpu": "ort", "cuda": "ort-gpu"}
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -39,11 +43,11 @@ class OrtSession(Session):
         sha256: str | None = None,  # the graph itself is what is opened
     ) -> None:
         ort = _import_onnxruntime(provider)
-        wanted = PROVIDERS[provider]
+        wanted = EXECUTION_PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
             raise ProviderError(
                 f"This onnxruntime has no {wanted}: pip uninstall onnxruntime, then "
-                f"pip install 'clipsam[{_EXTRAS[provider]}]', or use provider 'cpu'."
+                f"pip install 'clipsam[{PROVIDERS[provider].extra}]', or use provider 'cpu'."
             )
         options = session_options(ort, provider, threads)
         try:
@@ -123,8 +127,9 @@ def _import_onnxruntime(provider: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
+        extra = PROVIDERS[provider].extra
         raise MissingBackendError(
-            f"Provider {provider!r} needs onnxruntime: pip install 'clipsam[{_EXTRAS[provider]}]'."
+            f"Provider {provider!r} needs onnxruntime: pip install 'clipsam[{extra}]'."
         ) from error
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         # CUDA and cuDNN may come from NVIDIA's wheels, which the loader does not search. What it

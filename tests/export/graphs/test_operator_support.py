@@ -29,7 +29,8 @@ from clipsam.export.quantization.static_int8 import quantise
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS, Preset, SamConfig
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
-from clipsam.runtime.backends.precision import PRECISIONS, can_run
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import can_run
 from clipsam.runtime.bundle import GRAPHS
 
 OPSET_RANGE = (9, 24)

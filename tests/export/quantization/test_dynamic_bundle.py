@@ -51,7 +51,7 @@ def _own(folder: Path) -> dict[str, str]:
 
 def _opened(folder: Path, precision: str | None = None) -> dict[str, str]:
     with ClipSAM.open(folder, threads=1, precision=precision) as model:
-        return {name: session.precision for name, session in model._sessions.items()}
+        return {name: session.precision for name, session in model.sessions.items()}
 
 
 def test_built_and_checked(dynamic: tuple[Path, BuildReport]) -> None:

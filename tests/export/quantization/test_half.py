@@ -31,6 +31,7 @@ from clipsam.export.quantization.half import _PRODUCTS, DTYPES, IN_FLOAT32, Half
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.backends.precision import PRECISIONS, safer_than
+from clipsam.runtime.backends.providers import PROVIDERS, can_run, preferred_by
 from clipsam.runtime.bundle import GRAPHS
 from clipsam.runtime.core.errors import ExportError
 
@@ -123,7 +124,10 @@ def test_precisions_are_one_list() -> None:
     assert tuple(RECIPES) == tuple(PRECISIONS)
     for name, precision in PRECISIONS.items():
         assert name == "fp32" or safer_than(name)[-1] == "fp32"
-        assert set(precision.first_choice_of) <= set(precision.providers)
+        assert set(precision.made_for) <= set(PROVIDERS)
+        assert any(can_run(provider, name) for provider in PROVIDERS)
+    for provider, entry in PROVIDERS.items():
+        assert preferred_by(provider)[0] == entry.prefers
     assert complete(()) == ("fp32",)
     assert complete(("bf16",)) == ("fp32", "bf16")
     assert complete(("int8",)) == ("fp32", "fp16", "int8")  # brings its decoder along

@@ -82,7 +82,7 @@ def test_fallback_builds_the_safer_precision(broken: Path, fake: Fake) -> None:
         "fp32", "sam_encoder"
     )
     with ClipSAM.open(broken, "tensorrt") as model:  # takes what is there
-        assert [s.precision for s in model._sessions.values()] == ["fp16", "fp32", "fp16"]
+        assert [s.precision for s in model.sessions.values()] == ["fp16", "fp32", "fp16"]
 
 
 def test_fallback_of_the_whole(bundle: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_two_models_of_one_compute_capability(bundle: Path, fake: Fake) -> None:
         cuda.name = gpu
         assert len(build_engines(bundle, ["fp16"]).kept) == 3
         with ClipSAM.open(bundle, "tensorrt") as model:
-            assert {s.sidecar.gpu for s in model._sessions.values()} == {gpu}  # type: ignore[attr-defined]
+            assert {s.sidecar.gpu for s in model.sessions.values()} == {gpu}  # type: ignore[attr-defined]
     cuda.name = "NVIDIA L40"
     with pytest.raises(
         EngineError, match=r"no fp16 engine of clip_umci for this box \(NVIDIA L40 sm89"

@@ -53,7 +53,7 @@ def test_from_a_bundle_to_a_verdict(bundle: Path, fake: Fake) -> None:
     assert cuda.held() == {}
     part = bright_square()
     with ClipSAM.open(bundle, "cpu", 1) as exact, ClipSAM.open(bundle, "tensorrt") as model:
-        assert {s.precision for s in model._sessions.values()} == {"fp16"}
+        assert {s.precision for s in model.sessions.values()} == {"fp16"}
         assert model.inspect(part).verdict == exact.inspect(part).verdict == "anomalous"
 
 

@@ -29,22 +29,22 @@ from clipsam.export.quantization.half import IN_FLOAT32, HalfPrecision
 from clipsam.export.trt.build import build_engines
 from clipsam.export.trt.gate import GateError, check_session, check_whole, safer_precision
 from clipsam.research.models.presets import Preset
-from clipsam.runtime.backends.base import Array, Session, open_session
+from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.bundle import Bundle
 
 THERE = ("fp32", "fp16", "bf16", "int8")
 
 
-class Altered(Session):
+class Altered(SessionWrapper):
     """A session whose outputs are changed, from its nth run on."""
 
     def __init__(self, inner: Session, output: str, factor: float, start: int = 0) -> None:
-        self._inner, self._output, self._factor, self._left = inner, output, factor, start
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self.provider, self.precision = inner.provider, "fp16"
+        super().__init__(inner)
+        self.precision = "fp16"
+        self._output, self._factor, self._left = output, factor, start
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        found = self._inner.run(feeds)
+        found = super()._run(feeds)
         self._left -= 1
         if self._left < 0:
             found[self._output] = found[self._output] * np.float32(self._factor)

@@ -204,18 +204,18 @@ def test_the_decision_is_the_plain_one(name: str, refined: bool) -> None:
             settings = DecisionOptions(min_area=smallest * 0.99)
             found = decide(final, components, settings, refined=refined)
             expected = plain_decide(final, plain, settings, refined=refined)
-            np.testing.assert_array_equal(found[0], expected[0])
-            assert found[0].dtype == np.bool_
-            assert found[1] == expected[1]
+            np.testing.assert_array_equal(found.mask, expected[0])
+            assert found.mask.dtype == np.bool_
+            assert found.regions == expected[1]
 
 
 def test_outlines_of_regions_within_regions() -> None:
     """An outline is the region's own, not that of the hole it lies in."""
     final = np.where(rings(21), 0.9, 0).astype(np.float32)
     components = find_components(final > 0, final, 1)
-    mask, regions = decide(final, components, DecisionOptions(min_area=0), refined=True)
-    assert len(regions) == 6
-    assert mask.sum() == sum(region.area for region in regions)
-    for number, region in enumerate(sorted(regions, key=lambda r: r.box)):
+    found = decide(final, components, DecisionOptions(min_area=0), refined=True)
+    assert len(found.regions) == 6
+    assert found.mask.sum() == sum(region.area for region in found.regions)
+    for number, region in enumerate(sorted(found.regions, key=lambda r: r.box)):
         low, high = 2 * number, 20 - 2 * number
         assert set(region.contour) == {(low, low), (high, low), (high, high), (low, high)}

@@ -93,7 +93,8 @@ def refined(
     if components is None:  # the rough map found what the final map shows
         smallest = pixel_area(min_area, final.shape)
         components = find_components(final > threshold, final, smallest)
-    return decide(final, components, DecisionOptions(threshold, min_area), refined=True)
+    found = decide(final, components, DecisionOptions(threshold, min_area), refined=True)
+    return found.mask, found.regions
 
 
 def blank(height: int = 40, width: int = 50) -> Map:
@@ -235,9 +236,21 @@ def test_without_sam_the_components_are_the_answer() -> None:
     rough[5:9, 5:9] = 0.6
     rough[20:30, 20:30] = 0.99
     options = DecisionOptions(threshold=0.2)  # which 0.99 / 4 exceeds and 0.6 / 4 does not
-    mask, regions = decide(rough / 4, components_of(rough), options, refined=False)
-    np.testing.assert_array_equal(mask, rough > 0.47)
-    assert [region.area for region in regions] == [100, 16]
+    found = decide(rough / 4, components_of(rough), options, refined=False)
+    np.testing.assert_array_equal(found.mask, rough > 0.47)
+    assert [region.area for region in found.regions] == [100, 16]
+
+
+def test_a_part_with_a_region_is_anomalous_and_one_without_is_good() -> None:
+    rough = blank()
+    rough[5:9, 5:9] = 0.9
+    options = DecisionOptions(threshold=0.2, score_area=0.005)
+    for found, verdict in (
+        (decide(rough / 4, components_of(rough), options, refined=False), "anomalous"),
+        (decide(rough / 4, (), options, refined=False), "good"),  # a high score decides nothing
+    ):
+        assert found.verdict == verdict
+        assert found.score == image_score(rough / 4, 0.005) > found.threshold == 0.2
 
 
 @pytest.mark.parametrize("shape", [(17, 93), (93, 17), (64, 64), (31, 33)])

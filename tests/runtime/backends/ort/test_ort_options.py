@@ -12,8 +12,7 @@ import pytest
 from support.toy_bundle import write_graph
 
 from clipsam.runtime.backends.base import TensorSpec, open_session
-from clipsam.runtime.backends.ort import session as session_ort
-from clipsam.runtime.backends.ort.options import PROVIDERS, session_arguments, session_options
+from clipsam.runtime.backends.ort.options import session_arguments, session_options
 
 WIDTH = 8
 
@@ -93,7 +92,3 @@ def _entry(options: Any, name: str) -> str | None:
 def test_a_gpu_is_asked_for_exact_fp32_and_keeps_its_fused_kernels() -> None:
     providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     assert session_arguments("cuda") == {"providers": providers, "enable_fallback": 0}
-
-
-def test_every_provider_has_an_extra() -> None:
-    assert set(session_ort._EXTRAS) == set(PROVIDERS)
