@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         help="answer with the rough map when SAM would take longer than this in all",
     )
     inspect.add_argument(
-        "--resume", action="store_true", help="skip images that results.jsonl already has"
+        "--resume",
+        action="store_true",
+        help="skip images that results.jsonl already has, unchanged and with the same options",
     )
     inspect.set_defaults(run=_inspect)
 
@@ -112,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    jobs = find_jobs(args.images, args.output)
+    jobs = find_jobs(args.images)
     with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
         if args.deadline_ms is not None:
             model.warm_up()

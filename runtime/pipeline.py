@@ -52,6 +52,16 @@ class ClipSAM:
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
         self._refine_ms = 0.0  # what SAM cost last time, for the deadline
 
+    @property
+    def provider(self) -> str:
+        """What really runs the graphs, one of `PROVIDERS`."""
+        return self._clip_umci.provider
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """graph -> what it computes in, one of `PRECISIONS`."""
+        return {name: session.precision for name, session in self._sessions.items()}
+
     @classmethod
     def open(
         cls,
@@ -98,8 +108,8 @@ class ClipSAM:
 
         `category` is a word the bundle knows; `norm` overrides the scale of the returned map
         ("fixed" or "image"). With `deadline_ms`, a part for which SAM would take too long (by what
-        it took last time, or in `warm_up`) gets its rough result and `refined=False`; its verdict
-        is the same.
+        it took last time, or in `warm_up`) gets its rough result and `late=True`; its verdict is
+        the same.
         Raises ImageError, CategoryError, SessionError.
         """
         image, text = check_image(image), self.bundle.text(category)
@@ -157,7 +167,8 @@ class ClipSAM:
             width=image.shape[1],
             prompts=len(prompts),
             dropped=prompts.dropped,
-            refined=not late,
+            refined=masks is not None,
+            late=late,
             norm=norm,
             bundle=self.bundle.id,
             timings=clock.stages(),

@@ -41,10 +41,11 @@ class Result:
     width: int
     prompts: int  # q, boxes given to SAM
     dropped: int  # components beyond the most boxes SAM is given
-    refined: bool  # whether the answer is Eq. 9 in full; False: the deadline left no time for SAM
+    refined: bool  # whether SAM redrew the rough map; a part without prompts needs no SAM
     norm: str  # the scale of score_map: "fixed" or "image"
     bundle: str  # id of the bundle
     timings: Mapping[str, float]  # ms: (read), rough, prompts, encode, decode, fuse, total
+    late: bool = field(default=False, kw_only=True)  # SAM was left out to keep the deadline
     score_map: NDArray[np.float32] = field(repr=False, compare=False)
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
 

@@ -99,7 +99,7 @@ def test_a_good_part_runs_no_sam(spied: Model) -> None:
     assert spied.runs() == {"clip_umci": 1, "sam_encoder": 0, "sam_decoder": 0}
     assert (result.verdict, result.anomalous) == ("good", False)
     assert (result.prompts, result.dropped, result.regions) == (0, 0, ())
-    assert result.refined  # Eq. 9 in full: there is nothing to add
+    assert (result.refined, result.late) == (False, False)  # there is nothing to redraw
     assert not result.mask.any()
     np.testing.assert_allclose(result.score_map, 30 / 255 / 4, rtol=1e-5)
     assert result.score == pytest.approx(30 / 255 / 4)
@@ -166,7 +166,7 @@ def test_a_deadline_gives_the_rough_result(spied: Model) -> None:
     assert model.inspect(image, deadline_ms=250).refined
     late = model.inspect(image, deadline_ms=230)  # 10 ms are gone when SAM would start
     assert spied.runs() == {"clip_umci": 3, "sam_encoder": 2, "sam_decoder": 2}
-    assert (late.refined, late.prompts, late.verdict) == (False, 1, "anomalous")
+    assert (late.refined, late.late, late.prompts, late.verdict) == (False, True, 1, "anomalous")
     assert late.threshold == full.threshold == 0.25
     assert set(late.timings) == {"rough", "prompts", "fuse", "total"}
     np.testing.assert_array_equal(late.mask, late.score_map > 0.47 / 4)
@@ -184,7 +184,7 @@ def test_one_slow_run_does_not_switch_sam_off_for_good(spied: Model) -> None:
 def test_a_deadline_does_not_touch_good_parts(spied: Model) -> None:
     spied.model.inspect(bright_square())
     result = spied.model.inspect(DARK, deadline_ms=1)
-    assert (result.verdict, result.refined) == ("good", True)
+    assert (result.verdict, result.refined) == ("good", False)
 
 
 def test_warm_up_tells_the_deadline_what_sam_costs(spied: Model) -> None:
