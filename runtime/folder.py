@@ -15,6 +15,8 @@ import numpy as np
 
 from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
 from clipsam.runtime.core.files import sha256
+from clipsam.runtime.core.result import Result
+from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
@@ -146,13 +148,7 @@ def _write(
         if seen.state != _state(seen.job.source):
             raise ImageError(f"{seen.job.source} was written to meanwhile: inspect it again.")
         record.begin(name, seen.stem, seen.sha256, settings)
-        overlay_file, mask_file, score_file = files = [
-            output / (seen.stem + ending) for ending in (OVERLAY, MASK, SCORE)
-        ]
-        write_png(overlay_file, overlay(image, result))
-        write_png(mask_file, result.mask.astype(np.uint8) * 255)
-        write_score_tiff(score_file, result.score_map)
-        record.finish(result.to_dict(), files)
+        record.finish(result.to_dict(), _write_files(output, seen, image, result))
     except ClipSAMError as error:
         if isinstance(error, OutputError) and not _name_too_long(error):
             raise  # nor could the next one be written
@@ -162,6 +158,21 @@ def _write(
     else:
         counts.anomalous += result.anomalous
         counts.good += not result.anomalous
+
+
+def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> list[Path]:
+    """Overlay, mask and score map; returns their paths."""
+    files = [output / (seen.stem + ending) for ending in (OVERLAY, MASK, SCORE)]
+    try:
+        write_png(files[0], overlay(image, result))
+        write_png(files[1], result.mask.astype(np.uint8) * 255)
+        write_score_tiff(files[2], result.score_map)
+    except MemoryError as error:
+        raise ImageError(
+            f"{seen.job.source} does not fit into the memory that is free: cut it into tiles, or "
+            "free some."
+        ) from error
+    return files
 
 
 def _name_too_long(error: OutputError) -> bool:

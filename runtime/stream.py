@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.core.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError, ImageError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.images.reader import read_image
@@ -212,6 +212,8 @@ class Line:
                 part.small = clip_input(part.image, self._size)
         except ClipSAMError as error:
             part.outcome = error
+        except MemoryError:
+            part.outcome = _too_large(source)
         return part
 
     def _find(self, parts: list[_Part]) -> None:
@@ -243,7 +245,18 @@ class Line:
                 part.outcome = self._refine_one(part.image, part.category, rough, part.clock)
             except ClipSAMError as error:
                 part.outcome = error
+            except MemoryError:
+                part.outcome = _too_large(part.item)
             part.rough = None
+
+
+def _too_large(item: Item) -> ImageError:
+    """What is left of a MemoryError at a stage whose needs grow with the image."""
+    source = item[0] if isinstance(item, tuple) else item
+    what = source if isinstance(source, str | Path) else "the image"
+    return ImageError(
+        f"{what} does not fit into the memory that is free: cut it into tiles, or free some."
+    )
 
 
 def _waiting(source: _Queue, most: int) -> tuple[list[_Part], _End | None]:

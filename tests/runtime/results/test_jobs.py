@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +125,64 @@ def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(ImageError, match=r"line 1 cannot be read \(Permission denied\): allow it"):
         find_jobs([images])
+
+
+def test_a_name_too_long_for_its_results_is_shortened(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("x" * 246, "x" * 245 + "y", "ä" * 123):
+        save(folder / f"{name}.png", DARK)
+    save(folder / "z.png", bright_square())
+    for _ in range(2):
+        done = run(folder, "--output", tmp_path / "out")
+        assert (done.code, done.err) == (0, "")
+    stems = [row["stem"] for row in lines(tmp_path / "out")]
+    assert len(set(stems)) == 4
+    assert len(listing(tmp_path / "out")) == 13
+
+
+def test_a_picture_too_large_for_the_memory_costs_its_row_alone(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipsam.runtime import folder, stream
+    from clipsam.runtime.stages.sam import Segmenter
+
+    def failing(real: Callable[..., Any], on: Callable[[Any], bool]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if on(args):
+                raise MemoryError
+            return real(*args)
+
+        return call
+
+    read = failing(stream.read_image, lambda args: args[0].name == "good.jpg")
+    monkeypatch.setattr(stream, "read_image", read)
+    encode = failing(Segmenter.encode, lambda args: args[1].shape[:2] == (64, 64))
+    monkeypatch.setattr(Segmenter, "encode", encode)
+    drawn = failing(folder.overlay, lambda args: args[0].shape[:2] == (50, 60))
+    monkeypatch.setattr(folder, "overlay", drawn)
+    done = run(images, "--output", tmp_path / "out")
+    assert done.out.startswith("0 good, 1 anomalous, 3 could not be inspected")
+    for name, line in zip(
+        ("good.jpg", "part.v2.BMP", "ok.tiff"), done.err.splitlines(), strict=True
+    ):
+        assert line.startswith("error: ")
+        assert name in line
+        assert "does not fit into the memory that is free" in line
+
+
+def test_a_name_that_the_file_system_refuses_costs_its_row_alone(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that encrypts names does at 143 bytes."""
+    real = tempfile.mkstemp
+
+    def mkstemp(prefix: str, dir: Path) -> tuple[int, str]:
+        if "good" in prefix:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        return real(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    done = run(images, "--output", tmp_path / "out")
+    assert done.out.startswith("1 good, 2 anomalous, 1 could not be inspected")
+    assert "File name too long" in done.err
