@@ -7,9 +7,11 @@ with ClipSAM.open("bundles/tiny") as model:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +26,7 @@ from clipsam.runtime.backends.base import (
     open_session,
 )
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
-from clipsam.runtime.core.errors import BundleError
+from clipsam.runtime.core.errors import BundleError, OptionError
 from clipsam.runtime.core.files import onnx_digest
 from clipsam.runtime.core.result import ANOMALOUS, GOOD, Result
 from clipsam.runtime.images.image import Image, check_image
@@ -75,8 +77,10 @@ class ClipSAM:
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
         `session.PRECISIONS`; None takes the provider's fastest of those that are there and keep
         the result (`session.PREFERRED`). Every file is verified that is not another precision's.
-        Raises BundleError or SessionError, EngineError where no TensorRT engine fits this box.
+        Raises OptionError, BundleError or SessionError, EngineError where no TensorRT engine fits
+        this box.
         """
+        _check_threads(threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
         chosen = _choose_precisions(opened, provider, precision)
         entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}
@@ -110,8 +114,9 @@ class ClipSAM:
         ("fixed" or "image"). With `deadline_ms`, a part for which SAM would take too long (by what
         it took last time, or in `warm_up`) gets its rough result and `late=True`; its verdict is
         the same.
-        Raises ImageError, CategoryError, SessionError.
+        Raises ImageError, CategoryError, OptionError, SessionError.
         """
+        _check_deadline(deadline_ms)
         image, text = check_image(image), self.bundle.text(category)
         norm = self._norm(norm)  # of the returned map
         clock = Clock()
@@ -203,11 +208,20 @@ class ClipSAM:
         int8-dynamic, where images of a batch would change each other's scales, a batch is refused.
 
         Nothing starts before the first result is asked for. Closing the generator, leaving its
-        loop, or Ctrl-C stops it. Raises CategoryError and ValueError at once.
+        loop, or Ctrl-C stops it. An engine that fails on a blank image as well ends the line with
+        its SessionError. Raises CategoryError, OptionError and ValueError at once.
         """
+        if isinstance(images, str | bytes | Path) or getattr(images, "ndim", 4) < 4:
+            raise OptionError(
+                "inspect_many takes an iterable of images and was given one: put it in a list, or "
+                "use inspect."
+            )
+        _check_deadline(deadline_ms)
         self.bundle.text(category)  # an unknown one fails here, not at every image
         refine = partial(self._refine, norm=self._norm(norm), deadline_ms=deadline_ms)
-        line = Line(self._clip_umci, self.bundle.text, refine, category, batch, ahead)
+        line = Line(
+            self._clip_umci, self.bundle.text, refine, self._run_blank, category, batch, ahead
+        )
         return line.run(images)
 
     def _norm(self, norm: str | None) -> str:
@@ -218,16 +232,20 @@ class ClipSAM:
     def warm_up(self) -> None:
         """Run every graph once, so that the first part is not the slow one and SAM's time is
         known to a deadline."""
+        for _ in range(2):  # the first run also sets the engines up: only the second counts
+            self._refine_ms = self._run_blank()
+
+    def _run_blank(self) -> float:
+        """Run every graph on a blank image; returns what SAM took, ms. Raises SessionError."""
         side = self.bundle.manifest.sam_image_size
         blank = np.zeros((side, side, 3), np.uint8)
         rough = rough_map(
             self._clip_umci, blank, self.bundle.text(self.bundle.manifest.categories[0])
         )
         everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
-        for _ in range(2):  # the first run also sets the engine up: only the second counts
-            clock = Clock()
-            fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
-            self._refine_ms = clock.total
+        clock = Clock()
+        fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
+        return clock.total
 
     def close(self) -> None:
         """Free every engine."""
@@ -244,6 +262,24 @@ class ClipSAM:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_deadline(deadline_ms: float | None) -> None:
+    known = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
+    if deadline_ms is not None and not (known and deadline_ms > 0):  # nan, too
+        raise OptionError(
+            f"deadline_ms={deadline_ms!r} must be a number of milliseconds greater than 0, or None."
+        )
+
+
+def _check_threads(threads: int | None) -> None:
+    most = max(64, 4 * (os.cpu_count() or 1))
+    known = isinstance(threads, Integral) and not isinstance(threads, bool)
+    if threads is not None and not (known and 1 <= threads <= most):
+        raise OptionError(
+            f"threads={threads!r} must be between 1 and {most} on this machine, or None for all "
+            "cores."
+        )
 
 
 def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict[str, str]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.core.errors import ClipSAMError, ImageError
+from clipsam.runtime.core.errors import ClipSAMError, ImageError, SessionError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.images.reader import read_image
@@ -99,6 +99,7 @@ class Line:
         clip_umci: Session,
         text: Callable[[str], NDArray[np.float32]],
         refine: Refine,
+        probe: Callable[[], object],
         category: str,
         batch: int = 1,
         ahead: int | None = None,
@@ -116,6 +117,7 @@ class Line:
                 "whole batch. Use batch=1, or precision 'fp32'."
             )
         self._clip_umci, self._text, self._refine_one = clip_umci, text, refine
+        self._probe = probe
         self._category, self._size = category, clip_size(clip_umci)
         self._room = threading.Semaphore(ahead + 1)
         self._stopping = False
@@ -227,6 +229,7 @@ class Line:
         try:
             maps = find_rough(self._clip_umci, np.concatenate(inputs), np.stack(texts))
         except ClipSAMError as error:
+            self._probe_after(error)
             for part in sound:
                 part.outcome = error
             return
@@ -244,10 +247,20 @@ class Line:
                     rough = at_image_size(part.rough, part.image)
                 part.outcome = self._refine_one(part.image, part.category, rough, part.clock)
             except ClipSAMError as error:
+                self._probe_after(error)
                 part.outcome = error
             except MemoryError:
                 part.outcome = _too_large(part.item)
             part.rough = None
+
+    def _probe_after(self, error: ClipSAMError) -> None:
+        """Raise `error` when the engines are to blame, not the image they failed on: when they
+        fail on any."""
+        if isinstance(error, SessionError):
+            try:
+                self._probe()
+            except SessionError:
+                raise error from None
 
 
 def _too_large(item: Item) -> ImageError:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from clipsam.runtime import (
     ClipSAM,
     ImageError,
     Inspected,
+    OptionError,
     Result,
     SessionError,
 )
@@ -209,6 +211,37 @@ def test_an_engine_that_fails(watching: Watching) -> None:
     assert [isinstance(part.outcome, Result) for part in line] == [True, False, True]
 
 
+@pytest.mark.parametrize("which", ["clip", "encoder", "decoder"])
+def test_an_engine_that_is_dead_ends_the_line(watching: Watching, which: str) -> None:
+    """The remaining images are not billed for it."""
+    taken = []
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        for number in range(50):
+            taken.append(number)
+            yield bright_square()
+
+    def fail(feeds: Feeds) -> None:
+        if len(getattr(watching, which).batches) > 2:
+            raise SessionError("the device is lost")
+
+    getattr(watching, which).before = fail
+    line = watching.model.inspect_many(camera())
+    assert [next(line).result().anomalous for _ in range(2)] == [True, True]
+    with pytest.raises(SessionError, match="the device is lost"):
+        next(line)
+    assert len(taken) < 10
+
+
+def test_a_closed_model_ends_the_line(toy: Path) -> None:
+    model = ClipSAM.open(toy, threads=1)
+    line = model.inspect_many(DARK for _ in count())
+    next(line)
+    model.close()
+    with pytest.raises(SessionError, match="closed: open it again"):
+        list(islice(line, 10))
+
+
 def test_a_source_that_fails_ends_the_line_at_its_place(model: ClipSAM) -> None:
     def camera() -> Iterator[NDArray[np.uint8]]:
         yield bright_square()
@@ -248,6 +281,27 @@ def test_wrong_arguments_are_refused_at_once(model: ClipSAM) -> None:
     for batch, ahead in ((0, None), (4, 2), (1, -1)):
         with pytest.raises(ValueError, match="at least batch - 1"):
             model.inspect_many([], batch=batch, ahead=ahead)
+
+
+@pytest.mark.parametrize("deadline", ["500", float("nan"), -5, 0, True])
+def test_a_deadline_that_is_none_is_refused_at_once(model: ClipSAM, deadline: Any) -> None:
+    refused = pytest.raises(OptionError, match=r"deadline_ms=.* must be a number of milliseconds")
+    with refused:
+        model.inspect(DARK, deadline_ms=deadline)
+    with refused:
+        model.inspect_many([DARK], deadline_ms=deadline)
+
+
+@pytest.mark.parametrize("one", ["part.png", Path("part.png"), b"part.png", DARK])
+def test_one_image_is_no_source(model: ClipSAM, one: Any) -> None:
+    with pytest.raises(OptionError, match="was given one: put it in a list"):
+        model.inspect_many(one)
+
+
+@pytest.mark.parametrize("threads", [100_000, 0, -1, 1.5, "2", True])
+def test_a_number_of_threads_that_no_machine_has_is_refused(toy: Path, threads: Any) -> None:
+    with pytest.raises(OptionError, match=r"threads=.* must be between 1 and \d+ on this machine"):
+        ClipSAM.open(toy, threads=threads)
 
 
 def test_a_batch_whose_images_would_change_each_other_is_refused(watching: Watching) -> None:
