@@ -26,7 +26,7 @@ from clipsam.runtime.core.errors import (
 from clipsam.runtime.core.result import Region, Result
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.stream import Inspected
+from clipsam.runtime.stream import Inspected, Inspections
 
 __all__ = [
     "Bundle",
@@ -37,6 +37,7 @@ __all__ = [
     "EngineError",
     "ImageError",
     "Inspected",
+    "Inspections",
     "MissingBackendError",
     "OptionError",
     "OutputError",

@@ -8,7 +8,7 @@ with ClipSAM.open("bundles/tiny") as model:
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from numbers import Integral, Real
@@ -35,7 +35,7 @@ from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_s
 from clipsam.runtime.stages.prompts import find_prompts
 from clipsam.runtime.stages.rough_map import rough_map
 from clipsam.runtime.stages.sam import Segmenter
-from clipsam.runtime.stream import Inspected, Item, Line
+from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
 
 # What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
@@ -190,7 +190,7 @@ class ClipSAM:
         deadline_ms: float | None = None,
         batch: int = 1,
         ahead: int | None = None,
-    ) -> Generator[Inspected, None, None]:
+    ) -> Inspections:
         """`inspect` every item of `images`, in order, working on several at the same time.
 
         An item is an image, a path to read one from, or a pair of either and its category. They
@@ -207,9 +207,10 @@ class ClipSAM:
         from `inspect`'s by the graph's rounding; with a batch of 1 they are the same bits. In
         int8-dynamic, where images of a batch would change each other's scales, a batch is refused.
 
-        Nothing starts before the first result is asked for. Closing the generator, leaving its
-        loop, or Ctrl-C stops it. An engine that fails on a blank image as well ends the line with
-        its SessionError. Raises CategoryError, OptionError and ValueError at once.
+        Nothing starts before the first result is asked for. Closing what is returned, dropping it,
+        or Ctrl-C stops it; `Inspections.unjudged` then gives back what was taken from the source.
+        An engine that fails on a blank image as well ends the line with its SessionError. Raises
+        CategoryError, OptionError and ValueError at once.
         """
         if isinstance(images, str | bytes | Path) or getattr(images, "ndim", 4) < 4:
             raise OptionError(
@@ -222,7 +223,7 @@ class ClipSAM:
         line = Line(
             self._clip_umci, self.bundle.text, refine, self._run_blank, category, batch, ahead
         )
-        return line.run(images)
+        return Inspections(line, images)
 
     def _norm(self, norm: str | None) -> str:
         norm = norm or self.bundle.manifest.fusion.norm

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -467,6 +467,51 @@ def test_a_camera_that_waits_for_ever(model: ClipSAM, monkeypatch: pytest.Monkey
     assert reader.daemon
     trigger.set()
     reader.join(PATIENCE)
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+@pytest.mark.parametrize("kind", ["array", "pair"])
+def test_a_line_that_is_started_again_loses_no_picture(
+    model: ClipSAM, ahead: int, kind: str
+) -> None:
+    """Nor judges one twice, though the camera overwrites its buffer."""
+    buffer = DARK.copy()
+
+    def pictures() -> Iterator[Any]:
+        for number in range(20):
+            buffer[...] = number
+            yield buffer if kind == "array" else (buffer, "bottle")
+
+    camera: Iterator[Any] = pictures()
+    seen: list[int] = []
+    for _ in range(30):
+        line = model.inspect_many(camera, ahead=ahead)
+        for part in islice(line, 3):
+            assert part.image is not None
+            seen.append(int(part.image[0, 0, 0]))
+            assert part.result().category == ("object" if kind == "array" else "bottle")
+        camera = chain(line.unjudged(), camera)
+    assert seen == list(range(20))
+
+
+def test_a_picture_that_comes_after_the_end_is_given_back(
+    model: ClipSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipsam.runtime.stream._GRACE", 0.05)
+    trigger = threading.Event()
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        yield DARK
+        wait(trigger)
+        yield bright_square()
+
+    line = model.inspect_many(camera())
+    next(line)
+    with pytest.raises(TimeoutError, match="belongs to this line"):
+        line.unjudged(timeout=0.01)
+    trigger.set()
+    (late,) = line.unjudged()
+    np.testing.assert_array_equal(np.asarray(late), bright_square())
 
 
 def test_several_lines_share_a_model(model: ClipSAM) -> None:
