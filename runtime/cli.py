@@ -8,6 +8,7 @@ some images could not be inspected (each is named on stderr and in results.jsonl
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -27,6 +28,9 @@ EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not know the letters of a path
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     if rest and args.command not in ("evaluate", "dataset"):

@@ -44,7 +44,9 @@ class Result:
     refined: bool  # whether SAM redrew the rough map; a part without prompts needs no SAM
     norm: str  # the scale of score_map: "fixed" or "image"
     bundle: str  # id of the bundle
-    timings: Mapping[str, float]  # ms: (read), rough, prompts, encode, decode, fuse, total
+    # ms: (read), rough, prompts, encode, decode, fuse; total, their sum; latency, since the image
+    # was taken, with what it waited for others
+    timings: Mapping[str, float]
     late: bool = field(default=False, kw_only=True)  # SAM was left out to keep the deadline
     score_map: NDArray[np.float32] = field(repr=False, compare=False)
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
@@ -61,7 +63,7 @@ class Result:
         values["regions"] = [
             {f.name: getattr(region, f.name) for f in fields(region)} for region in self.regions
         ]
-        values["timings"] = {name: round(ms, 3) for name, ms in self.timings.items()}
+        values["timings"] = dict(self.timings)
         return values
 
     def to_json(self) -> str:

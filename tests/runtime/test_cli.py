@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -213,3 +214,15 @@ def test_progress_on_a_terminal(
     assert "\r1/4  1 anomalous" in done.err
     assert done.err.endswith(" left \n")
     assert run(images / "bad.png", "--output", tmp_path / "out").err == ""
+
+
+def test_a_path_that_the_terminal_cannot_show(toy: Path, images: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "clipsam.runtime.cli", "inspect", toy, images, "--output", "äöü"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("results in \\xe4\\xf6\\xfc\n")

@@ -514,6 +514,14 @@ def test_a_picture_that_comes_after_the_end_is_given_back(
     np.testing.assert_array_equal(np.asarray(late), bright_square())
 
 
+def test_the_total_leaves_the_wait_for_others_out(watching: Watching) -> None:
+    (part,) = watching.model.inspect_many([bright_square()])
+    timings = dict(part.result().timings)
+    total, latency = timings.pop("total"), timings.pop("latency")
+    assert total == pytest.approx(sum(timings.values()), abs=0.01)
+    assert latency > total
+
+
 def test_several_lines_share_a_model(model: ClipSAM) -> None:
     images = parts(8)
     expected = [model.inspect(image) for image in images]
