@@ -7,6 +7,7 @@ with ClipSAM.open("bundles/tiny") as model:
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -37,6 +38,9 @@ from clipsam.runtime.stages.rough_map import rough_map
 from clipsam.runtime.stages.sam import Segmenter
 from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
+
+_LOG = logging.getLogger("clipsam")
+_LOG.addHandler(logging.NullHandler())  # quiet unless it is asked for
 
 # What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
 # about 35 late parts when SAM takes twice as long as there is).
@@ -98,7 +102,9 @@ class ClipSAM:
                 sessions[name] = stack.enter_context(session)
                 _check_contract(entry, session)
             stack.pop_all()
-        return cls(opened, sessions)
+        model = cls(opened, sessions)
+        _LOG.info("bundle %s on %s: %s", opened.id, model.provider, model.precisions)
+        return model
 
     def inspect(
         self,
@@ -174,6 +180,8 @@ class ClipSAM:
             dropped=prompts.dropped,
             refined=masks is not None,
             late=late,
+            provider=self.provider,
+            precisions=self.precisions,
             norm=norm,
             bundle=self.bundle.id,
             timings=clock.stages(),

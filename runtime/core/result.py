@@ -47,6 +47,9 @@ class Result:
     # ms: (read), rough, prompts, encode, decode, fuse; total, their sum; latency, since the image
     # was taken, with what it waited for others
     timings: Mapping[str, float]
+    # What ran, as `ClipSAM` has it; empty where no bundle did.
+    provider: str = field(default="", kw_only=True)
+    precisions: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     late: bool = field(default=False, kw_only=True)  # SAM was left out to keep the deadline
     score_map: NDArray[np.float32] = field(repr=False, compare=False)
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
@@ -63,7 +66,7 @@ class Result:
         values["regions"] = [
             {f.name: getattr(region, f.name) for f in fields(region)} for region in self.regions
         ]
-        values["timings"] = dict(self.timings)
+        values["timings"], values["precisions"] = dict(self.timings), dict(self.precisions)
         return values
 
     def to_json(self) -> str:

@@ -28,7 +28,8 @@ class Spy(Session):
 
     def __init__(self, inner: Session, before: Callable[[], None] = lambda: None) -> None:
         self.inner, self.before = inner, before
-        self.inputs, self.outputs, self.provider = inner.inputs, inner.outputs, inner.provider
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+        self.provider, self.precision = inner.provider, inner.precision
         self.feeds: list[Mapping[str, Array]] = []
         self.change: Callable[[Outputs], None] = lambda outputs: None
         self.closed = False
