@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import plain_host as plain
 from host_scenes import CLIP_SIZE, MASKS, SAM_SIZE, Scene
 from numpy.typing import NDArray
+from support import plain_host as plain
 
 from clipsam.runtime.backends.base import check_finite
 from clipsam.runtime.core.result import ANOMALOUS, GOOD, Region, Result

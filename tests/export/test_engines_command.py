@@ -72,7 +72,8 @@ def test_without_tensorrt(bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_the_box_needs_neither_torch_nor_onnx(bundle: Path) -> None:
     """Everything that --engines-only imports, in a process where more cannot be imported."""
     code = (
-        "from clipsam.export import build_engines, engines_on_box, to_tensorrt\n"
+        "from clipsam.export import build_engines\n"
+        "from clipsam.export.trt import build, builder\n"
         "import sys\n"
         f"assert build_engines.main(['--engines-only', {str(bundle)!r}]) == 1\n"
     )
