@@ -76,7 +76,7 @@ def run_line(
     """Results and milliseconds from when a part was taken."""
     line = model.inspect_many(paths, batch=batch, ahead=ahead)
     results = [part.result() for part in line]
-    return results, [result.timings["total"] for result in results]
+    return results, [result.timings["latency"] for result in results]
 
 
 def modes(model: ClipSAM, ahead: int | None) -> dict[str, Mode]:

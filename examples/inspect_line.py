@@ -26,7 +26,7 @@ def main(bundle: str, folder: str) -> None:
                 print(f"{name}: not inspected: {error}")
                 continue
             boxes = [region.box for region in result.regions]
-            note = "" if result.refined else " (rough: no time for SAM)"
+            note = " (rough: no time for SAM)" if result.late else ""
             print(f"{name}: {result.verdict} {result.score:.2f} {boxes}{note}")
 
 

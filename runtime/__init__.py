@@ -22,6 +22,7 @@ from clipsam.runtime.core.errors import (
     EngineError,
     ImageError,
     MissingBackendError,
+    OptionError,
     OutputError,
     ProviderError,
     SessionError,
@@ -31,7 +32,7 @@ from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import read_image, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.stream import Inspected
+from clipsam.runtime.stream import Inspected, Inspections
 
 
 def __getattr__(name: str) -> str:
@@ -56,7 +57,9 @@ __all__ = [
     "Image",
     "ImageError",
     "Inspected",
+    "Inspections",
     "MissingBackendError",
+    "OptionError",
     "OutputError",
     "ProviderError",
     "Region",

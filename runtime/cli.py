@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not know the letters of a path
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     name, arguments = _command(sys.argv[1:] if argv is None else argv)
     if argv is None:  # a program, not a call: one that is told to stop cleans up as after Ctrl-C
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

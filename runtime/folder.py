@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import stat
 import sys
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
-from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.core.files import sha256
+from clipsam.runtime.core.result import Result
+from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
-from clipsam.runtime.images.reader import SUFFIXES, write_png, write_score_tiff
+from clipsam.runtime.images.reader import write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
+from clipsam.runtime.results.names import MASK, OVERLAY, SCORE
+from clipsam.runtime.results.record import RESULTS, Index, Record, settings_digest
 from clipsam.runtime.stream import Inspected
 
-RESULTS = "results.jsonl"
-OVERLAY, MASK, SCORE = ENDINGS = (".overlay.png", ".mask.png", ".score.tiff")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image to inspect and the name, relative to the output folder, its files get."""
-
-    source: Path
-    name: PurePath  # as `results.jsonl` lists it, with the image's suffix
-    stem: PurePath  # what ".overlay.png" and the others are appended to
+__all__ = ["Counts", "find_jobs", "inspect_files"]
 
 
 @dataclass
@@ -43,47 +38,15 @@ class Counts:
     skipped: int = 0
 
 
-def find_jobs(inputs: Sequence[Path], output: Path | None = None) -> list[Job]:
-    """All images of the files and folders given, folders searched through, in a fixed order.
+@dataclass(frozen=True)
+class _Seen:
+    """A job whose turn came: what its file was then."""
 
-    A file keeps its name, an image in a folder its path relative to that folder. Results of an
-    earlier run into `output` are no images, should it lie in a folder given. Raises ImageError
-    when there is nothing, or when two images would write the same files.
-    """
-    found: list[tuple[Path, PurePath]] = []
-    for given in inputs:
-        if given.is_dir():
-            inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if output is not None and output.resolve().is_relative_to(given.resolve()):
-                inside = [p for p in inside if not _is_result(p, output)]
-            images = [(p, p.relative_to(given)) for p in inside if p.is_file()]
-            if not images:
-                raise ImageError(
-                    f"{given} holds no image ({', '.join(SUFFIXES)}): give another folder."
-                )
-            found += images
-        else:
-            found.append((given, PurePath(given.name)))
-    stems = [name.with_suffix("") for _, name in found]
-    uses = Counter(stems)
-    # part.png and part.jpg side by side keep their suffixes, so that neither overwrites the other.
-    jobs = [
-        Job(source, name, stem if uses[stem] == 1 else name)
-        for (source, name), stem in zip(found, stems, strict=True)
-    ]
-    taken: dict[PurePath, Path] = {}
-    for job in jobs:
-        if job.stem in taken:
-            raise ImageError(
-                f"{taken[job.stem]} and {job.source} would write the same files: inspect them into "
-                "different --output folders."
-            )
-        taken[job.stem] = job.source
-    return jobs
-
-
-def _is_result(path: Path, output: Path) -> bool:
-    return path.name.endswith(ENDINGS) and path.resolve().is_relative_to(output.resolve())
+    job: Job
+    stem: str
+    sha256: str | None  # None where it cannot be read
+    state: tuple[int, ...] | None  # of the file when it was hashed
+    skipped: bool
 
 
 def inspect_files(
@@ -97,85 +60,139 @@ def inspect_files(
     resume: bool = False,
     progress: Callable[[int, int, Counts], None] = lambda done, total, counts: None,
 ) -> Counts:
-    """Inspect every job; write overlay, mask and score map, and a line in `results.jsonl`.
+    """Inspect every job; write overlay, mask and score map, and add a row to `results.jsonl`.
 
-    An image that cannot be read costs one line on stderr and in the results, not the run. With
-    `resume`, images whose line is already there (for this bundle, category and norm) are skipped.
-    Images are read, inspected and written at the same time (`ClipSAM.inspect_many`); with a
-    deadline one after another, so that none waits for another while its time runs.
-    Raises OutputError when the folder cannot be written, CategoryError before anything is.
+    A picture that cannot be inspected costs one line on stderr and in the results, not the run.
+    With `resume`, pictures are skipped whose row stands: same name, same content, and everything
+    else that decides the answer the same. Files of a picture that was judged before are replaced,
+    its row stays. Images are read, inspected and written at the same time (`ClipSAM.inspect_many`);
+    with a deadline one after another, so that none waits for another while its time runs.
+    Raises OutputError when the folder cannot be written, is being written by another process, or
+    holds a file that this would overwrite and no inspection wrote; CategoryError. In the latter
+    cases nothing was written.
     """
     model.bundle.text(category)  # an unknown category fails here, not at the first image
-    path = output / RESULTS
-    counts = Counts()
-    try:
-        wanted = {
+    settings = settings_digest(
+        {
             "bundle": model.bundle.id,
             "category": category,
             "norm": norm or model.bundle.manifest.fusion.norm,
+            "deadline_ms": deadline_ms,
+            "provider": model.provider,
+            "precisions": model.precisions,
         }
-        done = _finished(path, wanted) if resume else {}
-        # Whole or not at all: a run that is cut off here must not lose the lines of the last one.
-        write_bytes(path, "".join(json.dumps(row) + "\n" for row in done.values()).encode())
-        line = model.inspect_many(
-            [job.source for job in jobs if str(job.name) not in done],
-            category,
-            norm=norm,
-            deadline_ms=deadline_ms,
-            ahead=None if deadline_ms is None else 0,
-        )
-        with closing(line), path.open("a", encoding="utf-8") as lines:
-            for number, job in enumerate(jobs, start=1):
-                if str(job.name) in done:
-                    counts.skipped += 1
-                else:
-                    row = _write(next(line), job, output, counts)
-                    lines.write(json.dumps(row) + "\n")
-                    lines.flush()
-                progress(number, len(jobs), counts)
+    )
+    counts = Counts()
+    try:
+        if not (output / RESULTS).exists():
+            choose_stems(jobs, output, Index())  # what it refuses leaves no empty record
+        with Record(output) as record:
+            chosen = choose_stems(jobs, output, record)
+            begun: deque[_Seen] = deque()
+            line = model.inspect_many(
+                _sources(jobs, chosen, record if resume else Index(), settings, begun),
+                category,
+                norm=norm,
+                deadline_ms=deadline_ms,
+                ahead=None if deadline_ms is None else 0,
+            )
+            with closing(line):
+                for number, (seen, part) in enumerate(_in_order(line, begun), start=1):
+                    if part is None:
+                        counts.skipped += 1
+                    else:
+                        _write(part, seen, output, record, settings, counts)
+                    progress(number, len(jobs), counts)
     except OSError as error:
         raise OutputError(
-            f"{path} could not be written ({error.strerror}): free some space or choose another "
-            "--output."
+            f"{output / RESULTS} could not be written ({error.strerror}): free some space or "
+            "choose another --output."
         ) from error
     return counts
 
 
-def _write(part: Inspected, job: Job, output: Path, counts: Counts) -> dict[str, Any]:
-    """Write the files of one part; returns its line."""
-    if isinstance(part.outcome, ClipSAMError):
+def _sources(
+    jobs: Sequence[Job], chosen: Sequence[str], done: Index, settings: str, begun: deque[_Seen]
+) -> Iterator[Path]:
+    """The files to inspect, each hashed when its turn comes; tells of every job by `begun`."""
+    for job, stem in zip(jobs, chosen, strict=True):
+        digest, state = _fingerprint(job.source)
+        skipped = digest is not None and done.stands(job.image, digest, settings)
+        begun.append(_Seen(job, stem, digest, state, skipped))
+        if not skipped:
+            yield job.source
+
+
+def _in_order(
+    line: Iterator[Inspected], begun: deque[_Seen]
+) -> Iterator[tuple[_Seen, Inspected | None]]:
+    """Every job in its place, with None for those that were skipped."""
+    for part in line:
+        while (seen := begun.popleft()).skipped:
+            yield seen, None
+        yield seen, part
+        del part  # or its image would stay while the next is waited for
+    while begun:
+        yield begun.popleft(), None
+
+
+def _write(
+    part: Inspected, seen: _Seen, output: Path, record: Record, settings: str, counts: Counts
+) -> None:
+    """Write the files of one part, then its row."""
+    image, result, name = part.image, part.outcome, seen.job.image
+    try:
+        if isinstance(result, ClipSAMError):
+            raise result
+        assert image is not None  # there is no result without one
+        if seen.state != _state(seen.job.source):
+            raise ImageError(f"{seen.job.source} was written to meanwhile: inspect it again.")
+        record.begin(name, seen.stem, seen.sha256, settings)
+        record.finish(result.to_dict(), _write_files(output, seen, image, result))
+    except ClipSAMError as error:
+        if isinstance(error, OutputError) and not _name_too_long(error):
+            raise  # nor could the next one be written
         counts.failed += 1
-        print(f"error: {part.outcome}", file=sys.stderr)
-        return {"image": str(job.name), "error": str(part.outcome)}
-    image, result = part.image, part.outcome
-    assert image is not None  # there is no result without one
-    base = output / job.stem
-    write_png(base.with_name(base.name + OVERLAY), overlay(image, result))
-    write_png(base.with_name(base.name + MASK), result.mask.astype(np.uint8) * 255)
-    write_score_tiff(base.with_name(base.name + SCORE), result.score_map)
-    if result.anomalous:
-        counts.anomalous += 1
+        print(f"error: {error}", file=sys.stderr)
+        record.fail(name, seen.sha256, settings, str(error))
     else:
-        counts.good += 1
-    return {"image": str(job.name), **result.to_dict()}
+        counts.anomalous += result.anomalous
+        counts.good += not result.anomalous
 
 
-def _finished(path: Path, wanted: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Lines of an earlier run that stand, by image name; a cut-off last line is dropped."""
-    return {
-        row["image"]: row
-        for row in _rows(path)
-        if "error" not in row and wanted.items() <= row.items()
-    }
+def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> list[Path]:
+    """Overlay, mask and score map; returns their paths."""
+    files = [output / (seen.stem + ending) for ending in (OVERLAY, MASK, SCORE)]
+    try:
+        write_png(files[0], overlay(image, result))
+        write_png(files[1], result.mask.astype(np.uint8) * 255)
+        write_score_tiff(files[2], result.score_map)
+    except MemoryError as error:
+        raise ImageError(
+            f"{seen.job.source} does not fit into the memory that is free: cut it into tiles, or "
+            "free some."
+        ) from error
+    return files
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("image"), str):
-            yield row
+def _name_too_long(error: OutputError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENAMETOOLONG
+
+
+def _fingerprint(path: Path) -> tuple[str | None, tuple[int, ...] | None]:
+    """sha256 of a regular file that can be read, and its state just before."""
+    state = _state(path)
+    try:
+        return (sha256(path) if state is not None else None), state
+    except OSError:
+        return None, state
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when the file is written to; None where there is no regular file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    regular = stat.S_ISREG(found.st_mode)
+    return (found.st_size, found.st_mtime_ns, found.st_ino) if regular else None

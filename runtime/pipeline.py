@@ -7,9 +7,12 @@ with ClipSAM.open("bundles/tiny") as model:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+import logging
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
 from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
-from clipsam.runtime.core.errors import BundleError
+from clipsam.runtime.core.errors import BundleError, OptionError
 from clipsam.runtime.core.files import onnx_digest
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
@@ -28,8 +31,11 @@ from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_s
 from clipsam.runtime.stages.prompts import find_prompts
 from clipsam.runtime.stages.rough_map import rough_map
 from clipsam.runtime.stages.sam import Segmenter
-from clipsam.runtime.stream import Inspected, Item, Line
+from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
+
+_LOG = logging.getLogger("clipsam")
+_LOG.addHandler(logging.NullHandler())  # quiet unless it is asked for
 
 # What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
 # about 35 late parts when SAM takes twice as long as there is).
@@ -52,6 +58,16 @@ class ClipSAM:
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
         self._refine_ms = 0.0  # what SAM cost last time, for the deadline
 
+    @property
+    def provider(self) -> str:
+        """What really runs the graphs, one of `PROVIDERS`."""
+        return self._clip_umci.provider
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """graph -> what it computes in, one of `PRECISIONS`."""
+        return {name: session.precision for name, session in self._sessions.items()}
+
     @classmethod
     def open(
         cls,
@@ -66,8 +82,10 @@ class ClipSAM:
         `precision.PRECISIONS`; None takes the provider's fastest of those that are there and keep
         the result (`providers.preferred_by`). Every file is verified that is not another
         precision's.
-        Raises BundleError or SessionError, EngineError where no TensorRT engine fits this box.
+        Raises OptionError, BundleError or SessionError, EngineError where no TensorRT engine fits
+        this box.
         """
+        _check_threads(threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
         chosen = _choose_precisions(opened, provider, precision)
         entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}
@@ -85,7 +103,9 @@ class ClipSAM:
                 sessions[name] = stack.enter_context(session)
                 _check_contract(entry, session)
             stack.pop_all()
-        return cls(opened, sessions)
+        model = cls(opened, sessions)
+        _LOG.info("bundle %s on %s: %s", opened.id, model.provider, model.precisions)
+        return model
 
     def inspect(
         self,
@@ -99,10 +119,11 @@ class ClipSAM:
 
         `category` is a word the bundle knows; `norm` overrides the scale of the returned map
         ("fixed" or "image"). With `deadline_ms`, a part for which SAM would take too long (by what
-        it took last time, or in `warm_up`) gets its rough result and `refined=False`; its verdict
-        is the same.
-        Raises ImageError, CategoryError, SessionError.
+        it took last time, or in `warm_up`) gets its rough result and `late=True`; its verdict is
+        the same.
+        Raises ImageError, CategoryError, OptionError, SessionError.
         """
+        _check_deadline(deadline_ms)
         image, text = check_image(image), self.bundle.text(category)
         norm = self._norm(norm)  # of the returned map
         clock = Clock()
@@ -158,7 +179,10 @@ class ClipSAM:
             width=image.shape[1],
             prompts=len(prompts),
             dropped=prompts.dropped,
-            refined=not late,
+            refined=masks is not None,
+            late=late,
+            provider=self.provider,
+            precisions=self.precisions,
             norm=norm,
             bundle=self.bundle.id,
             timings=clock.stages(),
@@ -175,7 +199,7 @@ class ClipSAM:
         deadline_ms: float | None = None,
         batch: int = 1,
         ahead: int | None = None,
-    ) -> Generator[Inspected, None, None]:
+    ) -> Inspections:
         """`inspect` every item of `images`, in order, working on several at the same time.
 
         An item is an image, a path to read one from, or a pair of either and its category. They
@@ -192,13 +216,23 @@ class ClipSAM:
         from `inspect`'s by the graph's rounding; with a batch of 1 they are the same bits. In
         int8-dynamic, where images of a batch would change each other's scales, a batch is refused.
 
-        Nothing starts before the first result is asked for. Closing the generator, leaving its
-        loop, or Ctrl-C stops it. Raises CategoryError and ValueError at once.
+        Nothing starts before the first result is asked for. Closing what is returned, dropping it,
+        or Ctrl-C stops it; `Inspections.unjudged` then gives back what was taken from the source.
+        An engine that fails on a blank image as well ends the line with its SessionError. Raises
+        CategoryError, OptionError and ValueError at once.
         """
+        if isinstance(images, str | bytes | Path) or getattr(images, "ndim", 4) < 4:
+            raise OptionError(
+                "inspect_many takes an iterable of images and was given one: put it in a list, or "
+                "use inspect."
+            )
+        _check_deadline(deadline_ms)
         self.bundle.text(category)  # an unknown one fails here, not at every image
         refine = partial(self._refine, norm=self._norm(norm), deadline_ms=deadline_ms)
-        line = Line(self._clip_umci, self.bundle.text, refine, category, batch, ahead)
-        return line.run(images)
+        line = Line(
+            self._clip_umci, self.bundle.text, refine, self._run_blank, category, batch, ahead
+        )
+        return Inspections(line, images)
 
     def _norm(self, norm: str | None) -> str:
         norm = norm or self.bundle.manifest.fusion.norm
@@ -208,16 +242,20 @@ class ClipSAM:
     def warm_up(self) -> None:
         """Run every graph once, so that the first part is not the slow one and SAM's time is
         known to a deadline."""
+        for _ in range(2):  # the first run also sets the engines up: only the second counts
+            self._refine_ms = self._run_blank()
+
+    def _run_blank(self) -> float:
+        """Run every graph on a blank image; returns what SAM took, ms. Raises SessionError."""
         side = self.bundle.manifest.sam_image_size
         blank = np.zeros((side, side, 3), np.uint8)
         rough = rough_map(
             self._clip_umci, blank, self.bundle.text(self.bundle.manifest.categories[0])
         )
         everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
-        for _ in range(2):  # the first run also sets the engine up: only the second counts
-            clock = Clock()
-            fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
-            self._refine_ms = clock.total
+        clock = Clock()
+        fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
+        return clock.total
 
     def close(self) -> None:
         """Free every engine."""
@@ -234,6 +272,24 @@ class ClipSAM:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_deadline(deadline_ms: float | None) -> None:
+    known = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
+    if deadline_ms is not None and not (known and deadline_ms > 0):  # nan, too
+        raise OptionError(
+            f"deadline_ms={deadline_ms!r} must be a number of milliseconds greater than 0, or None."
+        )
+
+
+def _check_threads(threads: int | None) -> None:
+    most = max(64, 4 * (os.cpu_count() or 1))
+    known = isinstance(threads, Integral) and not isinstance(threads, bool)
+    if threads is not None and not (known and 1 <= threads <= most):
+        raise OptionError(
+            f"threads={threads!r} must be between 1 and {most} on this machine, or None for all "
+            "cores."
+        )
 
 
 def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict[str, str]:

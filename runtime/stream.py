@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.core.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError, ImageError, SessionError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.images.reader import read_image
@@ -99,6 +100,7 @@ class Line:
         clip_umci: Session,
         text: Callable[[str], NDArray[np.float32]],
         refine: Refine,
+        probe: Callable[[], object],
         category: str,
         batch: int = 1,
         ahead: int | None = None,
@@ -116,9 +118,11 @@ class Line:
                 "whole batch. Use batch=1, or precision 'fp32'."
             )
         self._clip_umci, self._text, self._refine_one = clip_umci, text, refine
+        self._probe = probe
         self._category, self._size = category, clip_size(clip_umci)
         self._room = threading.Semaphore(ahead + 1)
         self._stopping = False
+        self._under_way: deque[_Part] = deque()  # taken and not handed out
         read, found, done = (SimpleQueue[_Part | _End]() for _ in range(3))
         self._read, self._done = read, done
         # Daemons, so that a source that waits for ever does not keep the process.
@@ -140,6 +144,7 @@ class Line:
                 thread.start()
             while isinstance(part := self._next(), _Part):
                 assert part.outcome is not None
+                self._under_way.popleft()
                 yield Inspected(part.item, part.image, part.outcome)
                 del part  # or its image would stay while the next is waited for
                 self._room.release()
@@ -148,6 +153,17 @@ class Line:
         finally:
             self._stop()
             atexit.unregister(self._stop)
+
+    def unjudged(self, timeout: float | None) -> list[Item]:
+        """See `Inspections.unjudged`."""
+        if self._reader.is_alive():
+            self._reader.join(timeout)
+            if self._reader.is_alive():
+                raise TimeoutError(
+                    "The source is still being asked for its next picture, which belongs to this "
+                    "line: ask again when it has come."
+                )
+        return [_given_back(part) for part in self._under_way]
 
     def _next(self) -> _Part | _End:
         """What is done next. Wakes now and then, so that Ctrl-C is noticed wherever it went."""
@@ -200,6 +216,7 @@ class Line:
 
     def _load(self, item: Item) -> _Part:
         part = _Part(item)
+        self._under_way.append(part)
         source, part.category = item if isinstance(item, tuple) else (item, self._category)
         try:
             part.text = self._text(part.category)
@@ -212,6 +229,8 @@ class Line:
                 part.small = clip_input(part.image, self._size)
         except ClipSAMError as error:
             part.outcome = error
+        except MemoryError:
+            part.outcome = _too_large(source)
         return part
 
     def _find(self, parts: list[_Part]) -> None:
@@ -225,6 +244,7 @@ class Line:
         try:
             maps = find_rough(self._clip_umci, np.concatenate(inputs), np.stack(texts))
         except ClipSAMError as error:
+            self._probe_after(error)
             for part in sound:
                 part.outcome = error
             return
@@ -242,8 +262,64 @@ class Line:
                     rough = at_image_size(part.rough, part.image)
                 part.outcome = self._refine_one(part.image, part.category, rough, part.clock)
             except ClipSAMError as error:
+                self._probe_after(error)
                 part.outcome = error
+            except MemoryError:
+                part.outcome = _too_large(part.item)
             part.rough = None
+
+    def _probe_after(self, error: ClipSAMError) -> None:
+        """Raise `error` when the engines are to blame, not the image they failed on: when they
+        fail on any."""
+        if isinstance(error, SessionError):
+            try:
+                self._probe()
+            except SessionError:
+                raise error from None
+
+
+class Inspections:
+    """The results of a line, in order: an iterator. Dropping it, or `close`, stops the line."""
+
+    def __init__(self, line: Line, images: Iterable[Item]) -> None:
+        self._line, self._results = line, line.run(images)
+
+    def __iter__(self) -> Inspections:
+        return self
+
+    def __next__(self) -> Inspected:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Stop the line; what was taken and not handed out is kept for `unjudged`."""
+        self._results.close()
+
+    def unjudged(self, timeout: float | None = None) -> list[Item]:
+        """Stop the line; returns what it took from the source and never handed out, in order.
+
+        Go on with `camera = itertools.chain(line.unjudged(), camera)`, and no picture is lost.
+        Arrays are the line's own copies. A source that is being waited for hands its next picture
+        to this line still, so this waits for it, `timeout` seconds at most (None: for ever), then
+        raises TimeoutError; do not start another line on the source before.
+        """
+        self.close()
+        return self._line.unjudged(timeout)
+
+
+def _given_back(part: _Part) -> Item:
+    source = part.item[0] if isinstance(part.item, tuple) else part.item
+    if part.image is None or isinstance(source, str | Path):
+        return part.item
+    return (part.image, part.item[1]) if isinstance(part.item, tuple) else part.image
+
+
+def _too_large(item: Item) -> ImageError:
+    """What is left of a MemoryError at a stage whose needs grow with the image."""
+    source = item[0] if isinstance(item, tuple) else item
+    what = source if isinstance(source, str | Path) else "the image"
+    return ImageError(
+        f"{what} does not fit into the memory that is free: cut it into tiles, or free some."
+    )
 
 
 def _waiting(source: _Queue, most: int) -> tuple[list[_Part], _End | None]:

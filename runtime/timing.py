@@ -11,7 +11,7 @@ class Clock:
     """Wall time of named stages in milliseconds, counted from when the clock was made.
 
     A stage entered again adds to its time. What lies between stages, such as waiting for another
-    image, is part of `total` alone. Several threads may use one clock after one another.
+    image, is no stage. Several threads may use one clock after one another.
     """
 
     def __init__(self) -> None:
@@ -39,5 +39,6 @@ class Clock:
         return sum(self._stages[name] for name in names)
 
     def stages(self) -> dict[str, float]:
-        """Every stage and the total."""
-        return {**self._stages, "total": self.total}
+        """Every stage, their sum as `total`, and `latency` since the clock was made; to 1 us."""
+        times = {**self._stages, "total": sum(self._stages.values()), "latency": self.total}
+        return {name: round(ms, 3) for name, ms in times.items()}

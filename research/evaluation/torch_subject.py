@@ -137,7 +137,7 @@ class TorchModel:
             width=image.shape[1],
             prompts=len(prompts),
             dropped=prompts.dropped,
-            refined=refined or not len(prompts),
+            refined=refined,
             norm=norm,
             bundle="",
             timings={},

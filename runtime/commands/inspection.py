@@ -70,12 +70,16 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive(float),
         help="answer with the rough map when SAM would take longer than this in all",
     )
-    add("--resume", action="store_true", help="skip images that results.jsonl already has")
+    add(
+        "--resume",
+        action="store_true",
+        help="skip images that results.jsonl already has, unchanged and with the same options",
+    )
     return parser
 
 
 def _inspect(args: argparse.Namespace) -> Counts:
-    jobs = find_jobs(args.images, args.output)
+    jobs = find_jobs(args.images)
     with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
         if args.deadline_ms is not None:
             model.warm_up()

@@ -4,6 +4,7 @@ A message says in one sentence what was wrong and what to do about it. Catch `Cl
 around a whole inspection, or a branch of the tree to tell causes apart::
 
     ClipSAMError
+    ├── OptionError         an argument out of its range or of the wrong kind; a ValueError, too
     ├── ImageError          an image that cannot be read, or is not HxWx3 uint8
     ├── CategoryError       a category the bundle has no text features for
     ├── BundleError         a bundle that is missing, damaged, altered or of another schema
@@ -22,6 +23,10 @@ from __future__ import annotations
 
 class ClipSAMError(Exception):
     """Base class of every error raised on purpose by `clipsam`."""
+
+
+class OptionError(ClipSAMError, ValueError):
+    """An argument is out of its range, or of the wrong kind."""
 
 
 class ImageError(ClipSAMError):

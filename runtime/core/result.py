@@ -41,10 +41,16 @@ class Result:
     width: int
     prompts: int  # q, boxes given to SAM
     dropped: int  # components beyond the most boxes SAM is given
-    refined: bool  # whether the answer is Eq. 9 in full; False: the deadline left no time for SAM
+    refined: bool  # whether SAM redrew the rough map; a part without prompts needs no SAM
     norm: str  # the scale of score_map: "fixed" or "image"
     bundle: str  # id of the bundle
-    timings: Mapping[str, float]  # ms: (read), rough, prompts, encode, decode, fuse, total
+    # ms: (read), rough, prompts, encode, decode, fuse; total, their sum; latency, since the image
+    # was taken, with what it waited for others
+    timings: Mapping[str, float]
+    # What ran, as `ClipSAM` has it; empty where no bundle did.
+    provider: str = field(default="", kw_only=True)
+    precisions: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    late: bool = field(default=False, kw_only=True)  # SAM was left out to keep the deadline
     score_map: NDArray[np.float32] = field(repr=False, compare=False)
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
 
@@ -60,7 +66,7 @@ class Result:
         values["regions"] = [
             {f.name: getattr(region, f.name) for f in fields(region)} for region in self.regions
         ]
-        values["timings"] = {name: round(ms, 3) for name, ms in self.timings.items()}
+        values["timings"], values["precisions"] = dict(self.timings), dict(self.precisions)
         return values
 
     def to_json(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from support.toy_bundle import bright_square, build_toy_bundle
 from clipsam.runtime import ClipSAM, Result, __version__, read_image
 from clipsam.runtime.cli import main
 from clipsam.runtime.commands import COMMANDS, Command
+from clipsam.runtime.core.files import sha256
 from clipsam.runtime.folder import find_jobs
 
 
@@ -61,9 +63,10 @@ def test_a_folder(run: Run, images: Path, tmp_path: Path, toy: Path) -> None:
             assert score.dtype == np.float32
             np.testing.assert_array_equal(score, result.score_map)
     row = lines(output)[0]
-    name = row.pop("image")
+    ours = {name: row.pop(name) for name in ("image", "stem", "sha256", "settings")}
     back = Result.from_json(json.dumps(row), result.score_map, result.mask)
-    assert name == "bad.png"
+    assert (ours["image"], ours["stem"]) == ("bad.png", "bad")
+    assert ours["sha256"] == sha256(images / "bad.png")
     assert back.regions[0].area > 1000
 
 
@@ -104,9 +107,9 @@ def test_two_images_for_the_same_files(run: Run, images: Path, tmp_path: Path) -
 @pytest.mark.parametrize("where", [".", "results", "line 1"])
 def test_results_are_not_inspected(run: Run, images: Path, where: str) -> None:
     """The output folder may lie among the images: a second run sees the images alone."""
-    for _ in range(2):
+    for times in (1, 2):
         assert run(images, "--output", images / where).code == 0
-        assert len(lines(images / where)) == 4
+        assert len(lines(images / where)) == 4 * times
 
 
 def test_images_called_like_results_are_images(run: Run, tmp_path: Path) -> None:
@@ -120,9 +123,9 @@ def test_images_called_like_results_are_images(run: Run, tmp_path: Path) -> None
 
 def test_a_deadline(run: Run, images: Path, tmp_path: Path) -> None:
     assert run(images, "--output", tmp_path / "out", "--deadline-ms", "0.001").code == 0
-    refined = {row["image"]: row["refined"] for row in lines(tmp_path / "out")}
-    assert refined["good.jpg"]
-    assert not refined["bad.png"]
+    rows = {row["image"]: (row["refined"], row["late"]) for row in lines(tmp_path / "out")}
+    assert rows["good.jpg"] == (False, False)  # SAM had nothing to do
+    assert rows["bad.png"] == (False, True)
 
 
 def test_norm_image(run: Run, images: Path, tmp_path: Path) -> None:
@@ -240,3 +243,15 @@ def test_progress_on_a_terminal(
     assert "\r1/4  1 anomalous" in done.err
     assert done.err.endswith(" left \n")
     assert run(images / "bad.png", "--output", tmp_path / "out").err == ""
+
+
+def test_a_path_that_the_terminal_cannot_show(toy: Path, images: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "clipsam.runtime.cli", "inspect", toy, images, "--output", "äöü"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("results in \\xe4\\xf6\\xfc\n")

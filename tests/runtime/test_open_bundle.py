@@ -18,7 +18,14 @@ from support.fake_cuda import FakeCuda
 from support.toy_bundle import bright_square, build_toy_bundle
 from support.trt_engines import fake_box, write_fake_engine
 
-from clipsam.runtime import BundleError, ClipSAM, EngineError, ProviderError, SessionError
+from clipsam.runtime import (
+    BundleError,
+    ClipSAM,
+    EngineError,
+    ProviderError,
+    Result,
+    SessionError,
+)
 from clipsam.runtime.backends.trt.engine_store import Box
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.cli import main
@@ -300,3 +307,15 @@ def test_the_command(
     with pytest.raises(SystemExit) as left:
         main([*command, "--output", str(tmp_path / "no"), "--precision", "fp12"])
     assert left.value.code == 2
+
+
+def test_what_runs_can_be_seen(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add_precisions(bundle, "int8-dynamic")
+    with caplog.at_level("INFO", "clipsam"), ClipSAM.open(bundle, threads=1) as model:
+        assert model.provider == "cpu"
+        assert model.precisions == dict.fromkeys(GRAPHS, "int8-dynamic")
+        result = model.inspect(bright_square())
+    assert (result.provider, result.precisions) == ("cpu", model.precisions)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"bundle {model.bundle.id} on cpu: ")
+    assert Result.from_json(result.to_json(), result.score_map, result.mask) == result

@@ -99,11 +99,11 @@ def test_a_good_part_runs_no_sam(spied: Model) -> None:
     assert spied.runs() == {"clip_umci": 1, "sam_encoder": 0, "sam_decoder": 0}
     assert (result.verdict, result.anomalous) == ("good", False)
     assert (result.prompts, result.dropped, result.regions) == (0, 0, ())
-    assert result.refined  # Eq. 9 in full: there is nothing to add
+    assert (result.refined, result.late) == (False, False)  # there is nothing to redraw
     assert not result.mask.any()
     np.testing.assert_allclose(result.score_map, 30 / 255 / 4, rtol=1e-5)
     assert result.score == pytest.approx(30 / 255 / 4)
-    assert set(result.timings) == {"rough", "prompts", "fuse", "total"}
+    assert set(result.timings) == {"rough", "prompts", "fuse", "total", "latency"}
 
 
 def test_a_defect_is_encoded_and_decoded_once(spied: Model) -> None:
@@ -111,7 +111,15 @@ def test_a_defect_is_encoded_and_decoded_once(spied: Model) -> None:
     assert spied.runs() == {"clip_umci": 1, "sam_encoder": 1, "sam_decoder": 1}
     assert result.verdict == "anomalous"
     assert (result.prompts, len(result.regions), result.refined) == (2, 2, True)
-    assert set(result.timings) == {"rough", "prompts", "encode", "decode", "fuse", "total"}
+    assert set(result.timings) == {
+        "rough",
+        "prompts",
+        "encode",
+        "decode",
+        "fuse",
+        "total",
+        "latency",
+    }
     assert result.timings["encode"] == pytest.approx(200)
     assert result.timings["total"] == pytest.approx(240)
     decoder = spied.spies["sam_decoder"].feeds[0]
@@ -166,9 +174,9 @@ def test_a_deadline_gives_the_rough_result(spied: Model) -> None:
     assert model.inspect(image, deadline_ms=250).refined
     late = model.inspect(image, deadline_ms=230)  # 10 ms are gone when SAM would start
     assert spied.runs() == {"clip_umci": 3, "sam_encoder": 2, "sam_decoder": 2}
-    assert (late.refined, late.prompts, late.verdict) == (False, 1, "anomalous")
+    assert (late.refined, late.late, late.prompts, late.verdict) == (False, True, 1, "anomalous")
     assert late.threshold == full.threshold == 0.25
-    assert set(late.timings) == {"rough", "prompts", "fuse", "total"}
+    assert set(late.timings) == {"rough", "prompts", "fuse", "total", "latency"}
     np.testing.assert_array_equal(late.mask, late.score_map > 0.47 / 4)
     assert late.score == pytest.approx(250 / 255 / 4, abs=1e-3)
 
@@ -184,7 +192,7 @@ def test_one_slow_run_does_not_switch_sam_off_for_good(spied: Model) -> None:
 def test_a_deadline_does_not_touch_good_parts(spied: Model) -> None:
     spied.model.inspect(bright_square())
     result = spied.model.inspect(DARK, deadline_ms=1)
-    assert (result.verdict, result.refined) == ("good", True)
+    assert (result.verdict, result.refined) == ("good", False)
 
 
 def test_warm_up_tells_the_deadline_what_sam_costs(spied: Model) -> None:

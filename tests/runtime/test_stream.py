@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from clipsam.runtime import (
     ClipSAM,
     ImageError,
     Inspected,
+    OptionError,
     Result,
     SessionError,
 )
@@ -205,6 +207,37 @@ def test_an_engine_that_fails(watching: Watching) -> None:
     assert [isinstance(part.outcome, Result) for part in line] == [True, False, True]
 
 
+@pytest.mark.parametrize("which", ["clip", "encoder", "decoder"])
+def test_an_engine_that_is_dead_ends_the_line(watching: Watching, which: str) -> None:
+    """The remaining images are not billed for it."""
+    taken = []
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        for number in range(50):
+            taken.append(number)
+            yield bright_square()
+
+    def fail(feeds: Feeds) -> None:
+        if len(getattr(watching, which).batches) > 2:
+            raise SessionError("the device is lost")
+
+    getattr(watching, which).before = fail
+    line = watching.model.inspect_many(camera())
+    assert [next(line).result().anomalous for _ in range(2)] == [True, True]
+    with pytest.raises(SessionError, match="the device is lost"):
+        next(line)
+    assert len(taken) < 10
+
+
+def test_a_closed_model_ends_the_line(toy: Path) -> None:
+    model = ClipSAM.open(toy, threads=1)
+    line = model.inspect_many(DARK for _ in count())
+    next(line)
+    model.close()
+    with pytest.raises(SessionError, match="closed: open it again"):
+        list(islice(line, 10))
+
+
 def test_a_source_that_fails_ends_the_line_at_its_place(model: ClipSAM) -> None:
     def camera() -> Iterator[NDArray[np.uint8]]:
         yield bright_square()
@@ -222,12 +255,12 @@ def test_a_source_that_fails_ends_the_line_at_its_place(model: ClipSAM) -> None:
 def test_what_is_no_fault_of_an_image_ends_the_line(watching: Watching, where: str) -> None:
     def fail(feeds: Feeds) -> None:
         if len(getattr(watching, where).batches) == 2:
-            raise MemoryError("all of it is used")
+            raise RuntimeError("a bug of ours")
 
     getattr(watching, where).before = fail
     line = watching.model.inspect_many([bright_square() for _ in range(4)])
     assert next(line).result().anomalous
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError, match="a bug of ours"):
         next(line)
 
 
@@ -244,6 +277,27 @@ def test_wrong_arguments_are_refused_at_once(model: ClipSAM) -> None:
     for batch, ahead in ((0, None), (4, 2), (1, -1)):
         with pytest.raises(ValueError, match="at least batch - 1"):
             model.inspect_many([], batch=batch, ahead=ahead)
+
+
+@pytest.mark.parametrize("deadline", ["500", float("nan"), -5, 0, True])
+def test_a_deadline_that_is_none_is_refused_at_once(model: ClipSAM, deadline: Any) -> None:
+    refused = pytest.raises(OptionError, match=r"deadline_ms=.* must be a number of milliseconds")
+    with refused:
+        model.inspect(DARK, deadline_ms=deadline)
+    with refused:
+        model.inspect_many([DARK], deadline_ms=deadline)
+
+
+@pytest.mark.parametrize("one", ["part.png", Path("part.png"), b"part.png", DARK])
+def test_one_image_is_no_source(model: ClipSAM, one: Any) -> None:
+    with pytest.raises(OptionError, match="was given one: put it in a list"):
+        model.inspect_many(one)
+
+
+@pytest.mark.parametrize("threads", [100_000, 0, -1, 1.5, "2", True])
+def test_a_number_of_threads_that_no_machine_has_is_refused(toy: Path, threads: Any) -> None:
+    with pytest.raises(OptionError, match=r"threads=.* must be between 1 and \d+ on this machine"):
+        ClipSAM.open(toy, threads=threads)
 
 
 def test_a_batch_whose_images_would_change_each_other_is_refused(watching: Watching) -> None:
@@ -409,6 +463,59 @@ def test_a_camera_that_waits_for_ever(model: ClipSAM, monkeypatch: pytest.Monkey
     assert reader.daemon
     trigger.set()
     reader.join(PATIENCE)
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+@pytest.mark.parametrize("kind", ["array", "pair"])
+def test_a_line_that_is_started_again_loses_no_picture(
+    model: ClipSAM, ahead: int, kind: str
+) -> None:
+    """Nor judges one twice, though the camera overwrites its buffer."""
+    buffer = DARK.copy()
+
+    def pictures() -> Iterator[Any]:
+        for number in range(20):
+            buffer[...] = number
+            yield buffer if kind == "array" else (buffer, "bottle")
+
+    camera: Iterator[Any] = pictures()
+    seen: list[int] = []
+    for _ in range(30):
+        line = model.inspect_many(camera, ahead=ahead)
+        for part in islice(line, 3):
+            assert part.image is not None
+            seen.append(int(part.image[0, 0, 0]))
+            assert part.result().category == ("object" if kind == "array" else "bottle")
+        camera = chain(line.unjudged(), camera)
+    assert seen == list(range(20))
+
+
+def test_a_picture_that_comes_after_the_end_is_given_back(
+    model: ClipSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipsam.runtime.stream._GRACE", 0.05)
+    trigger = threading.Event()
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        yield DARK
+        wait(trigger)
+        yield bright_square()
+
+    line = model.inspect_many(camera())
+    next(line)
+    with pytest.raises(TimeoutError, match="belongs to this line"):
+        line.unjudged(timeout=0.01)
+    trigger.set()
+    (late,) = line.unjudged()
+    np.testing.assert_array_equal(np.asarray(late), bright_square())
+
+
+def test_the_total_leaves_the_wait_for_others_out(watching: Watching) -> None:
+    (part,) = watching.model.inspect_many([bright_square()])
+    timings = dict(part.result().timings)
+    total, latency = timings.pop("total"), timings.pop("latency")
+    assert total == pytest.approx(sum(timings.values()), abs=0.01)
+    assert latency > total
 
 
 def test_several_lines_share_a_model(model: ClipSAM) -> None:

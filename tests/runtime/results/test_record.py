@@ -1,0 +1,206 @@
+"""The record: rows are added, never lost, never erased, and one process writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from support.cli_run import NAMES, Run, lines, listing, make_images, runner, save
+from support.toy_bundle import bright_square, build_toy_bundle
+
+from clipsam.runtime import OutputError
+from clipsam.runtime.results import record as module
+from clipsam.runtime.results.record import Record, read_index
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture
+def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    return runner(toy, capfd)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "images")
+
+
+def test_a_second_run_adds_its_rows(run: Run, images: Path, tmp_path: Path) -> None:
+    run(images, "--output", tmp_path / "out")
+    first = (tmp_path / "out/results.jsonl").read_bytes()
+    run(images / "bad.png", "--output", tmp_path / "out")
+    assert (tmp_path / "out/results.jsonl").read_bytes().startswith(first)
+    assert [row["image"] for row in lines(tmp_path / "out")] == [*NAMES, "bad.png"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--category", "bottle"), ("--norm", "image"), ("--deadline-ms", "100000")],
+    ids=lambda option: option[0],
+)
+def test_resume_with_other_options_judges_anew_and_keeps_the_rows(
+    run: Run, images: Path, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    run(images, "--output", tmp_path / "out")
+    first = (tmp_path / "out/results.jsonl").read_bytes()
+    done = run(images, "--output", tmp_path / "out", "--resume", *option)
+    assert "done before" not in done.out
+    assert (tmp_path / "out/results.jsonl").read_bytes().startswith(first)
+    for options in ((), option):
+        done = run(images, "--output", tmp_path / "out", "--resume", *options)
+        assert "4 done before" in done.out
+    assert len(lines(tmp_path / "out")) == 8
+
+
+def test_another_picture_of_the_same_name_is_judged(run: Run, images: Path, tmp_path: Path) -> None:
+    run(images, "--output", tmp_path / "out")
+    save(images / "bad.png", bright_square(box=(1, 1, 0, 0)))
+    done = run(images, "--output", tmp_path / "out", "--resume")
+    assert done.out.startswith("1 good, 0 anomalous, 3 done before")
+    assert [r["verdict"] for r in lines(tmp_path / "out") if r["image"] == "bad.png"] == [
+        "anomalous",
+        "good",
+    ]
+
+
+def test_a_picture_that_a_deadline_left_rough_is_judged_anew(
+    run: Run, images: Path, tmp_path: Path
+) -> None:
+    options = (images, "--output", tmp_path / "out", "--resume", "--deadline-ms", "0.001")
+    assert run(*options).out.startswith("2 good, 2 anomalous;")
+    assert run(*options).out.startswith("0 good, 2 anomalous, 2 done before;")
+
+
+def test_a_picture_written_to_meanwhile_has_no_verdict(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipsam.runtime import folder
+
+    real = folder.sha256
+
+    def hash_then_write(path: Path) -> str:
+        found = real(path)
+        if path.name == "good.jpg":
+            save(path, bright_square())
+        return found
+
+    monkeypatch.setattr(folder, "sha256", hash_then_write)
+    done = run(images, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert done.err == f"error: {images / 'good.jpg'} was written to meanwhile: inspect it again.\n"
+    assert ["verdict" in row for row in lines(tmp_path / "out")] == [True, False, True, True]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from clipsam.runtime.results.record import Record
+record = Record(Path(sys.argv[1]))
+record.begin("mine.png", "mine", "0", "0")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_killed_one_frees_the_record(
+    run: Run, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-c", HOLD, str(output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        (output / ".mine.mask.png.abcd_123").write_bytes(b"half a file")
+        (output / ".mine.mask.png").write_bytes(b"not of ours")
+        done = run(images, "--output", output)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == (
+            f"error: {output / 'results.jsonl'} is being written by another inspection: wait for "
+            "it to end, or choose another --output.\n"
+        )
+        holder.kill()
+    assert run(images, "--output", output).code == 0
+    rows = lines(output)
+    assert [row["image"] for row in rows] == ["mine.png", *NAMES]
+    assert rows[0]["error"] == module.CUT_OFF
+    assert [name for name in listing(output) if name.startswith(".")] == [".mine.mask.png"]
+
+
+def test_a_torn_line_is_cut_off_at_every_byte(tmp_path: Path) -> None:
+    with Record(tmp_path) as record:
+        record.fail("a.png", None, "s", "damaged")
+        first = (tmp_path / "results.jsonl").stat().st_size
+        record.begin('b "ü".png', "b", "00", "s")
+        record.finish({"verdict": "good"}, [])
+    whole = (tmp_path / "results.jsonl").read_bytes()
+    for end in range(len(whole)):
+        (tmp_path / "results.jsonl").write_bytes(whole[:end])
+        with Record(tmp_path) as record:
+            assert not record.stands('b "ü".png', "00", "s")
+            record.fail("c.png", None, "s", "last")
+        rows = lines(tmp_path)
+        assert [row["image"] for row in rows][-1] == "c.png"
+        assert [row["image"] for row in rows[:-1]] in (
+            ([],) if end < first else (["a.png"], ["a.png", 'b "ü".png'])
+        )
+    (tmp_path / "results.jsonl").write_bytes(whole + bytes(4096))  # as a power cut leaves it
+    with Record(tmp_path) as record:
+        assert record.stands('b "ü".png', "00", "s")
+    assert (tmp_path / "results.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["my notes", "my notes\n", "[1]\n2\n", '{"name": 1}\n'])
+def test_what_is_no_record_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.jsonl").write_text(content)
+    with pytest.raises(OutputError, match="no record of `clipsam inspect`: move it away"):
+        Record(tmp_path)
+    assert (tmp_path / "results.jsonl").read_text() == content
+
+
+def test_a_pipe_is_no_record(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "results.jsonl")
+    with pytest.raises(OutputError, match="no record of"):
+        Record(tmp_path)
+
+
+def test_the_index_of_many_rows_is_small(tmp_path: Path) -> None:
+    contour = [[x, x] for x in range(500)]
+    with (tmp_path / "results.jsonl").open("w") as file:
+        for number in range(3000):
+            row = {"image": f"{number}.png", "stem": str(number), "sha256": "0", "settings": "s"}
+            file.write(json.dumps({**row, "regions": [{"contour": contour}]}) + "\n")
+    tracemalloc.start()
+    index = read_index(tmp_path)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert index.stands("2999.png", "0", "s")
+    assert held < 500 * 3000
+
+
+def test_files_are_on_the_disk_before_the_rows_that_name_them(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(module, "SYNC_EVERY", 0.0)
+    run(images / "bad.png", "--output", tmp_path / "out")
+    assert [path.name for path in synced][:4] == [
+        "bad.overlay.png",
+        "bad.mask.png",
+        "bad.score.tiff",
+        "results.jsonl",
+    ]
