@@ -85,7 +85,7 @@ class Bundle:
         path = folder / MANIFEST
         try:
             with open_regular(path, _MOST_MANIFEST) as file:
-                data = file.read(_MOST_MANIFEST)
+                data = file.read()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
             raise BundleError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from pathlib import Path
 
 from clipsam.runtime.bundle import GRAPHS, MANIFEST, TEXT_FEATURES
 from clipsam.runtime.core.errors import OutputError
-from clipsam.runtime.core.files import umask
 
 
 @contextlib.contextmanager
@@ -29,9 +29,11 @@ def staged_bundle(output: Path) -> Iterator[Path]:
     new_parent = not output.parent.exists()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        # Not mkdtemp: its folders are for their owner alone, and stay so when they are renamed.
+        folder = output.with_name(f".{output.name}.{secrets.token_hex(8)}")
+        folder.mkdir()
+        staging = folder
         yield staging
-        staging.chmod(0o777 & ~umask())  # mkdtemp makes folders that only their owner can read
         _swap(staging, output)
     except OSError as error:
         raise OutputError(

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -24,18 +24,18 @@ def open_regular(path: Path, most: int | None = None) -> BinaryIO:
     """
     # Without waiting: the type can only be asked safely of what is open.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags | getattr(os, "O_CLOEXEC", 0)), "rb")
+    file = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
     try:
-        status = os.fstat(file.fileno())
+        status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "Not a regular file", str(path))
         if most is not None and status.st_size > most:
             size = f"It has {status.st_size:,} bytes, over the limit of {most:,}"
             raise OSError(errno.EFBIG, size, str(path))
+        return os.fdopen(file, "rb")
     except BaseException:
-        file.close()
+        os.close(file)
         raise
-    return file
 
 
 def sha256(path: Path) -> str:
@@ -80,11 +80,11 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
+        # The system applies the umask here: only in this way is it read without changing it.
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        temporary = name
         writer(temporary)
-        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -95,11 +95,3 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-
-def umask() -> int:
-    """The process's file mode mask, which tempfile ignores (its files are their owner's alone)."""
-    # It can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

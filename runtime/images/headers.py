@@ -23,6 +23,7 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # Within a scan a data byte FF is followed by 00, and D0 to D7 are restarts: neither ends it.
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TRUNCATED = "is truncated: its end is missing; copy it again"
+_PARTLY = "is damaged (its pixels are not all there): copy it again"
 _ALTERED = "is damaged (a checksum inside does not fit): copy it again"
 
 
@@ -37,6 +38,7 @@ class Header:
     alpha: bool = False
     frames: int = 1
     problem: str = ""  # why it cannot be used, and what to do: the end of a sentence
+    scan_end: int = 0  # of a JPEG with one scan: where its marker of the end is
 
 
 def read_header(data: bytes) -> Header | None:
@@ -89,7 +91,9 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
 
 def _jpeg(data: bytes) -> Header | None:
     """Segment by segment, so that an EXIF thumbnail's markers are not taken for the image's."""
-    position, frame, scanned = 2, None, False
+    position, frame, scans = 2, None, 0
+    progressive = False
+    missing: dict[int, list[int]] = {}  # component -> bits that each of its 64 numbers lacks
     while position + 4 <= len(data) or data[position : position + 2] == b"\xff\xd9":
         if data[position] != 0xFF:
             return None
@@ -98,17 +102,34 @@ def _jpeg(data: bytes) -> Header | None:
             position += 1
             continue
         if marker == _END_OF_IMAGE:
-            return Header(*frame) if frame and scanned else None
+            if not frame or not scans:
+                return None
+            whole = not any(any(bits) for bits in missing.values())
+            return Header(
+                *frame, scan_end=position if scans == 1 else 0, problem="" if whole else _PARTLY
+            )
         length = struct.unpack_from(">H", data, position + 2)[0]
         if marker in _START_OF_FRAME and frame is None:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
             frame = (width, height, bits, channels == 4)
+            progressive = marker & 3 == 2
+            missing = {data[position + 10 + 3 * i]: [99] * 64 for i in range(channels)}
+        if marker == _START_OF_SCAN:
+            _scan(data[position + 4 : position + 2 + length], missing, progressive)
         position += 2 + length
         if marker == _START_OF_SCAN:
-            scanned = True
+            scans += 1
             after = _AFTER_SCAN.search(data, position)
             position = after.start() if after else len(data)
     return Header(*frame, problem=_TRUNCATED) if frame else None
+
+
+def _scan(header: bytes, missing: dict[int, list[int]], progressive: bool) -> None:
+    """Take from `missing` what a scan brings: a progressive JPEG's scans each bring some bits."""
+    components = header[1 : 1 + 2 * header[0] : 2]
+    first, last, bits = header[-3:] if progressive else (0, 63, 0)
+    for component in components:
+        missing[component][first : last + 1] = [bits & 0x0F] * (min(last, 63) + 1 - first)
 
 
 def _bmp(data: bytes) -> Header:

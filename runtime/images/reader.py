@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import ImageError, OutputError
-from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.core.files import open_regular, write_bytes
 from clipsam.runtime.images.headers import Header, read_header
 from clipsam.runtime.images.image import Image, check_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_MORE = bytes(range(1, 255)) * 4  # no marker in it
 MAX_PIXELS = 100_000_000  # a 100-megapixel image; decoding more is rather a broken header
+_MOST_BESIDE = 64 << 20  # bytes of a file beside its pixels: EXIF, colour profiles, thumbnails
 
 
 def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image:
@@ -26,7 +28,15 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        return _read(path, max_pixels)
+    except MemoryError as error:
+        raise ImageError(f"{path} does not fit in memory: free some, or cut it up.") from error
+
+
+def _read(path: Path, max_pixels: int) -> Image:
+    try:
+        with open_regular(path, 4 * max_pixels + _MOST_BESIDE) as file:
+            data = file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path} cannot be read ({reason}): check the path.") from error
@@ -47,6 +57,8 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image:
             )
     # Opaque alpha is dropped by decoding again: OpenCV applies EXIF's orientation only here.
     image = _decode(path, data, cv2.IMREAD_COLOR)
+    if header.scan_end and not _same_with_more_to_read(path, data[: header.scan_end], image):
+        raise ImageError(f"{path} is damaged (its pixels are not all there): copy it again.")
     return check_image(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), str(path))
 
 
@@ -80,6 +92,16 @@ def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
     if image is None:
         raise ImageError(f"{path} is damaged: copy it again, or save it again from a viewer.")
     return np.asarray(image, np.uint8)
+
+
+def _same_with_more_to_read(path: Path, data: bytes, image: NDArray[np.uint8]) -> bool:
+    """Whether a JPEG's one scan was whole, by decoding it again with something behind its end.
+
+    libjpeg fills what is missing with grey and tells no one but stderr. A whole scan is read no
+    further than its end, so what follows changes nothing.
+    """
+    again = _decode(path, data + _MORE, cv2.IMREAD_COLOR)
+    return np.array_equal(again, image)
 
 
 class _OpenCVQuiet:

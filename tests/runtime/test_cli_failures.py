@@ -186,7 +186,7 @@ def test_interrupted(
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
         # Three files of the first image, and the second of the second.
-        patch.setattr(Path, "chmod", _interrupt_after(5))
+        patch.setattr(Path, "replace", _interrupt_after(5))
         done = run(images, "--output", output)
     assert done == Ran(130, "", "interrupted; --resume goes on from here.\n")
     assert not [path for path in output.rglob("*") if path.name.startswith(".")]
@@ -195,15 +195,16 @@ def test_interrupted(
     assert done.out.endswith(f"1 done before; results in {output}\n")
 
 
-def _interrupt_after(count: int) -> Callable[[Path, int], None]:
-    calls: list[Path] = []
+def _interrupt_after(count: int) -> Callable[[Path, Path], Path]:
+    calls, real = [], Path.replace
 
-    def chmod(path: Path, mode: int) -> None:
+    def replace(path: Path, target: Path) -> Path:
         calls.append(path)
         if len(calls) == count:
             raise KeyboardInterrupt
+        return real(path, target)
 
-    return chmod
+    return replace
 
 
 def test_a_reader_that_has_seen_enough_is_no_traceback(toy: Path) -> None:

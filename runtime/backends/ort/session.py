@@ -90,7 +90,21 @@ class OrtSession(Session):
                 f"onnxruntime failed on {self.provider} ({_first_line(error)}): free some memory, "
                 "or build the bundle again."
             ) from error
-        return dict(zip(self.outputs, outputs, strict=True))
+        found = dict(zip(self.outputs, outputs, strict=True))
+        self._check_outputs(feeds, found)
+        return found
+
+    def _check_outputs(self, feeds: Mapping[str, Array], found: Mapping[str, Array]) -> None:
+        """Refuse outputs of other shapes than declared, which onnxruntime returns all the same."""
+        axes: dict[str, int] = {}
+        for name, spec in self.inputs.items():
+            spec.problem(feeds[name], axes)  # learns the axes
+        for name, spec in self.outputs.items():
+            if spec.problem(found[name], axes):
+                raise SessionError(
+                    f"The graph returned {name} {list(np.shape(found[name]))} where it declares "
+                    f"{spec}: build the bundle again."
+                )
 
     def _run_bound(self, session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run with arrays made beforehand for the outputs whose shapes the inputs' axes give."""

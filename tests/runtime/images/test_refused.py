@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import re
 import struct
 import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 from support.image_files import colour, encode, encode_tiff, exif, huge, picture, png_chunk
 
@@ -202,3 +207,121 @@ def _is_one_sentence(message: str, path: Path) -> None:
     rest = message.replace(str(path), "")
     assert ". " not in rest
     assert "\n" not in rest
+
+
+def _detailed() -> NDArray[np.uint8]:
+    """A picture whose files are long enough to be cut in many places."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (9, 9), 0), np.uint8)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_cut_jpeg_with_an_end_marker(
+    options: dict[str, Any], share: float, tmp_path: Path
+) -> None:
+    """libjpeg fills the rest with grey: to the method a defect, or a good part."""
+    data = encode(Image.fromarray(_detailed()), "JPEG", quality=90, **options)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(data)
+    assert read_image(path).shape == (200, 300, 3)
+    if options.get("progressive"):  # between scans, where nothing but the end is missing
+        scans = [m.start() for m in re.finditer(b"\xff\xda", data)]
+        cut = scans[int(share * len(scans))]
+    else:
+        cut = int(share * len(data))
+    path.write_bytes(data[:cut] + b"\xff\xd9")
+    with pytest.raises(ImageError, match="is damaged") as error:
+        read_image(path)
+    _is_one_sentence(str(error.value), path)
+
+
+@pytest.mark.parametrize("damage", ["inside", "short", "checksum", "strips", "counts"])
+def test_a_tiff_whose_pixels_are_not_all_there(damage: str, tmp_path: Path) -> None:
+    plain = damage == "counts"
+    data = bytearray(
+        encode_tiff(
+            _detailed(),
+            photometric="rgb",
+            rowsperstrip=20,
+            compression=None if plain else "zlib",
+        )
+    )
+    path = tmp_path / "part.tif"
+    path.write_bytes(data)
+    assert read_image(path).shape == (200, 300, 3)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        start, length = page.dataoffsets[4], page.databytecounts[4]
+        table, rows = page.tags["StripByteCounts"], page.tags["RowsPerStrip"]
+    if damage == "inside":
+        data[start + length // 2] ^= 0x55
+    elif damage == "short":
+        packed = zlib.compress(bytes(900 * 19))
+        data[start : start + len(packed)] = packed
+    elif damage == "checksum":
+        data[start + length - 1] ^= 1
+    elif damage == "strips":
+        struct.pack_into("<H" if rows.dtype == 3 else "<I", data, rows.valueoffset, 10)
+    else:
+        form = "<H" if table.dtype == 3 else "<I"
+        struct.pack_into(form, data, table.valueoffset + struct.calcsize(form), 100)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"is damaged \(its pixels are not all there\)") as error:
+        read_image(path)
+    _is_one_sentence(str(error.value), path)
+
+
+def test_a_tiff_method_that_cannot_be_checked(tmp_path: Path) -> None:
+    path = tmp_path / "packed.tif"
+    path.write_bytes(encode(colour(), "TIFF", compression="packbits"))
+    with pytest.raises(ImageError, match="TIFF's method 32773: save it with deflate, or without"):
+        read_image(path)
+
+
+def test_thousands_of_long_tags_take_no_memory(tmp_path: Path) -> None:
+    """A megabyte of file whose tags all name the same megabyte took 6 GB."""
+    data = bytearray(encode_tiff(picture(), photometric="rgb"))
+    data += bytes((1 << 20) - len(data))
+    first = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, first)[0]
+    entries = data[first + 2 : first + 2 + 12 * count]
+    for tag in range(40_000, 42_000):
+        entries += struct.pack("<HHII", tag, 1, len(data) - 8, 8)
+    struct.pack_into("<I", data, 4, len(data))
+    data += struct.pack("<H", count + 2000) + entries + bytes(4)
+    path = tmp_path / "tags.tif"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        assert read_image(path).shape == (40, 60, 3)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_absurd_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.png"
+    path.write_bytes(encode(picture(), "PNG"))
+    os.truncate(path, 200 << 30)
+    with pytest.raises(ImageError, match=r"It has 214,748,364,800 bytes, over the limit") as error:
+        read_image(path)
+    _is_one_sentence(str(error.value), path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "part.png")
+    with pytest.raises(ImageError, match="Not a regular file"):
+        read_image(tmp_path / "part.png")
+
+
+def test_no_memory_is_the_images_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "part.png"
+    path.write_bytes(encode(picture(), "PNG"))
+    monkeypatch.setattr(cv2, "cvtColor", fail)
+    with pytest.raises(ImageError, match="does not fit in memory") as error:
+        read_image(path)
+    _is_one_sentence(str(error.value), path)

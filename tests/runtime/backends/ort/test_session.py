@@ -99,6 +99,7 @@ def test_onnxruntime_prints_nothing_and_tries_nothing_else(
 ) -> None:
     import onnxruntime
 
+    OrtSession(graph, "cpu").close()  # the arena, made once, has a session of its own
     tried = []
 
     def fail(_: object, providers: Any, *__: object) -> None:
@@ -139,3 +140,19 @@ def test_bound_outputs_of_unknown_shape(tmp_path: Path) -> None:
             assert list(found) == ["where", "twice"]
             np.testing.assert_array_equal(found["where"], [np.flatnonzero(values)])
             np.testing.assert_array_equal(found["twice"], 2 * np.array(values))
+
+
+def test_an_output_of_another_shape_than_declared(tmp_path: Path) -> None:
+    """onnxruntime returns it all the same; the fuzzer found what then fails later."""
+    path = tmp_path / "more.onnx"
+    spec = TensorSpec("x", "float32", ("n",))
+    write_graph(path, (spec,), (TensorSpec("y", "float32", ("m",)),), TWICE, {})
+    path.write_bytes(path.read_bytes().replace(b"\x12\x01m", b"\x12\x01n"))
+    with (
+        open_session(path, "cpu", 1) as session,
+        pytest.raises(SessionError, match=r"returned y \[4\] where it declares y float32\[n\]"),
+    ):
+        session.run({"x": np.zeros(2, np.float32)})
+
+
+TWICE: list[Any] = [("Concat", ["x", "x"], "y", {"axis": 0})]
