@@ -32,7 +32,7 @@ def test_values_and_unknown_flags_stay_as_they_are() -> None:
     assert (args.save_path, args.rest, unknown) == ("a-b_c", ["x_y"], ["--no-such_flag"])
 
 
-def test_numbers() -> None:
+def test_numbers_out_of_range_are_refused() -> None:
     assert whole_number()("3") == 3
     assert whole_number(0)("0") == 0
     assert whole_number(0, 7)("7") == 7
@@ -46,7 +46,7 @@ def test_numbers() -> None:
             parse(text)
 
 
-def test_devices() -> None:
+def test_devices_that_cannot_compute_are_refused() -> None:
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(ProviderError, match=r"--device gpu cannot be used here .*--device cpu"):
         torch_device("gpu")
@@ -79,7 +79,7 @@ def test_outputs_are_tried_before_the_work(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_how_a_command_ends(
+def test_errors_end_a_command_with_a_message_and_a_code(
     error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> int:

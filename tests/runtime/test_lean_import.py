@@ -49,7 +49,7 @@ def test_the_runtimes_tests_are_collected_without_torch() -> None:
     assert f"{Path(__file__).name}::" in done.stdout
 
 
-def test_the_block_blocks() -> None:
+def test_a_blocked_module_cannot_be_imported() -> None:
     done = run("import PIL", RESEARCH)
     assert done.returncode != 0
     assert "PIL is blocked" in done.stderr
@@ -60,7 +60,9 @@ UNUSED = ("google", "flatbuffers", "packaging", "sympy")
 
 
 @pytest.mark.parametrize("blocked", [RESEARCH, (*RESEARCH, *UNUSED)], ids=["research", "unused"])
-def test_a_whole_inspection(toy: Path, tmp_path: Path, blocked: tuple[str, ...]) -> None:
+def test_an_inspection_imports_nothing_of_research(
+    toy: Path, tmp_path: Path, blocked: tuple[str, ...]
+) -> None:
     write_png(tmp_path / "part.png", bright_square())
     code = (
         "from clipsam.runtime.cli import main\n"

@@ -40,7 +40,7 @@ def example(**changes: Any) -> Result:
 @pytest.mark.parametrize(
     "changes", [{}, {"regions": (), "verdict": "good"}, {"refined": False}], ids=str
 )
-def test_json_round_trip(changes: dict[str, Any]) -> None:
+def test_a_result_survives_json(changes: dict[str, Any]) -> None:
     result = example(**changes)
     back = Result.from_json(result.to_json(), SCORE_MAP, MASK)
     assert back == result
@@ -70,7 +70,7 @@ def test_timings_are_rounded_in_json_only() -> None:
     assert result.timings["total"] == 1.23456
 
 
-def test_frozen() -> None:
+def test_a_result_cannot_be_changed() -> None:
     result = example()
     with pytest.raises(FrozenInstanceError):
         result.verdict = "good"  # type: ignore[misc]

@@ -53,7 +53,7 @@ def _opened(folder: Path, precision: str | None = None) -> dict[str, str]:
         return {name: session.precision for name, session in model._sessions.items()}
 
 
-def test_built_and_checked(dynamic: tuple[Path, BuildReport]) -> None:
+def test_int8_dynamic_is_built_and_within_tolerance(dynamic: tuple[Path, BuildReport]) -> None:
     folder, report = dynamic
     bundle = Bundle.open(folder)
     assert bundle.precisions == ("fp32", PRECISION)  # nothing else is needed
@@ -75,7 +75,7 @@ def test_built_and_checked(dynamic: tuple[Path, BuildReport]) -> None:
     assert set(bundle.manifest.parity[PRECISION]["graphs"]) == {"clip_umci", "sam_encoder"}
 
 
-def test_the_cpu_prefers_it(dynamic: tuple[Path, BuildReport]) -> None:
+def test_the_cpu_runs_int8_dynamic_unless_told_otherwise(dynamic: tuple[Path, BuildReport]) -> None:
     folder, _ = dynamic
     assert _opened(folder) == _own(folder)
     assert _opened(folder, "fp32") == dict.fromkeys(GRAPHS, "fp32")
@@ -101,7 +101,7 @@ def _must_not_run(*_: object) -> None:
     raise AssertionError("made again")
 
 
-def test_taken_over(
+def test_an_int8_graph_is_taken_over_by_the_next_build(
     dynamic: tuple[Path, BuildReport],
     small_preset: Preset,
     tmp_path: Path,
@@ -166,7 +166,7 @@ def test_float32_stands_in_for_a_graph_that_fails(
         (("clip_umci", "sam_encoder"), None),
     ],
 )
-def test_graphs_that_fail_together(
+def test_the_graph_that_fails_in_the_whole_stays_in_fp32(
     guilty: Sequence[str],
     left: dict[str, str] | None,
     dynamic: tuple[Path, BuildReport],

@@ -177,7 +177,7 @@ def test_a_foreign_or_damaged_cache_is_refused(tmp_path: Path, images: list[Labe
     fill(tmp_path, images, Extract(stop=0))  # whole again: nothing is computed
 
 
-def test_a_disk_too_small(
+def test_a_disk_too_small_for_the_cache_is_refused(
     tmp_path: Path, images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = shutil.disk_usage(tmp_path)
@@ -193,7 +193,7 @@ def test_a_path_that_cannot_be_a_folder(tmp_path: Path, images: list[LabelledIma
         fill(tmp_path / "file", images, extract)
 
 
-def test_features_beyond_float16(tmp_path: Path, images: list[LabelledImage]) -> None:
+def test_features_beyond_float16_are_refused(tmp_path: Path, images: list[LabelledImage]) -> None:
     with pytest.raises(WeightsError, match=r"exceed float16.*--no_cache"):
         fill(tmp_path, images, lambda pixels: extract(pixels) * 1e6)
     counter = Extract()

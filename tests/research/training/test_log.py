@@ -51,7 +51,7 @@ def test_odd_rows_are_drawn_as_far_as_they_go(rows: list[dict[str, float]]) -> N
     assert picture.shape == (300, 900, 3)
 
 
-def test_nothing_to_draw() -> None:
+def test_no_figures_draw_no_curves() -> None:
     assert draw_curves([]) is None
     assert draw_curves([{"step": 1, "time": 2.0}]) is None
 
@@ -83,7 +83,9 @@ def test_tensorboard_reads_the_figures_back(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
 
 
-def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_is_logged_without_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # import fails
     log = TrainingLog(tmp_path)
     log.add({"step": 1, "loss": 0.5})
