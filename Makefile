@@ -1,11 +1,12 @@
 # make demo   environment, the default bundle, inspected sample images in demo/
-# make test   environment, lint, types, tests
+# make check  environment, lint, types, the fast tests
+# make test   environment, lint, types, all tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo env bundle test lint types unit trt-api test-full test-gpu clean
+.PHONY: demo env bundle test check lint types fast unit trt-api test-full test-gpu mutants clean
 
 demo: bundle
 	$(BIN)/clipsam inspect bundles/tiny examples/images --output demo
@@ -32,6 +33,13 @@ types: $(STAMP)
 	@mkdir -p build/types/clipsam
 	@for p in runtime export research; do ln -sfn ../../../$$p build/types/clipsam/$$p; done
 	MYPYPATH=build/types $(BIN)/mypy -p clipsam.runtime -p clipsam.export -p clipsam.research
+
+# What to run while working: two minutes on two cores.
+check: lint types fast
+
+fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -o faulthandler_timeout=120 \
+		-m "not slow and not full_size and not gpu"
 
 # Two workers with a thread each; more would build the bundles that tests share once more each.
 # A worker that a hanging test ended is not started again: it would run that test again.
@@ -61,6 +69,16 @@ test-full: $(STAMP)
 # On a box with an NVIDIA GPU and TensorRT (pip install 'clipsam[trt]', or JetPack's own).
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# Which changes of the method no test notices: hours, resumed where it stopped. Commit first, and
+# leave the files alone meanwhile: they are changed in place.
+mutants: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0
+	test -e build/mutants.sqlite || $(BIN)/cosmic-ray init tests/mutants.toml build/mutants.sqlite
+	$(BIN)/cr-filter-operators build/mutants.sqlite tests/mutants.toml
+	OMP_NUM_THREADS=1 $(BIN)/cosmic-ray exec tests/mutants.toml build/mutants.sqlite
+	$(BIN)/cr-report --surviving-only build/mutants.sqlite
 
 clean:
 	rm -rf build dist demo bundles .mypy_cache .ruff_cache .pytest_cache *.egg-info

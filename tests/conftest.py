@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from clipsam.research.models.presets import Preset
 
 
+BUNDLES = {"random_bundle", "tiny_bundle", "small_bundle"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs one of the bundles below is slow: an export takes half a minute."""
+    for item in items:
+        if isinstance(item, pytest.Function) and BUNDLES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def exporter() -> None:
     """Skips what asks for it where the exporter is not installed."""

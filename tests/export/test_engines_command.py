@@ -40,7 +40,9 @@ def broken(bundle: Path) -> Path:
     return bundle
 
 
-def test_the_command(bundle: Path, fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_builds_engines_and_keeps_them(
+    bundle: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--engines-only", str(bundle), "--precision", "fp16", "--workspace-gb", "1.5"]
     arguments += ["--optimisation-level", "2"]
     assert main([*arguments, "--fallback"]) == 0
@@ -61,7 +63,9 @@ def test_the_command_on_a_wrong_engine(
     assert main(["--engines-only", str(broken), "--fallback"]) == 0
 
 
-def test_without_tensorrt(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_building_without_tensorrt_names_it(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkey = pytest.MonkeyPatch()
     monkey.setitem(sys.modules, "tensorrt", None)
     assert main(["--engines-only", str(bundle)]) == 1

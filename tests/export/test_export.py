@@ -111,7 +111,9 @@ def test_bundle_says_what_it_is(random_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-def test_opsets_agree(opset: int, small_preset: Preset, small_bundle: Path, tmp_path: Path) -> None:
+def test_every_opset_gives_the_same_outputs(
+    opset: int, small_preset: Preset, small_bundle: Path, tmp_path: Path
+) -> None:
     other = small_bundle
     if opset != 20:
         other = tmp_path / "bundle"

@@ -116,7 +116,9 @@ def test_every_precision_is_built_and_checked(precise: tuple[Path, BuildReport])
 
 
 @pytest.mark.parametrize("provider_precision", ["fp16", "int8"])
-def test_precisions_run(precise: tuple[Path, BuildReport], provider_precision: str) -> None:
+def test_fp16_and_int8_bundles_inspect_alike(
+    precise: tuple[Path, BuildReport], provider_precision: str
+) -> None:
     folder, _ = precise
     image = sample_from_seed(5, 200, defect_rate=1.0).image
     with (

@@ -15,7 +15,7 @@ from clipsam.research.models.device import torch_device
 from clipsam.runtime.core.errors import ImageError, OutputError, ProviderError, WeightsError
 
 
-def test_numbers() -> None:
+def test_numbers_out_of_range_are_refused() -> None:
     assert whole_number()("3") == 3
     assert whole_number(0)("0") == 0
     assert whole_number(0, 7)("7") == 7
@@ -29,7 +29,7 @@ def test_numbers() -> None:
             parse(text)
 
 
-def test_devices() -> None:
+def test_devices_that_cannot_compute_are_refused() -> None:
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(ProviderError, match=r"--device gpu cannot be used here .*--device cpu"):
         torch_device("gpu")
@@ -62,7 +62,7 @@ def test_outputs_are_tried_before_the_work(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_how_a_command_ends(
+def test_errors_end_a_command_with_a_message_and_a_code(
     error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> int:

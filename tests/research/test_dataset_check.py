@@ -36,7 +36,9 @@ def test_a_whole_set_has_no_problems(
     assert "no problems" in capsys.readouterr().out
 
 
-def test_counts_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_prints_counts_and_writes_them_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, report = make_mvtec(tmp_path / "nut"), tmp_path / "report.json"
     assert main(["dataset", "check", str(root), "--json", str(report)]) == 0
     printed = capsys.readouterr().out

@@ -159,7 +159,7 @@ def test_the_error_of_an_image(tmp_path: Path) -> None:
         ("table5", make_visa, "AnomalyCLIP | published | 95.5", True),
     ],
 )
-def test_protocols(
+def test_protocols_print_the_published_figures_beside_ours(
     protocol: str,
     make: object,
     line: str,
@@ -250,7 +250,9 @@ def test_a_forgotten_mask_stops_the_run_before_it_starts(
     assert "bent/001.png has no mask" in capsys.readouterr().err
 
 
-def test_unknown_arguments_and_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_arguments_and_presets_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["b", "root", "--colour"])
     assert caught.value.code == 2

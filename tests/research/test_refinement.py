@@ -20,7 +20,7 @@ ROW = re.compile(
 )
 
 
-def test_overlaps_by_hand() -> None:
+def test_overlaps_are_those_worked_out_by_hand() -> None:
     """Two components of 4 x 4 pixels: one lies half on a defect, the other on none."""
     side = 32
     rough, truth = np.zeros((side, side), np.float32), np.zeros((side, side), np.bool_)

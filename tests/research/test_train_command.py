@@ -169,7 +169,7 @@ def test_defects_without_masks_are_left_out(
         (["--dataset", "synthetic", "--augment", "flip", "--no_cache"], "varied already"),
     ],
 )
-def test_wrong_usage(
+def test_arguments_that_do_not_go_together_are_refused(
     more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -190,7 +190,7 @@ def test_wrong_usage(
         (["--steering", "2"], "--steering: '2' must be a number, from 0 to 1"),
     ],
 )
-def test_numbers_that_mean_nothing(
+def test_numbers_that_mean_nothing_are_refused(
     more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -220,7 +220,7 @@ def test_what_this_clip_or_machine_has_not(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_read_only_folder(
+def test_a_folder_that_cannot_be_written_to_is_named(
     weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file where a folder has to be stands for it: whoever runs the tests may write anywhere."""
@@ -275,7 +275,7 @@ def test_interrupted_while_it_trains(
     assert len(calls) == 4 + 2  # only the epoch that was not finished
 
 
-def test_augmented_training_runs(weights: Path, data: Path, tmp_path: Path) -> None:
+def test_training_runs_with_every_augmentation(weights: Path, data: Path, tmp_path: Path) -> None:
     more = ["--epoch", "1", "--no_cache", "--augment", "flip", "rotate", "colour"]
     assert main(train_arguments(weights, data, tmp_path, *more, "--precision", "bf16")) == 0
 
@@ -306,7 +306,7 @@ def test_fabric_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
         FabricProcesses("cpu")
 
 
-def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1000")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
     with pytest.raises(ProviderError, match="started 1000 processes here and PyTorch finds"):

@@ -54,7 +54,7 @@ def refuse(folder: Path, message: str) -> None:
     assert "\n" not in text
 
 
-def test_opens(toy: Path) -> None:
+def test_a_bundle_opens_with_its_text_and_graphs(toy: Path) -> None:
     bundle = Bundle.open(str(toy))
     assert bundle.folder == toy
     assert len(bundle.id) == 12
@@ -92,7 +92,7 @@ def test_the_id_names_the_content(toy: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["nothing", "file", "file/below", "."])
-def test_no_bundle_there(where: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused(where: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     refuse(tmp_path / where, r"There is no bundle in .* \(manifest.json: .+\)")
 
@@ -120,7 +120,7 @@ def test_no_bundle_there(where: str, tmp_path: Path) -> None:
         (b" " * (4 << 20) + b"{}", "over the limit of 4,194,304"),
     ],
 )
-def test_not_a_manifest(toy: Path, data: bytes, message: str) -> None:
+def test_a_file_that_is_no_manifest_is_refused(toy: Path, data: bytes, message: str) -> None:
     (toy / "manifest.json").write_bytes(data)
     refuse(toy, message)
 
@@ -229,7 +229,7 @@ WRONG["a graph of another format"] = _put("parity.json", *FP32, "file")
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_damaged_manifest(toy: Path, name: str) -> None:
+def test_a_damaged_manifest_is_refused(toy: Path, name: str) -> None:
     edit(toy, WRONG[name])
     refuse(toy, "manifest.json is (damaged|not JSON)")
 
@@ -259,7 +259,7 @@ def add_int8(v: Values) -> None:
             variant[name] = {**entry, "file": f"{name}.{own}.onnx", "precision": own}
 
 
-def test_precisions(toy: Path) -> None:
+def test_a_graph_missing_in_a_precision_is_taken_from_a_safer_one(toy: Path) -> None:
     assert Bundle.open(toy).precisions == ("fp32",)
     for name in ("clip_umci", "sam_encoder", "sam_decoder"):
         for precision in ("fp16", "int8"):
@@ -455,7 +455,7 @@ class _Trap:
         return (Path.touch, (self.path,))
 
 
-def test_nothing_is_unpickled(toy: Path, tmp_path: Path) -> None:
+def test_text_features_are_never_unpickled(toy: Path, tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
     features = np.empty((4, 4, 2), object)
     features[:] = _Trap(sprung)

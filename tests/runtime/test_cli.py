@@ -37,7 +37,9 @@ def images(tmp_path: Path) -> Path:
     return make_images(tmp_path / "images")
 
 
-def test_a_folder(run: Run, images: Path, tmp_path: Path, toy: Path) -> None:
+def test_a_folder_is_inspected_image_by_image(
+    run: Run, images: Path, tmp_path: Path, toy: Path
+) -> None:
     output = tmp_path / "deep/out"
     done = run(images, "--output", output)
     assert done == Ran(0, f"2 good, 2 anomalous; results in {output}\n", "")
@@ -121,20 +123,22 @@ def test_images_called_like_results_are_images(run: Run, tmp_path: Path) -> None
     assert [row["image"] for row in lines(tmp_path)] == ["a.mask.png"]
 
 
-def test_a_deadline(run: Run, images: Path, tmp_path: Path) -> None:
+def test_a_deadline_leaves_defects_unrefined(run: Run, images: Path, tmp_path: Path) -> None:
     assert run(images, "--output", tmp_path / "out", "--deadline-ms", "0.001").code == 0
     rows = {row["image"]: (row["refined"], row["late"]) for row in lines(tmp_path / "out")}
     assert rows["good.jpg"] == (False, False)  # SAM had nothing to do
     assert rows["bad.png"] == (False, True)
 
 
-def test_norm_image(run: Run, images: Path, tmp_path: Path) -> None:
+def test_norm_image_stretches_the_score_map_to_0_and_1(
+    run: Run, images: Path, tmp_path: Path
+) -> None:
     assert run(images / "bad.png", "--output", tmp_path / "out", "--norm", "image").code == 0
     score = tifffile.imread(tmp_path / "out/bad.score.tiff")
     assert (score.min(), score.max()) == (0, 1)
 
 
-def test_info(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_info_describes_the_bundle(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(toy)]) == 0
     captured = capfd.readouterr()
     assert captured.err == ""
@@ -172,7 +176,7 @@ def test_info(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ],
     ids=" ".join,
 )
-def test_usage_errors(args: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_end_with_code_2(args: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(args)
     assert error.value.code == 2
@@ -207,7 +211,7 @@ def test_the_version_is_the_one_of_pyproject() -> None:
     assert f'\nversion = "{__version__}"\n' in text
 
 
-def test_as_a_program(toy: Path, images: Path, tmp_path: Path) -> None:
+def test_the_program_inspects_and_reports_errors(toy: Path, images: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "clipsam.runtime.cli"]
 
     def call(*args: object) -> subprocess.CompletedProcess[str]:

@@ -57,7 +57,7 @@ def test_an_unknown_category_writes_nothing(run: Run, images: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_without_images(run: Run, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_an_error(run: Run, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     (empty / "folder.png").mkdir(parents=True)  # a folder is no image, whatever its name
     done = run(empty, "--output", tmp_path / "out")
@@ -66,7 +66,9 @@ def test_folders_without_images(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_no_bundle(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bundle_is_an_error_and_writes_nothing(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     code = main(["inspect", str(tmp_path / "no"), str(images), "--output", str(tmp_path / "out")])
     assert code == 1
     assert capfd.readouterr().err.startswith("error: There is no bundle in ")
@@ -91,7 +93,7 @@ def test_an_output_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("room", range(0, 9))
-def test_a_full_disk(
+def test_a_full_disk_leaves_whole_files_and_resume_goes_on(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """After `room` files nothing more fits: what is there is whole, and --resume goes on."""
@@ -156,7 +158,7 @@ def _all_whole(output: Path) -> None:
     assert not last or "verdict" in last or "was cut off" in last["error"]
 
 
-def test_resume(run: Run, images: Path, tmp_path: Path) -> None:
+def test_resume_keeps_whole_lines_and_does_the_rest(run: Run, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     run(images, "--output", output)
     path = output / "results.jsonl"
@@ -179,7 +181,7 @@ def test_resume(run: Run, images: Path, tmp_path: Path) -> None:
     assert done.out.startswith("0 good, 0 anomalous, 4 done before")
 
 
-def test_interrupted(
+def test_an_interrupted_run_leaves_no_temporary_file_and_resumes(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while a file is written: exit code 130, no temporary file, and --resume goes on."""

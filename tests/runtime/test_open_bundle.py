@@ -71,7 +71,7 @@ def opened(bundle: Path, provider: str, precision: str | None = None) -> dict[st
         return {name: session.precision for name, session in model.sessions.items()}
 
 
-def test_a_whole_inspection(bundle: Path, cuda: FakeCuda) -> None:
+def test_tensorrt_inspects_as_onnxruntime_does(bundle: Path, cuda: FakeCuda) -> None:
     """The same result as onnxruntime's, part after part, and everything freed in the end."""
     write_engines(bundle)
     parts = [bright_square(), np.full((90, 80, 3), 30, np.uint8), bright_square(bright=230)]
@@ -176,7 +176,7 @@ def test_a_bundle_is_verified_once(bundle: Path, monkeypatch: pytest.MonkeyPatch
     assert sorted(hashed) == sorted(whole.manifest.files)
 
 
-def test_an_unknown_provider(bundle: Path) -> None:
+def test_an_unknown_provider_is_refused(bundle: Path) -> None:
     for precision in (None, "fp32"):
         with pytest.raises(ProviderError, match="Unknown provider 'tpu': use one of"):
             opened(bundle, "tpu", precision)
@@ -287,7 +287,7 @@ def test_engines_are_no_part_of_the_bundle(bundle: Path) -> None:
     assert Bundle.open(bundle).id == before
 
 
-def test_the_command(
+def test_inspect_runs_engines_and_names_missing_ones(
     bundle: Path, tmp_path: Path, cuda: FakeCuda, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_precisions(bundle, "fp16")

@@ -143,7 +143,7 @@ def test_the_map_is_equation_nine(model: ClipSAM) -> None:
     assert region.area == result.mask.sum()
 
 
-def test_the_category_matters(model: ClipSAM) -> None:
+def test_the_category_steers_the_score(model: ClipSAM) -> None:
     image = bright_square()
     assert model.inspect(image, "object").anomalous
     assert not model.inspect(image, "nothing").anomalous
@@ -290,7 +290,7 @@ SHAPES = [(16, 16), (17, 31), (16, 1024), (1024, 16), (333, 77), (64, 64), (129,
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_shape(model: ClipSAM, shape: tuple[int, int]) -> None:
+def test_images_of_every_shape_are_inspected(model: ClipSAM, shape: tuple[int, int]) -> None:
     height, width = shape
     image = bright_square(height, width, (width // 4, height // 4, width // 2, height // 2))
     result = model.inspect(image)
@@ -308,7 +308,7 @@ def test_every_shape(model: ClipSAM, shape: tuple[int, int]) -> None:
     assert Result.from_json(result.to_json(), result.score_map, result.mask).score == result.score
 
 
-def test_views_and_wrong_images(model: ClipSAM) -> None:
+def test_views_are_inspected_and_wrong_images_refused(model: ClipSAM) -> None:
     whole = bright_square(120, 160)
     flipped = model.inspect(whole[:, ::-1])  # a view, as BGR turned by a slice is
     np.testing.assert_array_equal(

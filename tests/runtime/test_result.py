@@ -40,7 +40,7 @@ def example(**changes: Any) -> Result:
 @pytest.mark.parametrize(
     "changes", [{}, {"regions": (), "verdict": "good"}, {"refined": False}], ids=str
 )
-def test_json_round_trip(changes: dict[str, Any]) -> None:
+def test_a_result_survives_json(changes: dict[str, Any]) -> None:
     result = example(**changes)
     back = Result.from_json(result.to_json(), SCORE_MAP, MASK)
     assert back == result
@@ -69,7 +69,7 @@ def test_timings_come_back_exactly() -> None:
     assert Result.from_json(result.to_json(), SCORE_MAP, MASK) == result
 
 
-def test_frozen() -> None:
+def test_a_result_cannot_be_changed() -> None:
     result = example()
     with pytest.raises(FrozenInstanceError):
         result.verdict = "good"  # type: ignore[misc]

@@ -144,11 +144,11 @@ def test_the_trained_model_one_by_one_and_in_batches(tiny_bundle: Path) -> None:
             np.testing.assert_allclose(part.result().score_map, alone.score_map, atol=1e-5)
 
 
-def test_nothing_to_inspect(model: ClipSAM) -> None:
+def test_an_empty_stream_yields_nothing(model: ClipSAM) -> None:
     assert list(model.inspect_many([])) == []
 
 
-def test_categories_of_their_own(model: ClipSAM) -> None:
+def test_every_image_may_name_its_own_category(model: ClipSAM) -> None:
     image = bright_square()
     items = [image, (image, "nothing"), (image, "metal nut"), (image, "botle"), image]
     line = list(model.inspect_many(items, "bottle", batch=4))
@@ -159,7 +159,7 @@ def test_categories_of_their_own(model: ClipSAM) -> None:
         line[3].result()
 
 
-def test_files_and_arrays(model: ClipSAM, tmp_path: Path) -> None:
+def test_a_stream_takes_files_and_arrays(model: ClipSAM, tmp_path: Path) -> None:
     write_png(tmp_path / "part.png", bright_square())
     line = list(model.inspect_many([tmp_path / "part.png", str(tmp_path / "part.png"), DARK]))
     assert [part.item for part in line[:2]] == [tmp_path / "part.png", str(tmp_path / "part.png")]
@@ -195,7 +195,7 @@ def test_an_engine_that_overflows_on_one_image(watching: Watching) -> None:
         line[1].result()
 
 
-def test_an_engine_that_fails(watching: Watching) -> None:
+def test_a_failing_engine_fails_its_batch_alone(watching: Watching) -> None:
     """Every image of the batch says so, and the next ones go on."""
 
     def fail(feeds: Feeds) -> None:
@@ -264,7 +264,7 @@ def test_what_is_no_fault_of_an_image_ends_the_line(watching: Watching, where: s
         next(line)
 
 
-def test_what_is_no_iterable(model: ClipSAM) -> None:
+def test_a_stream_of_no_iterable_is_a_type_error(model: ClipSAM) -> None:
     with pytest.raises(TypeError, match="not iterable"):
         next(model.inspect_many(3))  # type: ignore[arg-type]
 

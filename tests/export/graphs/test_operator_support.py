@@ -226,7 +226,7 @@ def _export(source: GraphSource, precision: str, opset: int, path: Path) -> onnx
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_within_documented_support(
+def test_every_graph_stays_within_documented_support(
     case: tuple[str, str, str, str, int],
     sources: Callable[[str, str], dict[str, GraphSource]],
     tmp_path: Path,
@@ -238,7 +238,7 @@ def test_within_documented_support(
 
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("graph", ["clip_umci", "sam_encoder"])
-def test_int8_within_documented_support(
+def test_int8_graphs_stay_within_documented_support(
     graph: str,
     opset: int,
     sources: Callable[[str, str], dict[str, GraphSource]],

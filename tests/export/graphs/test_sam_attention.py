@@ -78,7 +78,7 @@ def test_relative_positions_take_part(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REWRITES)
-def test_the_whole_encoder(kind: str, sam: Sam) -> None:
+def test_the_rewritten_encoder_is_the_stock_encoder(kind: str, sam: Sam) -> None:
     """Windowed and global blocks; the window of 6 does not divide the grid of 16."""
     assert {block.window_size for block in sam.image_encoder.blocks} == {0, 6}
     *_, case = sam_encoder_cases(256)
@@ -183,7 +183,9 @@ def test_blocked_keeps_the_weights_and_the_encoder_given(sam: Sam) -> None:
 
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("kind", ATTENTIONS)
-def test_exports(kind: str, opset: int, sam: Sam, tmp_path: Path) -> None:
+def test_every_attention_exports_and_agrees_with_pytorch(
+    kind: str, opset: int, sam: Sam, tmp_path: Path
+) -> None:
     module, path = SamEncoderGraph(sam, kind), tmp_path / "sam_encoder.onnx"
     *_, case = sam_encoder_cases(256)
     export_graph(module, case.feeds, {}, ["embedding"], path, opset)

@@ -95,7 +95,7 @@ def test_int8_is_judged_by_the_users_images(toy: Path) -> None:
     assert recording_steps([0, 0, 0], [0]) == len(recording.cases) + len(recording.pictures)
 
 
-def test_a_build_records(small_bundle: Path) -> None:
+def test_a_build_records_golden_outputs_that_hold(small_bundle: Path) -> None:
     """A bundle of small models, as its build leaves it: everything holds, in little space."""
     bundle, recording = Bundle.open(small_bundle), read_recording(small_bundle)
     assert RECORDED in bundle.manifest.files

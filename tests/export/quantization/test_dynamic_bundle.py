@@ -54,7 +54,7 @@ def _opened(folder: Path, precision: str | None = None) -> dict[str, str]:
         return {name: session.precision for name, session in model.sessions.items()}
 
 
-def test_built_and_checked(dynamic: tuple[Path, BuildReport]) -> None:
+def test_int8_dynamic_is_built_and_within_tolerance(dynamic: tuple[Path, BuildReport]) -> None:
     folder, report = dynamic
     bundle = Bundle.open(folder)
     assert bundle.precisions == ("fp32", PRECISION)  # nothing else is needed
@@ -76,7 +76,7 @@ def test_built_and_checked(dynamic: tuple[Path, BuildReport]) -> None:
     assert set(bundle.manifest.parity[PRECISION]["graphs"]) == {"clip_umci", "sam_encoder"}
 
 
-def test_the_cpu_prefers_it(dynamic: tuple[Path, BuildReport]) -> None:
+def test_the_cpu_runs_int8_dynamic_unless_told_otherwise(dynamic: tuple[Path, BuildReport]) -> None:
     folder, _ = dynamic
     assert _opened(folder) == _own(folder)
     assert _opened(folder, "fp32") == dict.fromkeys(GRAPHS, "fp32")
@@ -102,7 +102,7 @@ def _must_not_run(*_: object) -> None:
     raise AssertionError("made again")
 
 
-def test_taken_over(
+def test_an_int8_graph_is_taken_over_by_the_next_build(
     dynamic: tuple[Path, BuildReport],
     small_preset: Preset,
     tmp_path: Path,

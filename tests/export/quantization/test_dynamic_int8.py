@@ -108,7 +108,7 @@ def _naive(base: Path, output: Path) -> None:
 # --- the graph ----------------------------------------------------------------------------------
 
 
-def test_the_graph(made: Made) -> None:
+def test_the_graph_has_onnx_operators_and_int8_weights(made: Made) -> None:
     path, output, result = made.base, made.output, made.result
     assert len(result.int8) == 8  # qkv, proj and two of the MLP, in both blocks
     assert not result.left_out
@@ -137,7 +137,7 @@ def test_the_graph(made: Made) -> None:
     assert 1e-3 < max(check.max_rel for check in checks) < 0.1  # int8, and not off by far
 
 
-def test_onnxruntime_fuses_it(made: Made, tmp_path: Path) -> None:
+def test_onnxruntime_fuses_every_int8_product(made: Made, tmp_path: Path) -> None:
     """Unfused, int8 is slower than float32."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "fused.onnx")
@@ -308,7 +308,7 @@ def test_smoothing_leaves_alike_ranges() -> None:
 # --- outlier channels ---------------------------------------------------------------------------
 
 
-def test_outlier_channels(small_preset: Preset, tmp_path: Path) -> None:
+def test_outlier_channels_are_smoothed_or_left_out(small_preset: Preset, tmp_path: Path) -> None:
     """Random weights flatter int8; trained transformers have channels like these."""
     path, recorded = _export(_encoder(small_preset, outliers=500.0), tmp_path)
     _naive(path, tmp_path / "naive.onnx")

@@ -91,7 +91,9 @@ def exported(
 
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("precision", DTYPES)
-def test_which_tensors_are_half(name: str, precision: str, sources: dict[str, GraphSource]) -> None:
+def test_tensors_named_alone_stay_float32(
+    name: str, precision: str, sources: dict[str, GraphSource]
+) -> None:
     graph = sources[name].module
     before = {n: t.clone() for n, t in _tensors(graph)}
     half = HalfPrecision(graph, precision).module

@@ -113,7 +113,9 @@ def test_layer_error_is_that_of_the_product() -> None:
 # --- the graph ----------------------------------------------------------------------------------
 
 
-def test_int8_where_it_says(base: Path, tmp_path: Path, small_preset: Preset) -> None:
+def test_every_layer_that_is_listed_runs_in_int8(
+    base: Path, tmp_path: Path, small_preset: Preset
+) -> None:
     path = tmp_path / "int8.onnx"
     result = quantise(base, path, lambda: _feeds(IMAGES[:3]), threads=1)
     assert len(result.int8) == 8  # qkv, proj and two of the MLP, in both blocks
@@ -191,7 +193,9 @@ def _folder(path: Path, count: int) -> Path:
 
 
 @pytest.mark.parametrize(("count", "used", "held"), [(2, 1, 1), (3, 1, 2), (10, 8, 2)])
-def test_images_are_divided(count: int, used: int, held: int, tmp_path: Path) -> None:
+def test_images_held_out_are_not_calibrated_on(
+    count: int, used: int, held: int, tmp_path: Path
+) -> None:
     images = CalibrationImages.of_folder(_folder(tmp_path / "good", count))
     assert (len(images.calibration), len(images.held_out)) == (used, held)
     assert len({*images.calibration, *images.held_out}) == count
@@ -213,7 +217,7 @@ def test_of_many_images_some_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images(count: int, tmp_path: Path) -> None:
+def test_one_calibration_image_is_too_few(count: int, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"holds (no|1) images? \(.*at least 2 images of good"):
         CalibrationImages.of_folder(_folder(tmp_path / "good", count))
 

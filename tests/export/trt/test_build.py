@@ -85,7 +85,9 @@ def test_fallback_builds_the_safer_precision(broken: Path, fake: Fake) -> None:
         assert [s.precision for s in model.sessions.values()] == ["fp16", "fp32", "fp16"]
 
 
-def test_fallback_of_the_whole(bundle: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_disagree_together_fall_back_together(
+    bundle: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each passes alone and the three together do not: all are built in the safer precision."""
     from clipsam.export.trt import build as engines_on_box
 

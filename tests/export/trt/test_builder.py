@@ -149,7 +149,9 @@ def test_session_errors_are_passed_on(bundle: Path, fake: Fake) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_tensorrt(), reason="no TensorRT, or no GPU")
 @pytest.mark.parametrize("precision", ["fp32"])
-def test_engines_on_a_gpu(random_bundle: Path, tmp_path: Path, precision: str) -> None:
+def test_a_real_gpu_builds_engines_that_inspect(
+    random_bundle: Path, tmp_path: Path, precision: str
+) -> None:
     """The whole way with NVIDIA's own library: build, gate, open, inspect."""
     folder = tmp_path / "bundle"
     shutil.copytree(random_bundle, folder)

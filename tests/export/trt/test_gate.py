@@ -57,7 +57,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Recording]:
     return Bundle.open(folder), read_recording(folder)
 
 
-def test_what_is_right_passes(toy: tuple[Bundle, Recording]) -> None:
+def test_right_engines_pass_the_gate(toy: tuple[Bundle, Recording]) -> None:
     bundle, recording = toy
     with open_all(bundle, 1) as sessions:
         for name, session in sessions.items():
@@ -89,7 +89,7 @@ def test_an_engine_out_of_tolerance(toy: tuple[Bundle, Recording], start: int) -
     assert caught.value.safer == "bf16"
 
 
-def test_an_engine_that_overflows(toy: tuple[Bundle, Recording]) -> None:
+def test_an_engine_that_overflows_is_refused(toy: tuple[Bundle, Recording]) -> None:
     bundle, recording = toy
     cases = recording.cases_for("sam_decoder", "fp16")
     with open_all(bundle, 1) as sessions:
@@ -127,7 +127,7 @@ def test_nothing_recorded_is_no_pass(toy: tuple[Bundle, Recording]) -> None:
             check_whole(bundle, sessions, good, "fp16")
 
 
-def test_safer_precisions() -> None:
+def test_the_safer_precision_is_the_next_the_bundle_has() -> None:
     assert safer_precision("int8", THERE) == "fp16"
     assert safer_precision("int8", ("fp32", "int8")) == "fp32"
     assert safer_precision("bf16", THERE) == "fp32"

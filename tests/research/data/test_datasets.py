@@ -33,7 +33,7 @@ def category(tmp_path: Path) -> Path:
     return root
 
 
-def test_mvtec_layout(category: Path) -> None:
+def test_an_mvtec_folder_gives_images_and_masks(category: Path) -> None:
     bent, good = mvtec_category(category, "nut")
     assert (bent.name, bent.defect, bent.category) == ("bent/000.png", "bent", "nut")
     image, mask = bent.load()

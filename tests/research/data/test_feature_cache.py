@@ -173,7 +173,7 @@ def test_a_foreign_or_damaged_cache_is_computed_again(
     assert [(cache.folder / n).read_bytes() for n in ("features.npy", "masks.npy")] == whole
 
 
-def test_a_disk_too_small(
+def test_a_disk_too_small_for_the_cache_is_refused(
     tmp_path: Path, images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = shutil.disk_usage(tmp_path)
@@ -189,7 +189,7 @@ def test_a_path_that_cannot_be_a_folder(tmp_path: Path, images: list[LabelledIma
         fill(tmp_path / "file", images, extract)
 
 
-def test_features_beyond_float16(tmp_path: Path, images: list[LabelledImage]) -> None:
+def test_features_beyond_float16_are_refused(tmp_path: Path, images: list[LabelledImage]) -> None:
     with pytest.raises(WeightsError, match=r"exceed float16.*--no_cache"):
         fill(tmp_path, images, lambda pixels: extract(pixels) * 1e6)
     counter = Extract()

@@ -102,7 +102,7 @@ def test_swapped_splits_of_ksdd2_are_noticed(
     assert "published as the training split" in listing.problems[0][1]
 
 
-def test_good_parts_only(tmp_path: Path) -> None:
+def test_a_folder_of_good_parts_alone_is_a_data_set(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "flat" / f"{number}.png", picture())
         write(tmp_path / "parts" / "OK" / f"{number}.png", picture())
@@ -117,7 +117,7 @@ def test_good_parts_only(tmp_path: Path) -> None:
     assert "taken for good" in open_dataset(tmp_path / "flat").notes[0]
 
 
-def test_defects_without_masks(tmp_path: Path) -> None:
+def test_defects_without_masks_count_for_images_alone(tmp_path: Path) -> None:
     root = tmp_path / "parts"
     write(root / "good" / "a.jpg", picture())
     write(root / "crack" / "b.jpg", picture(True))

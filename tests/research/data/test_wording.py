@@ -18,7 +18,7 @@ from clipsam.research.train import main as train
 from clipsam.research.training.umci_task import UmciTask
 
 
-def test_shares_of_the_wordings() -> None:
+def test_wordings_are_drawn_in_their_shares() -> None:
     rng = np.random.default_rng(0)
     drawn = [draw_wording(rng, 0.4) for _ in range(4000)]
     assert abs(drawn.count(PLAIN) / 4000 - 0.6) < 0.03

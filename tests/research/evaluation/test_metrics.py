@@ -50,7 +50,7 @@ def test_pro_is_the_definition(seed: int, levels: int) -> None:
         assert pro_score(maps, masks, limit) == pytest.approx(slow_pro(maps, masks, limit))
 
 
-def test_metrics_by_hand() -> None:
+def test_pixel_metrics_are_those_worked_out_by_hand() -> None:
     scores = np.array([0.1, 0.4, 0.35, 0.8], np.float32)
     labels = np.array([False, False, True, True])
     found = pixel_metrics(scores, labels)

@@ -128,14 +128,16 @@ def test_padding_does_not_reach_a_sentence_s_embedding() -> None:
     )
 
 
-def test_clip_of_another_model(preset: Preset, tmp_path: Path) -> None:
+def test_weights_of_another_clip_are_refused(preset: Preset, tmp_path: Path) -> None:
     torch.save(build_clip("tiny").state_dict(), tmp_path / "clip.pt")
     with pytest.raises(WeightsError, match=r"clip\.pt belongs to another model: ") as caught:
         load_clip(preset, tmp_path / "clip.pt")
     _is_helpful(caught.value, "CLIP weights", "openaipublic")
 
 
-def test_clip_offline(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_clip_says_where_its_weights_are(
+    preset: Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_network(*_: object, **__: object) -> str:
         raise OSError("Name or service not known")
 
@@ -164,7 +166,7 @@ def test_sam_of_another_size_is_named(preset: Preset, tmp_path: Path) -> None:
     _is_helpful(caught.value, "SAM weights", "sam_vit_h_4b8939.pth")
 
 
-def test_sam_not_given(preset: Preset) -> None:
+def test_missing_sam_weights_are_asked_for(preset: Preset) -> None:
     with pytest.raises(WeightsError, match="needs SAM's weights") as caught:
         load_sam(preset, None)
     _is_helpful(caught.value, "SAM weights", "dl.fbaipublicfiles.com")
@@ -186,7 +188,7 @@ def test_umci_brings_its_own_configuration(preset: Preset, tmp_path: Path) -> No
         torch.testing.assert_close(loaded.state_dict()[name], value.half().float())
 
 
-def test_umci_of_another_clip(preset: Preset, tmp_path: Path) -> None:
+def test_umci_trained_on_another_clip_is_refused(preset: Preset, tmp_path: Path) -> None:
     config = replace(preset.umci, text_dim=24)
     path = tmp_path / "umci.safetensors"
     save_weights(UMCIStages(config).state_dict(), path, "umci", {"umci": config.to_json()})

@@ -81,7 +81,7 @@ def test_maps_agree_without_any_check_of_export(pair: tuple[Bundle, Reference]) 
             assert np.quantile(difference, 0.9999) <= 1e-3
 
 
-def test_equation_9() -> None:
+def test_fusion_follows_equation_9() -> None:
     rough = np.array([[0.0, 0.4], [0.8, 1.0]], np.float32)
     masks = np.zeros((2, 3, 2, 2), np.bool_)
     masks[0, 0, 0, 0] = masks[0, 1, 0, 0] = masks[1, 2, 1, 1] = masks[1, 0, 1, 1] = True

@@ -70,7 +70,7 @@ def test_scale_interaction_follows_equation_15() -> None:
     torch.testing.assert_close(module(grid, text), expected)
 
 
-def test_shapes_and_probabilities() -> None:
+def test_the_rough_map_averages_the_stages_probabilities() -> None:
     model = UMCIStages(SMALL).eval()
     taps = [torch.randn(3, 6, 6, 12) for _ in range(2)]
     text = torch.randn(3, 8, 2)
@@ -90,7 +90,7 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
     torch.testing.assert_close(together, alone)
 
 
-def test_stages_are_independent() -> None:
+def test_stages_share_no_parameters() -> None:
     model = UMCIStages(SMALL)
     owners = [{id(p) for p in stage.parameters()} for stage in model.stages]
     assert not owners[0] & owners[1]

@@ -54,12 +54,12 @@ def test_the_global_random_state_is_not_used() -> None:
     assert same(first, sample_from_seed(5, 64))
 
 
-def test_different_seeds_differ(samples: list[Sample]) -> None:
+def test_different_seeds_draw_different_images(samples: list[Sample]) -> None:
     assert len({sample.image.tobytes() for sample in samples}) == COUNT
 
 
 @pytest.mark.parametrize("size", [48, 101, 192, 512])
-def test_any_size(size: int) -> None:
+def test_samples_have_the_size_asked_for(size: int) -> None:
     for seed in range(6):
         sample = sample_from_seed(seed, size)
         assert sample.image.shape == (size, size, 3)
@@ -164,7 +164,7 @@ def test_labelled_pixels_change_and_the_others_do_not(kind: DefectKind) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [64, 101])
-def test_textures_are_normalised(family: str, size: int) -> None:
+def test_textures_have_mean_0_and_deviation_1(family: str, size: int) -> None:
     for seed in range(4):
         field = texture(np.random.default_rng(seed), size, family, 0.4 * seed)
         assert field.shape == (size, size)

@@ -105,7 +105,7 @@ def test_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
     assert rates[-1] < 0.1 * settings.learning_rate
 
 
-def test_a_constant_rate(tmp_path: Path) -> None:
+def test_without_decay_the_learning_rate_is_constant(tmp_path: Path) -> None:
     settings = config(tmp_path, warmup=0, final_fraction=1.0)
     assert {learning_rate_at(step, settings) for step in range(30)} == {settings.learning_rate}
 

@@ -102,7 +102,7 @@ def session(backend: Backend, graph: Path) -> Iterator[Session]:
         yield opened
 
 
-def test_describes_itself(session: Session, backend: Backend) -> None:
+def test_a_session_describes_its_tensors_and_provider(session: Session, backend: Backend) -> None:
     assert list(session.inputs) == ["left", "right", "picture"]
     assert list(session.outputs) == ["product", "brightness", "same"]
     assert session.provider == backend.provider
@@ -115,7 +115,7 @@ def test_describes_itself(session: Session, backend: Backend) -> None:
     assert str(session.inputs["picture"]) == "picture uint8[1,4]"
 
 
-def test_runs(session: Session) -> None:
+def test_a_run_computes_the_graph_for_any_shape(session: Session) -> None:
     for n, k in ((5, 2), (1, 1), (7, 3)):
         fed = feeds(n, k)
         found = session.run(fed)
@@ -153,14 +153,14 @@ def test_wrong_tensors_are_named(session: Session, name: str) -> None:
     session.run(feeds())  # and it still runs
 
 
-def test_missing_and_unknown_feeds(session: Session) -> None:
+def test_missing_and_unknown_feeds_are_refused(session: Session) -> None:
     fed = feeds()
     for wrong in ({}, {k: v for k, v in fed.items() if k != "left"}, {**fed, "extra": fed["left"]}):
         with pytest.raises(SessionError, match=r"takes \['left', 'picture', 'right'\] and was fed"):
             session.run(wrong)
 
 
-def test_views_are_taken(session: Session) -> None:
+def test_views_and_read_only_arrays_can_be_fed(session: Session) -> None:
     fed = feeds()
     expected = session.run(fed)["product"]
     large = np.zeros((10, 6), np.float32)
@@ -194,7 +194,7 @@ def test_a_closed_session_says_so(backend: Backend, graph: Path) -> None:
     opened.close()  # twice is fine
 
 
-def test_context_manager(backend: Backend, graph: Path) -> None:
+def test_a_session_is_closed_when_its_block_ends(backend: Backend, graph: Path) -> None:
     with pytest.raises(KeyError), backend.open(graph) as opened:
         raise KeyError
     with pytest.raises(SessionError, match="is closed"):
@@ -202,7 +202,7 @@ def test_context_manager(backend: Backend, graph: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2])
-def test_threads(backend: Backend, graph: Path, threads: int | None) -> None:
+def test_python_threads_share_a_session(backend: Backend, graph: Path, threads: int | None) -> None:
     """Python threads share a session, and every thread gets its own result."""
     with backend.open(graph, threads) as opened:
         fed = [feeds(n=3 + i, seed=i) for i in range(4)]
@@ -223,7 +223,7 @@ def test_threads(backend: Backend, graph: Path, threads: int | None) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage" * 50, None], ids=["empty", "garbage", "cut"])
-def test_a_damaged_graph(
+def test_a_damaged_graph_is_refused(
     backend: Backend,
     graph: Path,
     tmp_path: Path,
@@ -242,7 +242,9 @@ def test_a_graph_that_is_not_there(backend: Backend, tmp_path: Path) -> None:
         backend.open(tmp_path / "none.onnx")
 
 
-def test_a_failing_run(backend: Backend, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_says_so_in_one_sentence(
+    backend: Backend, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The engine's own error comes back as one sentence, and nothing is printed."""
     path = tmp_path / "fails.onnx"
     spec = TensorSpec("x", "float32", ("n",))

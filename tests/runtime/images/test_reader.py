@@ -71,7 +71,7 @@ def test_reads_what_pillow_reads(name: str, tmp_path: Path, quiet: None) -> None
     np.testing.assert_allclose(image.astype(int), expected, atol=4 if lossy else 0)
 
 
-def test_gray_is_repeated(tmp_path: Path) -> None:
+def test_gray_images_become_three_equal_channels(tmp_path: Path) -> None:
     path = tmp_path / "gray.png"
     path.write_bytes(GOOD["gray.png"])
     image = read_image(str(path))  # a str is a path, too
@@ -169,7 +169,7 @@ def test_noise_is_refused_or_read(tmp_path: Path) -> None:
     assert refusals
 
 
-def test_writers_round_trip(tmp_path: Path) -> None:
+def test_written_files_read_back_the_same(tmp_path: Path) -> None:
     gray = picture()[..., 0].copy()
     score = np.linspace(0, 1, 40 * 60, dtype=np.float32).reshape(40, 60)
     write_png(tmp_path / "deep/colour.png", picture())

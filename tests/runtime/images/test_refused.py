@@ -91,7 +91,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_refused_in_one_sentence(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     data, message = REFUSED[name]
     path = tmp_path / name
     path.write_bytes(data)
@@ -103,7 +105,7 @@ def test_refused(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("name", ["missing.png", "folder.png", "folder.png/a.png", "file/a.png"])
-def test_no_file(name: str, tmp_path: Path) -> None:
+def test_a_path_without_a_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_text("x")
     path = tmp_path / name

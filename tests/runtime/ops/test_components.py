@@ -114,7 +114,7 @@ def test_components_are_opencvs(name: str, min_area: int) -> None:
         assert mask.ravel()[component.pixels].all()
 
 
-def test_every_small_map() -> None:
+def test_components_of_every_3_by_4_map_are_the_plain_ones() -> None:
     """All 4096 maps of 3 x 4 pixels, with weights that leave no tie."""
     weights = (2.0 ** np.arange(12)).astype(np.float32).reshape(3, 4)
     for number in range(1 << 12):
@@ -122,7 +122,7 @@ def test_every_small_map() -> None:
         assert_same(find_components(mask, weights, 1), plain_components(mask, weights, 1))
 
 
-def test_views() -> None:
+def test_components_are_found_in_views() -> None:
     mask, weights = blobs(80, 90, 7), weights_of(blobs(80, 90, 7))
     for view in (np.s_[::-1, ::2], np.s_[5:50, 3:77], np.s_[:, ::-1]):
         expected = plain_components(

@@ -99,7 +99,9 @@ def test_the_window_has_the_values_of_the_whole(
 @pytest.mark.parametrize(
     ("low", "size"), [(256, 1024), (128, 512), (16, 64), (40, 160), (64, 64), (33, 99), (50, 130)]
 )
-def test_other_models(low: int, size: int, arithmetic: str) -> None:
+def test_masks_of_other_models_sizes_are_the_plain_ones(
+    low: int, size: int, arithmetic: str
+) -> None:
     """SAM's own sizes, and ratios of logits to input that no SAM has."""
     draw = np.random.default_rng(low)
     for seed in range(6):
@@ -110,7 +112,7 @@ def test_other_models(low: int, size: int, arithmetic: str) -> None:
         np.testing.assert_array_equal(whole(logits, geometry)[0], expected)
 
 
-def test_random_sizes(arithmetic: str) -> None:
+def test_masks_of_random_sizes_are_the_plain_ones(arithmetic: str) -> None:
     draw = np.random.default_rng(5)
     for seed in range(150):
         shape = [int(v) for v in draw.integers(16, 400, 2)]
@@ -134,7 +136,7 @@ def test_positive_only_in_the_padding_is_no_window() -> None:
     assert upscale_mask(logits, Geometry(100, 300, 256)) is not None
 
 
-def test_the_window_is_small() -> None:
+def test_a_small_mask_resizes_a_small_window() -> None:
     """What saves the time: a mask of 1 % of the image is resized in not much more."""
     logits = np.full((64, 64), -1.0, np.float32)
     logits[20:26, 30:36] = 1
@@ -159,7 +161,7 @@ def official(logits: Map, geometry: Geometry) -> Map:
 
 
 @pytest.mark.parametrize("shape", [(1024, 1024), (700, 700), (900, 1500), (333, 1000), (512, 512)])
-def test_against_the_official_upsampling(shape: tuple[int, int], arithmetic: str) -> None:
+def test_masks_are_segment_anythings(shape: tuple[int, int], arithmetic: str) -> None:
     """No pixel differs on smooth logits; on white noise only where PyTorch's own value is rounding.
 
     PyTorch rounds the position of a pixel to float32 otherwise than OpenCV does: about 1e-4 of a

@@ -79,7 +79,7 @@ def test_a_clean_part_stays_dark_on_the_fixed_scale_only() -> None:
     assert image_scale(rough).max() == 1
 
 
-def test_norms() -> None:
+def test_unknown_normalisations_are_refused() -> None:
     assert FusionOptions().norm == "fixed"
     with pytest.raises(ValueError, match="norm='dataset' must be one of fixed, image"):
         FusionOptions("dataset")
@@ -101,7 +101,7 @@ def blank(height: int = 40, width: int = 50) -> Map:
     return np.zeros((height, width), np.float32)
 
 
-def test_a_rectangle() -> None:
+def test_a_rectangle_gives_its_box_area_and_contour() -> None:
     final = blank()
     final[10:15, 20:30] = 0.5
     final[12, 25] = 0.8

@@ -84,7 +84,7 @@ def test_resize_is_pillows_on_random_shapes() -> None:
         np.testing.assert_array_equal(found, pillow(image, new_height, new_width))
 
 
-def test_resize_takes_views() -> None:
+def test_views_are_resized_as_their_copies() -> None:
     """BGR turned to RGB by a slice, a crop, a flip, and a read-only array."""
     whole = noise((60, 90))
     locked = whole.copy()
@@ -265,12 +265,12 @@ def test_clip_input_averages_when_shrinking() -> None:
         (np.zeros((16, 1025, 3), np.uint8), "over 64 times the other: cut it into pieces"),
     ],
 )
-def test_check_image_refuses(image: object, message: str) -> None:
+def test_images_of_a_wrong_kind_are_refused(image: object, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         check_image(image)
 
 
-def test_check_image_accepts() -> None:
+def test_the_smallest_and_thinnest_images_are_accepted() -> None:
     for shape in ((16, 16), (16, 1024), (1024, 16)):
         image = noise(shape)
         assert check_image(image) is image

@@ -110,7 +110,7 @@ def test_max_boxes_and_dropped() -> None:
     assert (len(few), few.dropped) == (2, 17)
 
 
-def test_coordinates_and_labels() -> None:
+def test_coordinates_are_points_then_the_boxs_corners() -> None:
     rough = squares((10, 20, 5, 3, 0.9), (40, 40, 8, 8, 0.9))
     prompts = find_prompts(rough, replace(OPTIONS, num_points=3))
     assert prompts.coordinates().dtype == prompts.labels().dtype == np.float32

@@ -79,7 +79,7 @@ def test_one_arena_for_all_and_nothing_kept(hungry: Path) -> None:
     assert all_closed - before < 0.5 * need
 
 
-def test_closed_while_others_run(hungry: Path) -> None:
+def test_a_session_closes_while_others_run(hungry: Path) -> None:
     x, failed = np.ones((500, 1), np.float32), []
 
     def work() -> None:
@@ -126,7 +126,7 @@ def other(request: pytest.FixtureRequest) -> Other:
     return Other(request.param)
 
 
-def test_an_onnxruntime_that_cannot(other: Other) -> None:
+def test_an_onnxruntime_without_a_shared_arena_still_runs(other: Other) -> None:
     """Neither opening nor closing fails for it."""
     options = onnxruntime.SessionOptions()
     ort_memory.use_shared_arena(other, options)

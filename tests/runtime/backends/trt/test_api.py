@@ -230,7 +230,7 @@ def test_a_runtime_that_does_not_start(path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.undo()
 
 
-def test_types_are_numpys() -> None:
+def test_tensorrts_types_are_numpys() -> None:
     for name, dtype in DTYPES.items():
         kind = TRT.DataType.__members__[name]
         assert np.dtype(TRT.nptype(kind)) == np.dtype(dtype)

@@ -47,7 +47,7 @@ def cuda(request: pytest.FixtureRequest) -> Cuda:
     return Cuda()
 
 
-def test_describes_the_device(fake: FakeCuda) -> None:
+def test_cuda_describes_its_device(fake: FakeCuda) -> None:
     fake.driver = 12080
     cuda = Cuda()
     assert (cuda.device, cuda.compute_capability, cuda.gpu_name) == (0, (8, 9), "Fake GPU")
@@ -155,7 +155,7 @@ TAKERS: dict[str, Callable[[Cuda], DeviceBuffer | PinnedBuffer | Stream | Graph]
 
 
 @pytest.mark.parametrize("release", TAKERS)
-def test_closing(fake: FakeCuda, release: str) -> None:
+def test_what_was_closed_is_freed_once_and_unusable(fake: FakeCuda, release: str) -> None:
     """Once, whatever comes of it; and what was closed cannot be used."""
     cuda = Cuda()
     before = TAKERS[release](cuda)
@@ -276,7 +276,7 @@ def test_a_library_of_another_age_is_passed_over(monkeypatch: pytest.MonkeyPatch
     assert Cuda().gpu_name == "fine"
 
 
-def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_a_provider_error(monkeypatch: pytest.MonkeyPatch) -> None:
     none, unused = FakeCuda(), FakeCuda()
     none.failing = {"cudaGetDeviceCount": NO_DEVICE}
     libraries(monkeypatch, none, unused)
@@ -289,7 +289,7 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         Cuda()
 
 
-def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_cuda_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries(monkeypatch)
     with pytest.raises(MissingBackendError, match=r"pip install 'clipsam\[trt\]', or on Jetson"):
         Cuda()

@@ -35,7 +35,7 @@ def onnx(tmp_path: Path) -> Path:
     return make_graph(tmp_path, "clip_umci.onnx")
 
 
-def test_found(onnx: Path) -> None:
+def test_a_written_engine_is_found_and_read(onnx: Path) -> None:
     path = write_fake_engine(onnx)
     assert path == onnx.parent / "engines/sm89-10.13.3.9-fp32-fake-gpu/clip_umci.engine"
     assert find(onnx) == path
@@ -68,7 +68,7 @@ def test_a_gpu_in_a_folders_name() -> None:
     ]  # fmt: skip
 
 
-def test_none_at_all(onnx: Path) -> None:
+def test_no_engine_asks_to_build_one(onnx: Path) -> None:
     assert "has no TensorRT engine of clip_umci: build it" in refused(onnx)
     assert not has_engine(onnx.parent, "clip_umci", "fp32", FAKE_BOX)
 
@@ -144,7 +144,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_refused(onnx: Path, name: str) -> None:
+def test_a_damaged_engine_is_refused(onnx: Path, name: str) -> None:
     damage, words = DAMAGE[name]
     path = write_fake_engine(onnx)
     damage(path)
@@ -223,7 +223,9 @@ def test_errors_are_session_errors() -> None:
     assert issubclass(EngineError, SessionError)
 
 
-def test_an_engine_written_anew(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rewrite_leaves_no_believable_engine(
+    onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A build that is interrupted between the two files leaves nothing that is believed."""
     path = write_fake_engine(onnx)
     old = path.read_bytes()

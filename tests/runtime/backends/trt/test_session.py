@@ -144,7 +144,7 @@ def test_tensorrt_11_is_the_same(graph: Path, tmp_path: Path) -> None:
         assert cuda.held() == {}
 
 
-def test_make_sidecar_fits(graph: Path) -> None:
+def test_the_helpers_sidecar_fits_its_box(graph: Path) -> None:
     """The helper of these tests makes what the runtime reads."""
     plan = b"ftrt" + bytes(20) + bytes((10, 13, 3, 9))
     path = write_engine(graph.parent / "elsewhere", plan, make_sidecar(graph, plan))

@@ -61,7 +61,7 @@ def test_a_capture_that_cuda_refuses(graph: Path, cuda: FakeCuda, name: str) -> 
     assert set(cuda.held()) <= {"recorded"}  # what CUDA refused to take back
 
 
-def test_shapes_outside_the_profile(graph: Path, cuda: FakeCuda) -> None:
+def test_shapes_outside_the_profile_are_refused(graph: Path, cuda: FakeCuda) -> None:
     with open_session(graph, "tensorrt") as session:
         message = (
             r"Wrong input: right float32\[n,k\] was fed \[5, 17\], and the engine was built for "
@@ -174,7 +174,7 @@ def test_closing_an_engine_that_failed(graph: Path, cuda: FakeCuda) -> None:
         session.run(feeds())
 
 
-def test_no_gpu(graph: Path, cuda: FakeCuda) -> None:
+def test_opening_without_a_gpu_is_refused(graph: Path, cuda: FakeCuda) -> None:
     cuda.failing = {"cudaGetDeviceCount": 100}
     with pytest.raises(ProviderError, match="There is no NVIDIA GPU to run on"):
         open_session(graph, "tensorrt")

@@ -33,7 +33,7 @@ def test_a_plan_is_checked_before_tensorrt_sees_it(tmp_path: Path, trt: FakeTens
     assert trt.logger is None  # no runtime was made
 
 
-def test_another_onnx_file(tmp_path: Path, trt: FakeTensorRT) -> None:
+def test_an_engine_of_another_onnx_file_is_refused(tmp_path: Path, trt: FakeTensorRT) -> None:
     path = make_graph(tmp_path)
     write_fake_engine(path)
     with path.open("ab") as file:
@@ -76,7 +76,9 @@ def test_tensors_that_are_not_supported(graph: Path, trt: FakeTensorRT) -> None:
         open_session(graph, "tensorrt")
 
 
-def test_no_tensorrt(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_without_tensorrt_names_the_extra(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     message = (
         r"Provider 'tensorrt' needs TensorRT \(.*\): pip install 'clipsam\[trt\]', or on Jetso"
@@ -95,7 +97,7 @@ def test_a_tensorrt_that_does_not_load(
         open_session(graph, "tensorrt")
 
 
-def test_an_old_tensorrt(graph: Path) -> None:
+def test_a_tensorrt_that_is_too_old_is_refused(graph: Path) -> None:
     with (
         fake_box(version="8.6.1.6"),
         pytest.raises(MissingBackendError, match=r"TensorRT 8\.6\.1\.6 is too old, it must be 10"),
@@ -103,7 +105,7 @@ def test_an_old_tensorrt(graph: Path) -> None:
         open_session(graph, "tensorrt")
 
 
-def test_the_words_of_tensorrt() -> None:
+def test_the_last_errors_of_tensorrt_are_the_reason() -> None:
     words = Words(kept=4)
     assert words.last() == "TensorRT gave no reason"
     words.add("INFO", "loaded")

@@ -25,14 +25,14 @@ def onnx(tmp_path: Path) -> Path:
     return make_graph(tmp_path, "clip_umci.onnx")
 
 
-def test_versions() -> None:
+def test_version_numbers_are_parsed_for_comparison() -> None:
     assert version_numbers("10.13.3.9") == (10, 13, 3, 9)
     assert version_numbers("10.0.0b6") == (10, 0, 0)
     with pytest.raises(ValueError, match="'' is not a version"):
         version_numbers("")
 
 
-def test_sidecar_round_trip(onnx: Path) -> None:
+def test_a_sidecar_survives_json(onnx: Path) -> None:
     sidecar = make_sidecar(
         onnx,
         b"plan",
@@ -69,7 +69,7 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_a_wrong_sidecar(onnx: Path, message: str) -> None:
+def test_a_wrong_sidecar_is_refused(onnx: Path, message: str) -> None:
     values = json.loads(make_sidecar(onnx, b"plan").to_json())
     changes = WRONG[message]
     if "flags" in changes:
