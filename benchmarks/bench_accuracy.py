@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.report import table
+
 from clipsam.export.parity.golden import Recording, read_recording
 from clipsam.export.parity.inspection import Remembering, compare_picture
 from clipsam.export.parity.tensors import compare
@@ -61,16 +63,6 @@ def whole_rows(
         within = "yes" if check.passed else "NO"
         rows.append([check.image, str(check.prompts), *figures, verdict, within])
     return rows
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be."""
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
-    )
-    return "\n".join(lines)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Any:
