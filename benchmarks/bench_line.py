@@ -34,6 +34,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def modes(model: ClipSAM, ahead: int | None) -> dict[str, Mode]:
     """What takes turns."""
     found: dict[str, Mode] = {LOOP: lambda paths: run_loop(model, paths)}
     for batch in batches(model):
-        found[f"line {batch}"] = lambda paths, batch=batch: run_line(model, paths, batch, ahead)
+        found[f"line {batch}"] = partial(run_line, model, batch=batch, ahead=ahead)
     return found
 
 

@@ -34,11 +34,18 @@ def count_flops(
         clip, umci = build_clip(of.clip_name).eval(), UMCIStages(of.umci).eval()
         features = ClipFeatures(clip.visual, of.features_list, of.clip_image_size)
         sam = build_sam(of.sam).to("meta")  # segment-anything's mean and std are not yet
-        axes = {"batch": 1, "prompts": boxes, "points": of.prompts.num_points + 2}
+        axes: dict[int | str, int] = {
+            "batch": 1,
+            "prompts": boxes,
+            "points": of.prompts.num_points + 2,
+        }
         flops = {}
         for name, module in graph_modules(features, umci, sam, "stock").items():
             inputs = [
-                torch.empty([axes.get(n, n) for n in s.shape], dtype=getattr(torch, s.dtype))
+                torch.empty(
+                    [axes[n] if n in axes else int(n) for n in s.shape],
+                    dtype=getattr(torch, s.dtype),
+                )
                 for s in graph_specs(of)[name][0]
             ]
             with FlopCounterMode(display=False) as counter:
@@ -97,8 +104,12 @@ def _products(
     for precision, dtype in {**dtypes, "int8": torch.int8}.items():
         multiply = torch._int_mm if precision == "int8" else torch.mm
         b = torch.ones((side, side), dtype=dtype, device=device)
-        calls.append(("PyTorch", precision, lambda m=multiply, b=b: (m(b, b), wait())))
+        calls.append(("PyTorch", precision, _torch_product(multiply, b, wait)))
     return calls
+
+
+def _torch_product(multiply: Any, b: Any, wait: Callable[[], object]) -> Callable[[], object]:
+    return lambda: (multiply(b, b), wait())
 
 
 def _onnx_product(side: int, threads: int | None) -> Any:

@@ -46,7 +46,8 @@ def planted_map(size: int, boxes: int) -> NDArray[np.float32]:
 def picture(height: int, width: int) -> NDArray[np.uint8]:
     """A picture HxWx3; its content changes no time."""
     noise = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    return cv2.resize(noise.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(noise.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(large, np.uint8)
 
 
 def prompt_arrays(prompts: int, points: int, size: int) -> tuple[Array, Array]:

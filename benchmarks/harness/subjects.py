@@ -104,7 +104,9 @@ class EngineSubject:
         result = self.model.inspect(image, self.category, norm="fixed")
         decoded = self.timed["sam_decoder"].returned
         side = int(self.timed["sam_encoder"].inputs["image"].shape[1])
-        masks = Masks(decoded["logits"], decoded["scores"], Geometry(*image.shape[:2], side))
+        masks = Masks(
+            decoded["logits"], decoded["scores"], Geometry(image.shape[0], image.shape[1], side)
+        )
         return Outcome(
             self.timed["clip_umci"].returned["rough"][0],
             np.stack([np.packbits(mask) for mask, _ in masks.binary()]),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -83,7 +83,7 @@ def text_features(plan: Plan, preset: Preset) -> Array:
             found: Array = file["features"][0]
         return found
     text = np.random.default_rng(0).standard_normal((preset.umci.text_dim, 2)).astype(np.float32)
-    return text / np.linalg.norm(text, axis=0)
+    return np.asarray(text / np.linalg.norm(text, axis=0))
 
 
 class EagerSubject:
@@ -192,7 +192,7 @@ def modules_subject(row: Row, plan: Plan) -> EngineSubject:
             for name, module in modules.items()
         }
     if row.kind == "compile":
-        modules = {name: torch.compile(m, fullgraph=True) for name, m in modules.items()}
+        modules = {n: cast(nn.Module, torch.compile(m, fullgraph=True)) for n, m in modules.items()}
     specs, text = graph_specs(preset), text_features(plan, preset)
     manifest = SimpleNamespace(
         prompts=preset.prompts,
