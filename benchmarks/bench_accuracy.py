@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.report import table
+
 from clipsam.export.parity.golden import Recording, read_recording
 from clipsam.export.parity.inspection import Remembering, compare_picture
 from clipsam.export.parity.tensors import compare
@@ -65,16 +67,6 @@ def whole_rows(
     return rows
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be."""
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
-    )
-    return "\n".join(lines)
-
-
 def parse(arguments: Sequence[str] | None = None) -> Any:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -96,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with ClipSAM.open(
                 options.bundle, options.provider, options.threads, precision=precision
             ) as model:
-                sessions = model._sessions
+                sessions = model.sessions
                 rows = [row for n, s in sessions.items() for row in graph_rows(recording, n, s)]
                 whole = whole_rows(model.bundle, recording, dict(sessions), precision)
             print(f"{precision} by {options.provider}, against float32 as it was recorded:")

@@ -4,39 +4,39 @@
     python benchmarks/bench_host.py --sweep size       # 0.25 to 50 megapixels; or boxes, components
     python benchmarks/bench_host.py --sweep share      # when whole masks are quicker than strips
 
-Inputs are made up (`host_scenes.py`): no engine runs. "plain" is `tests/support/plain_host.py`,
-"fast" is what `clipsam.runtime` does; they take turns on the same arrays, and the run fails unless
-every result is the same to the last bit. Times are milliseconds: the median of the wall clock with
-its tenth and ninetieth percentile, and the median of the CPU time, which other work on the machine
-changes less. The first round is not counted. One thread, unless --threads says otherwise."""
+Inputs are made up (`harness/host_scenes.py`): no engine runs. "plain" is
+`tests/support/plain_host.py`, "fast" is what `clipsam.runtime` does; they take turns on the same
+arrays, and the run fails unless every result is the same to the last bit. Times are milliseconds:
+the median of the wall clock with its tenth and ninetieth percentile, and the median of the CPU
+time, which other work on the machine changes less. The first round is not counted. One thread,
+unless --threads says otherwise.
+"""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import platform
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # BLAS reads these when NumPy is imported
     _asked = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "1"
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[_name] = _asked
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from harness.host_paths import PATHS, STAGES, Outcome  # noqa: E402
-from harness.host_scenes import LOW_SIZE, SAM_SIZE, make_scene  # noqa: E402
+import cv2
+import numpy as np
+from harness.clock import Both, Clock, total
+from harness.host_paths import PATHS, STAGES, Outcome
+from harness.host_scenes import LOW_SIZE, SAM_SIZE, make_scene
+from harness.machine import machine
+from harness.report import Line, show_facts, write_csv
 
-from clipsam.runtime.ops import mask_upscale  # noqa: E402
-from clipsam.runtime.ops.geometry import Geometry  # noqa: E402
-from clipsam.runtime.ops.mask_upscale import upscale_mask  # noqa: E402
+from clipsam.runtime.ops import mask_upscale
+from clipsam.runtime.ops.geometry import Geometry
+from clipsam.runtime.ops.mask_upscale import upscale_mask
 
 # (height, width, boxes, components) of every case.
 SWEEPS = {
@@ -53,36 +53,10 @@ SWEEPS = {
     "components": [(1024, 1024, min(n, 16), n) for n in (1, 16, 100, 500, 1000, 2000)],
 }
 TOTAL = "total"
-Times = dict[str, list[tuple[float, float]]]  # stage -> (wall, CPU) of every round, milliseconds
-Row = dict[str, str | int | float]
+Times = dict[str, list[Both]]  # stage -> of every round
 
 
-class Clock:
-    """Wall and CPU time of named stages; a stage entered twice adds up."""
-
-    def __init__(self) -> None:
-        self.stages = dict.fromkeys(STAGES, (0.0, 0.0))
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        before = self.stages[name]
-        self.stages[name] = (
-            before[0] + (time.perf_counter() - wall) * 1e3,
-            before[1] + (time.process_time() - cpu) * 1e3,
-        )
-
-    def add_to(self, times: Times) -> None:
-        for name, both in self.stages.items():
-            times.setdefault(name, []).append(both)
-        wall, cpu = (sum(column) for column in zip(*self.stages.values(), strict=True))
-        times.setdefault(TOTAL, []).append((wall, cpu))
-
-
-def measure(
-    case: tuple[int, int, int, int], rounds: int, clocked: Callable[[], Clock] = Clock
-) -> tuple[dict[str, Times], bool]:
+def measure(case: tuple[int, int, int, int], rounds: int) -> tuple[dict[str, Times], bool]:
     """Times of both paths on one case, and whether their results were the same in every round."""
     scene = make_scene(*case)
     times: dict[str, Times] = {name: {} for name in PATHS}
@@ -90,15 +64,17 @@ def measure(
     for number in range(rounds + 1):
         outcomes: list[Outcome] = []
         for name, path in PATHS.items():
-            clock = clocked()
+            clock = Clock()
             outcomes.append(path(scene, clock))
+            for stage in STAGES if number else ():
+                times[name].setdefault(stage, []).append(clock.stages.get(stage, (0.0, 0.0)))
             if number:
-                clock.add_to(times[name])
+                times[name].setdefault(TOTAL, []).append(total(clock.stages))
         equal &= outcomes[0].same(outcomes[1])
     return times, equal
 
 
-def summary(both: Sequence[tuple[float, float]]) -> dict[str, float]:
+def summary(both: Sequence[Both]) -> dict[str, float]:
     """Median, spread and CPU median of a stage's rounds."""
     walls, cpus = np.array(both).T
     low, median, high = np.percentile(walls, (10, 50, 90))
@@ -110,7 +86,7 @@ def summary(both: Sequence[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def run_case(sweep: str, case: tuple[int, int, int, int], rounds: int) -> tuple[list[Row], bool]:
+def run_case(sweep: str, case: tuple[int, int, int, int], rounds: int) -> tuple[list[Line], bool]:
     """Measure one case and print its table."""
     height, width, boxes, components = case
     times, equal = measure(case, rounds)
@@ -120,7 +96,7 @@ def run_case(sweep: str, case: tuple[int, int, int, int], rounds: int) -> tuple[
     )
     print(f"{'':12}{'plain ms':>10}  {'p10 .. p90':20}{'fast ms':>10}  {'p10 .. p90':20}", end="")
     print(f"{'times':>7}{'plain CPU':>11}{'fast CPU':>10}")
-    rows: list[Row] = []
+    rows: list[Line] = []
     for stage in (*STAGES, TOTAL):
         figures = {name: summary(times[name][stage]) for name in PATHS}
         line = f"{stage:12}"
@@ -149,7 +125,7 @@ def run_case(sweep: str, case: tuple[int, int, int, int], rounds: int) -> tuple[
     return rows, equal
 
 
-def run_share(rounds: int) -> tuple[list[Row], bool]:
+def run_share(rounds: int) -> tuple[list[Line], bool]:
     """One mask whose rectangle grows, resized in strips and whole, at sizes off powers of two."""
     rows, equal = [], True
     print(
@@ -168,9 +144,10 @@ def run_share(rounds: int) -> tuple[list[Row], bool]:
                 mask_upscale.WHOLE_SHARE = limit
                 spent = []
                 for _ in range(rounds + 1):
-                    start = time.process_time()
-                    windows.append(upscale_mask(logits, geometry))
-                    spent.append((time.process_time() - start) * 1e3)
+                    clock = Clock()
+                    with clock(name):
+                        windows.append(upscale_mask(logits, geometry))
+                    spent.append(clock.stages[name][1])
                 medians[name] = float(np.median(spent[1:]))
             mask_upscale.WHOLE_SHARE = before
             first, last = windows[0], windows[-1]
@@ -196,25 +173,6 @@ def run_share(rounds: int) -> tuple[list[Row], bool]:
     return rows, equal
 
 
-def machine(threads: int) -> Row:
-    """Where the figures were taken."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    return {
-        "cpu": model,
-        "cores": os.cpu_count() or 0,
-        "threads": threads,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "ipp": int(cv2.ipp.useIPP()),
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
@@ -227,9 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, default=Path("bench_host.csv"))
     args = parser.parse_args(argv)
     cv2.setNumThreads(args.threads)
-    where = machine(args.threads)
-    print(", ".join(f"{name} {value}" for name, value in where.items()))
-    rows: list[Row] = []
+    facts = {**machine(args.threads), "ipp": int(cv2.ipp.useIPP())}
+    show_facts(facts)
+    rows: list[Line] = []
     equal = True
     for sweep, cases in SWEEPS.items():
         for case in cases if args.sweep in (sweep, "all") else ():
@@ -239,12 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.sweep in ("share", "all"):
         found, same = run_share(args.rounds)
         rows, equal = rows + found, equal and same
-    with args.csv.open("w", newline="") as file:
-        names = list(dict.fromkeys(name for row in rows for name in (*row, *where)))
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **where} for row in rows)
-    print(f"\n{args.csv}: {len(rows)} rows")
+    write_csv(args.csv, rows, facts)
     if not equal:
         print("error: the fast path's results are not the plain path's.", file=sys.stderr)
     return int(not equal)

@@ -1,184 +1,134 @@
-"""Latency of whole inspections and of every stage, on every backend there is.
+"""Whole inspections and their graphs against PyTorch, on every device and library there is.
 
     python benchmarks/bench_latency.py                                # tiny, bundles/tiny
-    python benchmarks/bench_latency.py --preset paper --random-weights 0 --build fp16 bf16
-    python benchmarks/bench_latency.py --rows 'tensorrt-*' 'ort-cuda-*' --rounds 200
+    python benchmarks/bench_latency.py --threads 1 --rows '*-cpu-*' --images photographs/
+    python benchmarks/bench_latency.py --preset paper --random-weights 0 --rows 'tensorrt-*'
+    python benchmarks/bench_latency.py --bundle BEFORE AFTER --rows ort-cpu-fp32
     python benchmarks/bench_latency.py --quick                        # does it run at all?
 
-Prints a table and writes bench_latency.csv (a line for every row and stage, with machine, versions
-and date) and bench_latency.png. What is not installed or not there is a line "not run: reason".
-A row is a process of its own (`latency_row.py`). What its columns mean:
+Prints a table and writes bench_latency.csv (a line for every row, part and stage, with machine,
+versions and date) and bench_latency.png. What is not installed or not there is a line
+"not run: reason". How it is measured:
 
-- `p50_ms`, `p90_ms`, `p99_ms`: wall clock of `n` rounds after --warmup that were dropped
-  (--seconds ends a stage early; below 100 rounds p99 is close to the largest). A stage takes arrays
-  of the host and returns them there, so a GPU has finished; of PyTorch eager, SAM's embedding stays
-  on the device, which is synchronised, and the decoder's time includes masks at the input's size,
-  as `SamPredictor` does both.
-- `good part`, `defective part`: one whole inspection, without reading the file; the defective one
-  has --boxes boxes. Which it is, is planted into the map (see `latency_row.py`), so that every row
-  does the same work.
+- A row (`harness/rows.py`) is a process of its own, started anew in every round; in every other
+  round the rows go the other way. Ratios are taken round by round, of medians.
+- What the part is, is planted into the map (`harness/planted.py`), so that every row does the same
+  work: a good part has no component, a defective one --boxes boxes. Inspections begin with the
+  image in memory and end with the result on the host; --warmup of each part are dropped, --seconds
+  ends a part early (`n` is how many were counted).
+- `p50_ms`, `p90_ms`, `p99_ms`: wall clock of all rounds (below 100 inspections p99 is close to the
+  largest); `round_ms`: medians of the rounds. `cpu_ms`: CPU time of all threads with the kernel's
+  part, which other work on the machine changes less.
+- "torch-eager" segments only what has a component, as the engine does. "keep-pages" rows tell
+  glibc's malloc to keep what is freed: the fair baseline of the two.
 - `cold_start_s`: from the start of the process to the first verdict, of a good part; includes
-  checking the bundle, and drawing random weights in the PyTorch rows that have them.
+  checking the bundle's hashes, and drawing random weights in the PyTorch rows that have them.
   `first_defective_s`: the first inspection that needs SAM.
 - `peak_rss_mb`: of the process. `gpu_memory_mb`: what the GPU used at most above what it used
   before the row. Clocks: medians while the row ran, loading included. Both by nvidia-smi.
-- `gflop`: of the stage, counted on the PyTorch modules. `share`: gflop / p50 over the peak of a
-  large matrix product of PyTorch's on that device, in the row's precision or fp32 if that is
-  faster (`peak_tflops`).
+- `gflop`: counted on the PyTorch modules. `share`: gflop / p50 over the peak of a large matrix
+  product on that device, by the fastest library, in the row's precision or fp32 if that is faster.
+- Agreement: masks, verdict and maps of --pictures pictures (of --images, else a made-up one)
+  against the first eager row's. The run fails when a row is further off than a build allows.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
 import shlex
-import subprocess
+import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from fnmatch import fnmatch
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+from harness import job
+from harness.agreement import Outcome, agreement
+from harness.chart import write_chart
+from harness.inspection import WHOLE
+from harness.inspection_lines import Reports, lines_of, peak_of, tables, walls_of
+from harness.machine import GpuMonitor, machine
+from harness.planted import MOST_BOXES
+from harness.report import Line, show_facts, write_csv
+from harness.rows import EAGER, KEEPS_PAGES, ROWS, Row, select
+from harness.subjects import Plan
 
-from harness.chart import write_chart  # noqa: E402
-from harness.machine import GpuMonitor, machine  # noqa: E402
-from latency_lines import ROWS, Line, Row, lines_of, peak_of  # noqa: E402
-from latency_row import DEFECTIVE, GOOD, Job, to_json  # noqa: E402
-
-from clipsam.runtime.backends.precision import PRECISIONS  # noqa: E402
+from clipsam.runtime.manifest import MANIFEST, Manifest
 
 PRESETS = ("paper", "vit-b", "tiny")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """Do a job in a fresh process; {"failed": …} when it did not come back with an answer."""
+def measure(
+    args: argparse.Namespace, rows: Sequence[Row], plan: Plan, found: dict[str, Reports]
+) -> None:
+    """Add every row's reports to `found`; a row that did not come back is not started again.
+
+    In the first round each also says what it makes of the pictures: "agreement" in its report.
+    """
+    wanted: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
-        asked, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
-        asked.write_text(to_json(replace(job, started=time.monotonic())))
-        environment = dict(os.environ)
-        if job.threads is not None:  # BLAS reads these when it is imported
-            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-                environment[name] = str(job.threads)
-        done = subprocess.run(
-            [sys.executable, str(HERE / "latency_row.py"), str(asked), str(answer)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment,
-        )
-        if done.returncode == 0 and answer.exists():
-            found: dict[str, Any] = json.loads(answer.read_text())
-            return found
-        words = done.stderr.strip().splitlines()
-        return {"failed": f"exit code {done.returncode}: {words[-1] if words else 'no message'}"}
+        for number in range(args.rounds):
+            for row in rows if number % 2 == 0 else reversed(rows):
+                reports = found[row.name]
+                if reports and job.status(reports[-1]) != "measured":
+                    continue
+                asked: dict[str, Any] = {"row": asdict(row), "plan": asdict(plan)}
+                if number == 0:
+                    asked |= {"pictures": args.pictures, "save": folder}
+                if hint := missing_bundle(args, row):
+                    report: dict[str, Any] = {"not_run": hint}
+                else:
+                    with nullcontext() if row.device == "cpu" else GpuMonitor() as monitor:
+                        task = "harness.inspection:measure"
+                        report = job.run(job.Job(task, asked, args.threads, row.keep_pages))
+                    report["gpu"] = monitor.figures if monitor else {}
+                reports.append(report)
+                if number == 0 and job.status(report) == "measured":
+                    outcomes = [
+                        Outcome.load(Path(folder) / f"{i}.npz") for i in range(len(args.pictures))
+                    ]
+                    if wanted:
+                        report["agreement"] = agreement(wanted, outcomes, row.precision)
+                    elif row.kind == "eager":
+                        wanted = outcomes
+                print(f"round {number + 1}/{args.rounds}  {row.name}: {_said(report)}",
+                      file=sys.stderr, flush=True)  # fmt: skip
 
 
-def show(row: Row, lines: Sequence[Line]) -> None:
-    """A row of the table on the terminal."""
-    if "stage" not in lines[0]:
-        print(f"{row.name:24}{lines[0]['status']}", flush=True)
-        return
-    by_stage = {line["stage"]: line for line in lines}
-    text = f"{row.name:24}{lines[0]['cold_start_s']:8.2f}"
-    for stage in (GOOD, DEFECTIVE):
-        text += f"{by_stage[stage]['p50_ms']:11.2f}{by_stage[stage]['p99_ms']:11.2f}"
-    for stage in ("clip_umci", "sam_encoder"):
-        share = by_stage[stage].get("share")
-        text += f"{by_stage[stage]['p50_ms']:11.2f}{'' if share is None else f'{share:.0%}':>6}"
-    print(f"{text}{by_stage['sam_decoder 16']['p50_ms']:11.2f}", flush=True)
+def _said(report: Mapping[str, Any]) -> str:
+    if "calls" not in report:
+        return job.status(report)
+    walls = {part: walls_of(calls, WHOLE) for part, calls in report["calls"].items()}
+    return ", ".join(f"{part} {statistics.median(w):,.1f} ms" for part, w in walls.items())
 
 
-def measure_rows(rows: Sequence[Row], job: Job, problem: str | None) -> list[Line]:
-    """Measure every row; `problem` is why there is no bundle, if there is none."""
-    counted = run_job(replace(job, kind="flops", device="cpu"))
-    flops = counted.get("flops", {})
-    lines: list[Line] = []
-    if not flops:
-        lines.append({"row": "flops", "status": f"not run: {_why(counted)}"})
-    peaks = {}
-    for device in dict.fromkeys(row.torch_device for row in rows):
-        report = run_job(replace(job, kind="peak", device=device))
-        peaks[device] = report.get("peaks", {})
-        named = peaks[device] or dict.fromkeys(PRECISIONS, f"not run: {_why(report)}")
-        for precision, peak in named.items():
-            line = {"row": "matrix peak", "device": device, "precision": precision}
-            rate = (
-                {"status": "measured", "peak_tflops": round(peak / 1e12, 4)}
-                if isinstance(peak, float)
-                else {"status": peak}
-            )
-            lines.append({**line, **rate})
-    for line in lines:
-        where = " ".join(str(line.get(name, "")) for name in ("row", "device", "precision"))
-        print(f"{where:24}{line.get('peak_tflops', line['status'])}")
-    print(f"\n{'milliseconds':24}{'cold s':>8}{'good p50':>11}{'p99':>11}{'defect p50':>11}"
-          f"{'p99':>11}{'clip p50':>11}{'share':>6}{'encoder':>11}{'share':>6}"
-          f"{'16 prompts':>11}")  # fmt: skip
-    for row in rows:
-        if problem and row.kind == "session":
-            report: dict[str, Any] = {"not_run": problem}
-        else:
-            with GpuMonitor() as monitor:
-                report = run_job(
-                    replace(job, kind=row.kind, device=row.device, precision=row.precision)
-                )
-            report["gpu"] = monitor.figures if row.device != "cpu" else {}
-        found = lines_of(row, report, flops, peak_of(row, peaks), job.boxes)
-        show(row, found)
-        lines += found
-    return lines
-
-
-def _why(report: Mapping[str, Any]) -> str:
-    return str(report.get("not_run") or report.get("failed"))
-
-
-def prepare_bundle(args: argparse.Namespace, options: Sequence[str] = ()) -> str | None:
-    """Why there is no bundle to open, or None; with --build it is built first, with `options`."""
-    if (args.bundle / "manifest.json").exists():
-        return None
-    command = ["--preset", args.preset, "--output", str(args.bundle), *options]
+def missing_bundle(args: argparse.Namespace, row: Row) -> str:
+    """Why the row's bundle cannot be opened, with the command that builds it; "" where it can."""
+    if row.kind != "session" or (Path(row.bundle) / MANIFEST).exists():
+        return ""
+    command = ["--preset", args.preset, "--output", row.bundle]
     if args.random_weights is not None:
         command += ["--random-weights", str(args.random_weights)]
-    for name in ("clip", "sam", "umci"):
-        if (path := getattr(args, f"{name}_weights")) is not None:
-            command += [f"--{name}-weights", str(path)]
-    script = HERE.parent / "export" / "build_engines.py"
-    if args.build is not None:
-        command += ["--precision", "fp32", *args.build]
-        subprocess.run([sys.executable, str(script), *command], check=True)
-        return None
-    return (
-        f"there is no bundle in {args.bundle}: `python export/build_engines.py "
-        f"{shlex.join(command)}` builds it, or --build does."
-    )
+    for name, path in weights_of(args).items():
+        command += [f"--{name}-weights", path]
+    build = f"python export/build_engines.py {shlex.join(command)}"
+    return f"there is no bundle in {row.bundle}: `{build}` builds it."
 
 
-def write_results(args: argparse.Namespace, lines: Sequence[Line], facts: Line) -> None:
-    """The CSV, and the chart where something was measured."""
-    full = [{**line, **facts} for line in lines]
-    with args.csv.open("w", newline="") as file:
-        names = list(dict.fromkeys(name for line in full for name in line))
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(full)
-    print(f"\n{args.csv}: {len(full)} lines")
-    bars = [
-        (f"{line['row']}, {line['stage']}", line["p50_ms"], line["p99_ms"])
-        for line in lines
-        if line.get("stage") in (GOOD, DEFECTIVE)
-    ]
-    if bars:
-        where = facts["gpu"] if facts["driver"] else facts["cpu"]
-        write_chart(args.chart, bars, f"{args.preset}: one inspection, {where}, {facts['date']}")
-        print(args.chart)
+def measure_products(args: argparse.Namespace, rows: Sequence[Row]) -> list[Line]:
+    """A line for every matrix product of every device."""
+    lines = []
+    for device in dict.fromkeys(row.torch_device for row in rows):
+        asked = {"device": device, "side": args.matmul}
+        report = job.run(job.Job("harness.peaks:measure_peaks", asked, args.threads))
+        head: Line = {"row": "matrix peak", "device": device, "precision": ""}
+        products = report.get("products") or [{"status": job.status(report)}]
+        lines += [{**head, **product} for product in products]
+    return lines
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -187,77 +137,141 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--preset", choices=PRESETS, default="tiny", help="default: tiny")
-    add("--bundle", type=Path, metavar="FOLDER",
+    add("--preset", choices=PRESETS, default="tiny", help="default: tiny, or the bundle's")
+    add("--bundle", type=Path, nargs="+", metavar="FOLDER",
         help="default: bundles/PRESET, with random weights bundles/PRESET-random-SEED")  # fmt: skip
     add("--random-weights", type=int, metavar="SEED", help="noise for models without a file")
     for name in ("clip", "sam", "umci"):
         add(f"--{name}-weights", type=Path, metavar="FILE", help="as in build_engines.py")
-    add("--build", nargs="*", choices=PRECISIONS, metavar="PRECISION",
-        help="build the bundle first if it is not there, in fp32 and these")  # fmt: skip
     add("--rows", nargs="+", default=["*"], metavar="PATTERN",
         help=f"only these: {', '.join(row.name for row in ROWS)}")  # fmt: skip
     add("--image_size", type=int, nargs=2, default=(1024, 1024), metavar=("HEIGHT", "WIDTH"))
-    add("--boxes", type=int, choices=range(1, 17), default=4, metavar="1..16",
+    add("--boxes", type=int, choices=range(1, MOST_BOXES + 1), default=4, metavar="1..16",
         help="of the defective part (default: 4)")  # fmt: skip
-    add("--rounds", type=int, default=50, help="counted, of every stage (default: 50)")
-    add("--warmup", type=int, default=10, help="dropped before (default: 10)")
-    add("--seconds", type=float, default=60, help="after which a stage ends early (default: 60)")
+    add("--images", type=Path, metavar="FOLDER", help="pictures that agreement is judged on")
+    add("--pictures", type=int, default=2, help="how many of them (default: 2)")
+    add("--rounds", type=int, default=3, help="processes of every row (default: 3)")
+    add("--repeats", type=int, default=10, help="inspections of a part in each (default: 10)")
+    add("--warmup", type=int, default=3, help="dropped before, at least 1 (default: 3)")
+    add("--seconds", type=float, default=60, help="after which a part ends early (default: 60)")
     add("--matmul", type=int, default=0,
         help="side of the peak's matrices (default: 8192 on a GPU, 2048 on a CPU)")  # fmt: skip
     add("--threads", type=int, help="CPU threads (default: all cores)")
-    add("--quick", action="store_true", help="3 rounds after 1, and a small matrix")
-    add("--csv", type=Path, default=Path("bench_latency.csv"))
-    add("--chart", type=Path, help="default: the CSV's name with .png")
+    add("--quick", action="store_true", help="one round of 3, and a small matrix")
+    add("--csv", type=Path, default=Path("bench_latency.csv"), help="also the name of .png")
     args = parser.parse_args(arguments)
     if args.quick:
-        args.rounds, args.warmup, args.matmul = 3, 1, 256
-    args.rows = [row for row in ROWS if any(fnmatch(row.name, pattern) for pattern in args.rows)]
-    if not args.rows:
-        parser.error(f"--rows matches none of {', '.join(row.name for row in ROWS)}")
+        args.rounds, args.repeats, args.warmup, args.matmul = 1, 3, 1, 256
+    if min(args.rounds, args.repeats, args.pictures, args.threads or 1) < 1:
+        parser.error("--rounds, --repeats, --threads and --pictures must be at least 1")
     random = "" if args.random_weights is None else f"-random-{args.random_weights}"
-    args.bundle = args.bundle or Path("bundles") / f"{args.preset}{random}"
-    args.chart = args.chart or args.csv.with_suffix(".png")
+    args.bundle = args.bundle or [Path("bundles") / f"{args.preset}{random}"]
+    if not select(args.rows, args.bundle):
+        parser.error(f"--rows matches none of {', '.join(row.name for row in ROWS)}")
+    count, args.pictures = args.pictures, [None]
+    if args.images is not None:
+        every = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in IMAGES)
+        if not every:
+            parser.error(f"--images: no picture in {args.images}")
+        args.pictures = [str(path) for path in every[:: max(1, len(every) // count)][:count]]
     return args
 
 
+def adopt_bundles(args: argparse.Namespace) -> None:
+    """Take preset and seed from the bundles, so that PyTorch runs the same models.
+
+    Exits with a sentence where two bundles are not of the same models.
+    """
+    found = []
+    for folder in args.bundle:
+        if not (folder / MANIFEST).exists():
+            continue
+        of = Manifest.from_json((folder / MANIFEST).read_text("utf-8")).provenance
+        found.append((of.get("preset", args.preset), dict(of.get("checkpoints", {}))))
+        if found[-1] != found[0]:
+            sys.exit(f"error: {folder} is not of the same models and weights as the others.")
+    if found:
+        preset, checkpoints = found[0]
+        args.preset = preset if preset in PRESETS else args.preset
+        for digest in map(str, checkpoints.values()):
+            if digest.startswith("random:"):
+                args.random_weights = int(digest.split(":")[1])
+
+
+def weights_of(args: argparse.Namespace) -> dict[str, str]:
+    """The files of weights that were given."""
+    given = {name: getattr(args, f"{name}_weights") for name in ("clip", "sam", "umci")}
+    return {name: str(path) for name, path in given.items() if path is not None}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0 when every row was measured or has its reason, 1 when one failed."""
+    """The command line; 0 when every row was measured and agrees or has its reason, 1 when one
+    failed or differs."""
     args = parse(arguments)
+    adopt_bundles(args)
+    random = args.random_weights is not None
     facts: Line = {
         "preset": args.preset,
-        "weights": "from files" if args.random_weights is None else f"random {args.random_weights}",
+        "weights": f"random {args.random_weights}" if random else "from files",
         "image": "x".join(map(str, args.image_size)),
         "boxes": args.boxes,
+        "pictures_of": "made up" if args.images is None else args.images.name,
+        "command": shlex.join(
+            ["bench_latency.py", *(sys.argv[1:] if arguments is None else arguments)]
+        ),
         **machine(args.threads),
     }
-    print("\n".join(f"{name}: {value}" for name, value in facts.items()) + "\n")
-    job = Job(
-        kind="",
-        device="",
-        precision="fp32",
-        bundle=str(args.bundle),
-        preset=args.preset,
-        weights={
-            name: str(path)
-            for name in ("clip", "sam", "umci")
-            if (path := getattr(args, f"{name}_weights")) is not None
-        },
-        random_weights=args.random_weights,
-        threads=args.threads,
-        image_size=tuple(args.image_size),
-        boxes=args.boxes,
-        rounds=args.rounds,
-        warmup=args.warmup,
-        max_seconds=args.seconds,
-        matmul=args.matmul,
+    show_facts(facts)
+    plan = Plan(
+        args.preset, weights_of(args), args.random_weights, str(args.bundle[0]),
+        list(args.image_size), args.boxes, args.repeats, args.warmup, args.seconds,
+    )  # fmt: skip
+    rows = select(args.rows, args.bundle)
+    counted = job.run(
+        job.Job("harness.peaks:count_flops", {"preset": args.preset, "boxes": args.boxes})
     )
-    lines = measure_rows(args.rows, job, prepare_bundle(args))
-    write_results(args, lines, facts)
-    failed = [line["row"] for line in lines if line["status"].startswith("failed")]
-    if failed:
-        print(f"error: failed: {', '.join(failed)}.", file=sys.stderr)
-    return int(bool(failed))
+    if "flops" not in counted:
+        print(f"no shares: {job.status(counted)}", file=sys.stderr)
+    lines = measure_products(args, rows)
+    found: dict[str, Reports] = {row.name: [] for row in rows}
+    try:
+        measure(args, rows, plan, found)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured until now is written.", file=sys.stderr)
+    for row in rows:
+        against = {
+            name: found.get(pattern.format(row.torch_device), [])
+            for name, pattern in (("times_eager", EAGER), ("times_keep_pages", KEEPS_PAGES))
+        }
+        peak = peak_of(row, lines)
+        own = lines_of(row, found[row.name], against, counted.get("flops"), peak)
+        if random and "int8" in row.precision:
+            own = [{**line, "note": "random weights flatter int8"} for line in own]
+        lines += own
+    return write(args, lines, facts)
+
+
+def write(args: argparse.Namespace, lines: Sequence[Line], facts: Line) -> int:
+    """CSV, chart and table; 1 when a row failed or differs."""
+    print(tables(lines))
+    write_csv(args.csv, lines, facts)
+    bars = [
+        (f"{line['row']}, {line['part']}", line["p50_ms"], line["p99_ms"])
+        for line in lines
+        if line.get("stage") == WHOLE
+    ]
+    if bars:
+        where = facts["gpu"] if facts["driver"] else facts["cpu"]
+        title = f"{args.preset}: one inspection, {where}, {facts['date']}"
+        write_chart(args.csv.with_suffix(".png"), bars, title)
+    bad = [
+        f"{line['row']} {line['status'] if line['status'] != 'measured' else line['agrees']}"
+        for line in lines
+        if line["status"].startswith("failed") or line.get("agrees", True) is not True
+    ]
+    if bad:
+        print(f"error: {'; '.join(dict.fromkeys(bad))}.", file=sys.stderr)
+    return int(bool(bad))
 
 
 if __name__ == "__main__":

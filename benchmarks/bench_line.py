@@ -6,7 +6,7 @@
     python benchmarks/bench_line.py --quick                           # does it run at all?
 
 Prints tables and writes bench_line.csv (machine, versions and date in every line). A part is a JPEG
-file; what it is, is planted (see `line_parts.py`), so that a share of defective parts is exact.
+file; what it is, is planted (`harness/line_parts.py`), so that a share of defective parts is exact.
 
 - `loop`: `model.inspect(read_image(path))` one by one. `line N`: `inspect_many(paths, batch=N)`.
   They take turns, --rounds times with --parts parts each.
@@ -30,34 +30,27 @@ batch), as the host of a GPU does: a simulation of how host and engines overlap,
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from harness import job
+from harness.clock import Clock
+from harness.line_parts import compare, plant, schedule, write_parts
+from harness.machine import machine
+from harness.report import Line, show_facts, spread, write_csv
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+from clipsam.runtime import ClipSAM, Result, read_image
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
 
-from harness.line_parts import compare, plant, schedule, write_parts  # noqa: E402
-from harness.machine import machine  # noqa: E402
-
-from clipsam.runtime import ClipSAM, Result, read_image  # noqa: E402
-from clipsam.runtime.backends.precision import PRECISIONS  # noqa: E402
-from clipsam.runtime.backends.providers import PROVIDERS  # noqa: E402
-
-Line = dict[str, Any]
 Mode = Callable[[Sequence[Path]], tuple[list[Result], list[float]]]
 LOOP = "loop"
 BATCHES = (1, 4)
-CHILD = HERE / "harness" / "line_process.py"
 
 
 def run_loop(model: ClipSAM, paths: Sequence[Path]) -> tuple[list[Result], list[float]]:
@@ -76,14 +69,14 @@ def run_line(
     """Results and milliseconds from when a part was taken."""
     line = model.inspect_many(paths, batch=batch, ahead=ahead)
     results = [part.result() for part in line]
-    return results, [result.timings["latency"] for result in results]
+    return results, [result.timings["total"] for result in results]
 
 
 def modes(model: ClipSAM, ahead: int | None) -> dict[str, Mode]:
     """What takes turns."""
     found: dict[str, Mode] = {LOOP: lambda paths: run_loop(model, paths)}
     for batch in batches(model):
-        found[f"line {batch}"] = lambda paths, batch=batch: run_line(model, paths, batch, ahead)
+        found[f"line {batch}"] = partial(run_line, model, batch=batch, ahead=ahead)
     return found
 
 
@@ -113,11 +106,12 @@ def measure_share(
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, run in modes(model, ahead).items():
-            start, busy = time.perf_counter(), time.process_time()
-            results, latencies = run(paths)
-            passed, used = time.perf_counter() - start, time.process_time() - busy
-            rates.setdefault(name, []).append(len(paths) / passed)
-            cpu.setdefault(name, []).append(used / len(paths) * 1e3)
+            clock = Clock()
+            with clock(name):
+                results, latencies = run(paths)
+            wall, used = clock.stages[name]
+            rates.setdefault(name, []).append(len(paths) / wall * 1e3)
+            cpu.setdefault(name, []).append(used / len(paths))
             times.setdefault(name, []).extend(latencies)
             compare(results, expected, exact=not name.endswith("4"))
     lines = {}
@@ -128,9 +122,7 @@ def measure_share(
             "status": "measured",
             "parts": len(paths),
             "rounds": rounds,
-            "parts_s": round(statistics.median(rates[name]), 3),
-            "parts_s_min": round(min(rates[name]), 3),
-            "parts_s_max": round(max(rates[name]), 3),
+            **spread(rates[name], "parts_s", 3),
             "against_loop": round(statistics.median(ratios), 3),
             "cpu_ms": round(statistics.median(cpu[name]), 2),
             "p50_ms": round(float(p50), 2),
@@ -160,34 +152,29 @@ def measure_equality(model: ClipSAM, paths: Sequence[Path]) -> list[Line]:
 
 def measure_processes(args: argparse.Namespace, folder: Path) -> list[Line]:
     """Cold start and peak of memory, in processes of their own."""
+    common = {
+        "opened": [str(args.bundle), args.provider, args.precision],
+        "boxes": args.boxes,
+        "folder": str(folder),
+    }
+    parts = {"parts": 4 if args.quick else 20}
     lines = []
-    for kind, repeats in (("cold", args.cold), (LOOP, 1), ("line", 1)):
-        reports = []
-        for _ in range(repeats):
-            job = {
-                "kind": kind,
-                "bundle": str(args.bundle),
-                "provider": args.provider,
-                "threads": args.threads,
-                "precision": args.precision,
-                "boxes": args.boxes,
-                "folder": str(folder),
-                "parts": 4 if args.quick else 20,
-                "started": time.monotonic(),
-            }
-            done = subprocess.run(
-                [sys.executable, str(CHILD), json.dumps(job)], capture_output=True, text=True
-            )
-            if done.returncode:
-                raise RuntimeError(f"the process failed: {done.stderr.strip()[-500:]}")
-            reports.append(json.loads(done.stdout))
-        line: Line = {"row": "cold start" if kind == "cold" else "memory", "mode": kind}
-        line |= {"status": "measured", "rounds": repeats}
-        for name in reports[0]:
-            values = [report[name] for report in reports]
-            line[name] = round(statistics.median(values), 3)
-            if repeats > 1 and name.endswith("good_s"):
-                line[f"{name}_max"] = round(max(values), 3)
+    for name, mode, task, more, repeats in (
+        ("cold start", "cold", "cold_start", {}, args.cold),
+        ("memory", LOOP, "inspect_all", {**parts, "line": False}, 1),
+        ("memory", "line", "inspect_all", {**parts, "line": True}, 1),
+    ):
+        asked = job.Job(f"harness.line_process:{task}", {**common, **more}, args.threads)
+        reports = [job.run(asked) for _ in range(repeats)]
+        line: Line = {"row": name, "mode": mode, "rounds": repeats}
+        line["status"] = status = job.status(reports[-1])
+        if status != "measured":
+            raise RuntimeError(f"{name}: {status}")
+        for key in reports[0]:
+            values = [report[key] for report in reports]
+            line[key] = round(statistics.median(values), 3)
+            if repeats > 1 and key.endswith("good_s"):
+                line[f"{key}_max"] = round(max(values), 3)
         lines.append(line)
     return lines
 
@@ -258,15 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "ahead": "twice the batch" if args.ahead is None else args.ahead,
         **machine(args.threads),
     }
-    print("\n".join(f"{name}: {value}" for name, value in facts.items()) + "\n")
+    show_facts(facts)
     with tempfile.TemporaryDirectory() as folder:
-        lines = [{**line, **facts} for line in measure(args, Path(folder))]
-    with args.csv.open("w", newline="") as file:
-        names = list(dict.fromkeys(name for line in lines for name in line))
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-    print(f"\n{args.csv}: {len(lines)} lines")
+        lines = measure(args, Path(folder))
+    write_csv(args.csv, lines, facts)
     return 0
 
 

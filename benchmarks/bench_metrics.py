@@ -15,16 +15,17 @@ that come with the figures. (Exact figures would have to hold and sort all pixel
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+from harness.clock import Clock
+from harness.machine import machine
+from harness.memory import now_mb
+from harness.report import Line, write_csv
 from numpy.typing import NDArray
 
 from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
@@ -51,9 +52,11 @@ def make_set(images: int, side: int, seed: int) -> tuple[Arrays, Arrays]:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    start = time.process_time()
-    result = work()
-    return result, time.process_time() - start
+    """What it returns, and its CPU seconds."""
+    clock = Clock()
+    with clock("work"):
+        result = work()
+    return result, clock.stages["work"][1] / 1e3
 
 
 def stream(maps: Arrays, masks: Arrays) -> tuple[dict[str, float], dict[str, float]]:
@@ -77,12 +80,7 @@ def vary(maps: Arrays, masks: Arrays, count: int, seed: int) -> Iterator[Arrays]
         yield [moved, np.roll(masks[which], by, (0, 1))]
 
 
-def memory() -> int:
-    """Bytes of this process in memory now (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def stream_table(maps: Arrays, masks: Arrays, count: int, seed: int) -> list[dict[str, float]]:
+def stream_table(maps: Arrays, masks: Arrays, count: int, seed: int) -> list[Line]:
     """A row at every tenth of `count` images."""
     histogram, used, rows = PixelHistogram(), 0.0, []
     marks = {round(count * tenth / 10) for tenth in range(1, 11)}
@@ -91,7 +89,7 @@ def stream_table(maps: Arrays, masks: Arrays, count: int, seed: int) -> list[dic
         used += seconds
         if done in marks:
             (figures, errors), summing = timed(lambda: (histogram.metrics(), histogram.errors()))
-            row = {"images": done, "cpu_s": used, "figures_s": summing, "memory_mb": memory() / 1e6}
+            row = {"images": done, "cpu_s": used, "figures_s": summing, "memory_mb": now_mb()}
             row |= {"regions": histogram.regions, **figures}
             rows.append(row | {f"{name}_bound": value for name, value in errors.items()})
             print(
@@ -100,19 +98,6 @@ def stream_table(maps: Arrays, masks: Arrays, count: int, seed: int) -> list[dic
                 flush=True,
             )
     return rows
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]], side: int) -> None:
-    """The rows with side, machine and versions."""
-    from harness.machine import machine  # beside this script
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    facts = machine(cv2.getNumThreads())
-    with path.open("w", newline="") as file:
-        names = ["side", *rows[0], *facts]
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"side": side, **row, **facts} for row in rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stream:
         rows = stream_table(maps, masks, args.stream, args.seed)
         if args.csv:
-            write_csv(args.csv, rows, args.side)
+            write_csv(args.csv, rows, {"side": args.side, **machine(cv2.getNumThreads())})
     if failed:
         print("error: a figure is further from the exact one than its bound.", file=sys.stderr)
     return int(failed)

@@ -16,19 +16,20 @@ programs have the machine as well.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import resource
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness.clock import Clock, total
+from harness.machine import machine
+from harness.memory import peak_mb
+from harness.report import Line, spread, write_csv
 from torch import Tensor
 
 from clipsam.research.data.datasets import LabelledImage
@@ -94,27 +95,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         images = 2 * args.batch_size
         cache = write_cache(Path(folder), images, shape, args.image_size)
         for step in range(args.warmup + args.steps):
-            start, cpu_start = time.perf_counter(), time.process_time()
+            clock = Clock(torch.cuda.synchronize if device.type == "cuda" else lambda: None)
             at = step * args.batch_size
-            batch = collate([cache[(at + i) % images] for i in range(args.batch_size)])
-            read = time.perf_counter()
-            # Ends with the loss as a number, for which a GPU has to have finished.
-            losses.append(take_step(task, batch, optimizer, 1e-4, OneProcess())[0])
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            end = time.perf_counter()
+            with clock("read"):
+                batch = collate([cache[(at + i) % images] for i in range(args.batch_size)])
+            with clock("step"):
+                losses.append(take_step(task, batch, optimizer, 1e-4, OneProcess())[0])
             if step >= args.warmup:
-                reads.append(read - start)
-                steps.append(end - read)
-                cpu.append(time.process_time() - cpu_start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: kilobytes
+                reads.append(clock.stages["read"][0] / 1e3)
+                steps.append(clock.stages["step"][0] / 1e3)
+                cpu.append(total(clock.stages)[1] / 1e3)
     report: dict[str, Any] = {
         "parameters": parameter_count(task.module),
         "read_s": reads,
         "step_s": steps,
         "cpu_s": cpu,
         "losses": losses,
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": peak_mb() * 1e6,
         "cached_bytes_per_image": 2 * int(np.prod(shape)) + args.image_size**2,
     }
     if device.type == "cuda":
@@ -188,9 +185,7 @@ def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
 
 def _write_csv(args: argparse.Namespace, report: dict[str, Any]) -> None:
     """One row: what was run, its figures, what six epochs take, on what machine."""
-    from harness.machine import machine  # beside this script
-
-    row: dict[str, Any] = {
+    row: Line = {
         name: getattr(args, name)
         for name in (
             "visual_dim", "text_dim", "hidden_dim", "stages", "grid", "image_size", "batch_size",
@@ -199,10 +194,7 @@ def _write_csv(args: argparse.Namespace, report: dict[str, Any]) -> None:
     }  # fmt: skip
     row["parameters"] = report["parameters"]
     for key in ("step_s", "read_s", "cpu_s"):
-        values = report[key]
-        found = statistics.median(values), min(values), max(values)
-        for suffix, value in zip(("median", "min", "max"), found, strict=True):
-            row[f"{key}_{suffix}"] = round(value, 4)
+        row |= spread(report[key], key)
     row["peak_rss_gb"] = round(report["peak_rss_bytes"] / 1e9, 3)
     if "peak_cuda_bytes" in report:
         row["peak_cuda_gb"] = round(report["peak_cuda_bytes"] / 1e9, 3)
@@ -212,12 +204,7 @@ def _write_csv(args: argparse.Namespace, report: dict[str, Any]) -> None:
         row[f"{name} steps"] = steps
         row[f"{name} clock_min"] = round(seconds / 60, 1)
         row[f"{name} cpu_min"] = round(steps * statistics.median(report["cpu_s"]) / 60, 1)
-    row |= machine(torch.get_num_threads())
-    args.csv.parent.mkdir(parents=True, exist_ok=True)
-    with args.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        writer.writeheader()
-        writer.writerow(row)
+    write_csv(args.csv, [row], machine(torch.get_num_threads()))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class ClipSAM:
     @property
     def precisions(self) -> dict[str, str]:
         """graph -> what it computes in, one of `PRECISIONS`."""
-        return {name: session.precision for name, session in self._sessions.items()}
+        return {name: session.precision for name, session in self.sessions.items()}
 
     @classmethod
     def open(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from support import plain_host as plain
 
 from clipsam.runtime.backends.base import check_finite
-from clipsam.runtime.core.result import ANOMALOUS, GOOD, Region, Result
+from clipsam.runtime.core.result import Result
 from clipsam.runtime.ops.components import Component
-from clipsam.runtime.stages.decision import DecisionOptions, decide, image_score
+from clipsam.runtime.stages.decision import Decision, DecisionOptions, decide, image_score
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.preprocess import clip_input, sam_input
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
@@ -66,10 +66,10 @@ def fast(scene: Scene, clock: Clock) -> Outcome:
     with clock("masks"):
         final = fixed_scale(fuse(rough, masks), MASKS)
     with clock("decision"):
-        mask, regions = decide(final, prompts.components, DECISION, refined=masks is not None)
-    json = _result(scene, final, mask, regions, clock)
+        decision = decide(final, prompts.components, DECISION, refined=masks is not None)
+    json = _result(scene, final, decision, clock)
     components = tuple(map(_fields, prompts.components))
-    return Outcome((to_clip, to_sam, rough, fed, final, mask), components, json)
+    return Outcome((to_clip, to_sam, rough, fed, final, decision.mask), components, json)
 
 
 def plainly(scene: Scene, clock: Clock) -> Outcome:
@@ -94,7 +94,9 @@ def plainly(scene: Scene, clock: Clock) -> Outcome:
         final = plain.plain_fixed_scale(total, MASKS)
     with clock("decision"):
         mask, regions = plain.plain_decide(final, components, DECISION, refined=len(boxes) > 0)
-    json = _result(scene, final, mask, regions, clock)
+        score = image_score(final, DECISION.score_area)
+        decision = Decision(mask, regions, score, DECISION.threshold)
+    json = _result(scene, final, decision, clock)
     found = tuple((c.box, c.area, c.centroid, c.evidence) for c in components)
     return Outcome((to_clip, to_sam, rough, fed, final, mask), found, json)
 
@@ -117,16 +119,15 @@ def _rough_map(scene: Scene, clock: Clock) -> Map:
 def _result(
     scene: Scene,
     final: Map,
-    mask: NDArray[np.bool_],
-    regions: tuple[Region, ...],
+    decision: Decision,
     clock: Clock,
 ) -> str:
     with clock("result"):
         result = Result(
-            verdict=ANOMALOUS if regions else GOOD,
-            score=image_score(final, DECISION.score_area),
-            threshold=DECISION.threshold,
-            regions=regions,
+            verdict=decision.verdict,
+            score=decision.score,
+            threshold=decision.threshold,
+            regions=decision.regions,
             category="object",
             height=scene.image.shape[0],
             width=scene.image.shape[1],
@@ -137,7 +138,7 @@ def _result(
             bundle="",
             timings={},
             score_map=final,
-            mask=mask,
+            mask=decision.mask,
         )
     return result.to_json()
 

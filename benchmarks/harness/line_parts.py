@@ -10,10 +10,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from latency_row import picture, planted_map
 
 from clipsam.runtime import ClipSAM, Result
 from clipsam.runtime.backends.base import Array, Session
+from harness.planted import Wrapped, picture, planted_map
 
 KINDS = ("good", "defective")
 PICTURES = 4  # of each kind, no two alike
@@ -21,12 +21,11 @@ _CORNER = 8  # the mark is this share of a side: white on a defective part, blac
 TOLERANCE = 1e-5  # of a map, for a batch of several
 
 
-class MarkedSession(Session):
+class MarkedSession(Wrapped):
     """`clip_umci`, run as always; then the maps are those that the marks ask for."""
 
     def __init__(self, inner: Session, boxes: int) -> None:
-        self.inner, self.inputs, self.outputs = inner, inner.inputs, inner.outputs
-        self.provider, self.precision = inner.provider, inner.precision
+        super().__init__(inner)
         size = int(inner.inputs["image"].shape[1])
         self.maps = np.stack([planted_map(size, 0), planted_map(size, boxes)])
         self.at = size // _CORNER // 2
@@ -37,12 +36,11 @@ class MarkedSession(Session):
         return {"rough": self.maps[marks.astype(int)]}
 
 
-class Asleep(Session):
+class Asleep(Wrapped):
     """Waits instead of computing, and then answers what was computed once."""
 
     def __init__(self, inner: Session, milliseconds: float) -> None:
-        self.inner, self.inputs, self.outputs = inner, inner.inputs, inner.outputs
-        self.provider, self.precision = inner.provider, inner.precision
+        super().__init__(inner)
         self.seconds = milliseconds / 1e3
         self.answers: dict[Any, dict[str, Array]] = {}
 
@@ -56,7 +54,7 @@ class Asleep(Session):
 
 def plant(model: ClipSAM, boxes: int, asleep: Sequence[float] | None = None) -> ClipSAM:
     """The model with marks obeyed; with `asleep`, engines that wait (CLIP, SAM's encoder) in ms."""
-    sessions = dict(model._sessions)
+    sessions = dict(model.sessions)
     if asleep is not None:
         for name, wait in zip(("clip_umci", "sam_encoder"), asleep, strict=True):
             sessions[name] = Asleep(sessions[name], wait)

@@ -20,7 +20,7 @@ _SAMPLED = ("memory.used", "clocks.sm", "clocks.mem")  # MiB, MHz, MHz
 _PERIOD_MS = 100
 
 
-def machine(threads: int | None) -> dict[str, str | int]:
+def machine(threads: int | None) -> dict[str, str | int | float]:
     """Facts that go into every row of the CSV."""
     gpu, driver, top = _query("name", "driver_version", "clocks.max.sm")
     return {
@@ -85,7 +85,10 @@ class GpuMonitor:
         if self._process.stdout is not None:
             self._process.stdout.close()
         whole = [sample for sample in self._samples if len(sample) == len(_SAMPLED)]
-        memory, sm, mem = ([s[i] for s in whole if s[i] is not None] for i in range(len(_SAMPLED)))
+        memory, sm, mem = (
+            [number for sample in whole if (number := sample[i]) is not None]
+            for i in range(len(_SAMPLED))
+        )
         if memory and self._before is not None:
             self.figures["gpu_memory_mb"] = max(memory) - self._before
         for name, clocks in (("sm_clock_mhz", sm), ("memory_clock_mhz", mem)):

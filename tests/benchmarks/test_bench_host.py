@@ -43,7 +43,7 @@ def test_one_size(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code == 0
     assert len(rows) == 2 * 8  # two paths, seven stages and their total
     assert {row["equal"] for row in rows} == {"True"}
-    assert {row["opencv"] for row in rows} == {cv2.__version__}
+    assert all(row["ipp"] and "opencv" in row["versions"] for row in rows)
     assert {(row["boxes"], row["threads"], row["rounds"]) for row in rows} == {("16", "1", "2")}
     total = {row["path"]: float(row["wall_ms"]) for row in rows if row["stage"] == "total"}
     for path in ("plain", "fast"):

@@ -10,114 +10,137 @@ from __future__ import annotations
 import csv
 import re
 import shlex
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import bench_latency as bench
 import cv2
 import numpy as np
 import pytest
+from harness import chart, inspection, machine, peaks
+from harness.agreement import Outcome, agreement
+from harness.clock import Clock
+from harness.inspection_lines import Reports, lines_of, peak_of
+from harness.planted import DEFECTIVE, GOOD, planted_map
+from harness.rows import ROWS, Row, select
+from harness.subjects import Plan
+from support.toy_bundle import build_toy_bundle
 
 from clipsam.research.models.presets import PRESETS
 from clipsam.research.synthetic.sample import sample_from_seed
-from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
+from clipsam.runtime.stages.prompts import find_prompts
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        import bench_latency
-
-        yield bench_latency
+BY_NAME = {row.name: row for row in ROWS}
+EAGER, ENGINE = "torch-eager-cpu-fp32", "ort-cpu-fp32"
 
 
 @pytest.fixture(scope="module")
-def latency_row(bench: ModuleType) -> ModuleType:
-    return sys.modules["latency_row"]
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_bundle(tmp_path_factory.mktemp("bundles") / "toy")
 
 
-def job(latency_row: ModuleType, **changes: Any) -> Any:
-    return replace(latency_row.Job("session", "cpu", "fp32", "", "tiny", threads=1), **changes)
-
-
-def test_the_whole_benchmark(
-    bench: ModuleType, tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_the_engine_agrees_with_eager_in_processes_of_their_own(
+    tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "latency.csv"
     arguments = [
         "--bundle", str(tiny_bundle), "--quick", "--threads", "1",
         "--image_size", "200", "300", "--boxes", "2", "--csv", str(out),
-        "--rows", "ort-cpu-fp32", "ort-cpu-fp16", "torch-eager-cpu-fp32",
+        "--rows", ENGINE, "ort-cpu-fp16", EAGER,
     ]  # fmt: skip
     assert bench.main(arguments) == 0
     with out.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    stages = ["clip_umci", "sam_encoder", "sam_decoder 1", "sam_decoder 4", "sam_decoder 16"]
-    stages += ["good part", "defective part"]
-    for row in ("ort-cpu-fp32", "torch-eager-cpu-fp32"):
-        found = [line for line in lines if line["row"] == row]
-        assert [line["stage"] for line in found] == stages
-        for line in found:
-            p50, p90, p99 = (float(line[f"p{p}_ms"]) for p in (50, 90, 99))
-            assert 0 < p50 <= p90 <= p99
-            assert line["n"] == "3"
-            assert float(line["cold_start_s"]) > 0
-            assert float(line["peak_rss_mb"]) > 50
-            share = float(line["gflop"]) / p50 / float(line["peak_tflops"])  # GF/ms is TF/s
-            assert float(line["share"]) == pytest.approx(share, rel=0.02, abs=1e-3)
-    peaks = [line for line in lines if line["row"] == "matrix peak"]
-    assert [line["precision"] for line in peaks] == ["fp32", "fp16", "bf16", "int8"]
-    assert float(peaks[0]["peak_tflops"]) > 0
+    graphs = ["clip_umci", "sam_encoder", "sam_decoder"]
+    by = {(line["row"], line["part"], line["stage"]): line for line in lines if line["stage"]}
+    for row in (EAGER, ENGINE):
+        for part, own in ((GOOD, graphs[:1]), (DEFECTIVE, graphs)):  # no component, no SAM
+            stages = [stage for name, of, stage in by if (name, of) == (row, part)]
+            assert stages == ["whole", *own, "outside the graphs"]
+            for line in (by[row, part, stage] for stage in stages):
+                p50, p90, p99 = (float(line[f"p{p}_ms"]) for p in (50, 90, 99))
+                assert 0 < p50 <= p90 <= p99
+                assert line["n"] == "3"
+                assert float(line["cold_start_s"]) > 0
+            share = by[row, part, "clip_umci"]
+            rate = float(share["gflop"]) / float(share["p50_ms"]) / float(share["peak_tflops"])
+            assert float(share["share"]) == pytest.approx(rate, rel=0.02, abs=1e-3)
+    ours, eager = by[ENGINE, DEFECTIVE, "whole"], by[EAGER, DEFECTIVE, "whole"]
+    ratio = float(eager["round_ms"]) / float(ours["round_ms"])
+    assert float(ours["times_eager"]) == pytest.approx(ratio, rel=1e-2)
+    assert (ours["agrees"], ours["same_verdict"]) == ("True", "True")
+    assert float(ours["mask_iou"]) > 0.999
+    assert 0 < float(ours["rough_map_difference"]) < 1e-3  # CLIP really ran, in both
+    assert 50 < float(ours["peak_rss_mb"]) < float(eager["peak_rss_mb"])  # each its own
     (fp16,) = (line for line in lines if line["row"] == "ort-cpu-fp16")
     assert fp16["status"].startswith("not run: The bundle has no graph clip_umci in fp16")
+    assert {line["backend"] for line in lines if line["row"] == "matrix peak"} == {
+        "NumPy", "ONNX Runtime", "PyTorch",
+    }  # fmt: skip
     assert all(line["date"] and line["cpu"] and "numpy" in line["versions"] for line in lines)
     assert cv2.imread(str(out.with_suffix(".png"))) is not None
     assert "ort-cpu-fp16" in capfd.readouterr().out
 
 
-def test_without_a_bundle(bench: ModuleType, tmp_path: Path) -> None:
+def test_a_row_that_fails_or_differs_fails_the_run(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--bundle", str(toy), "--quick", "--rows", ENGINE, "--csv", str(tmp_path / "x.csv")]
+    assert bench.main([*common, "--image_size", "-80", "80"]) == 1
+    assert f"{ENGINE} failed: exit code 1" in capsys.readouterr().err
+    args = bench.parse(common)
+    line = {"row": "a", "device": "cpu", "precision": "fp32", "status": "measured",
+            "agrees": "DIFFERS: verdict"}  # fmt: skip
+    assert bench.write(args, [line], {}) == 1
+    assert "a DIFFERS: verdict" in capsys.readouterr().err
+
+
+def test_rounds_go_both_ways_and_a_failed_row_is_not_started_again(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def run(job: Any) -> dict[str, Any]:
+        name = job.arguments["row"]["name"]
+        started.append(name)
+        return {"failed": "x"} if name == "ort-cpu-fp16" else {"calls": {}, "cold_start_s": 1.0}
+
+    monkeypatch.setattr(bench.job, "run", run)
+    args = bench.parse(["--bundle", str(toy), "--rounds", "2", "--rows", "ort-cpu-*"])
+    args.pictures = []
+    rows = [replace(BY_NAME[f"ort-cpu-{p}"], bundle=str(toy)) for p in ("fp32", "fp16", "int8")]
+    found: dict[str, Reports] = {row.name: [] for row in rows}
+    bench.measure(args, rows, Plan("tiny"), found)
+    assert [name.split("-")[-1] for name in started] == ["fp32", "fp16", "int8", "int8", "fp32"]
+    assert [len(reports) for reports in found.values()] == [2, 1, 2]
+
+
+def test_a_missing_bundle_says_how_it_is_built(tmp_path: Path) -> None:
     arguments = ["--preset", "paper", "--random-weights", "0", "--bundle", str(tmp_path / "none")]
-    reason = bench.prepare_bundle(bench.parse(arguments))
+    args = bench.parse([*arguments, "--rows", ENGINE])
+    (row,) = select(args.rows, args.bundle)
+    reason = bench.missing_bundle(args, row)
     assert f"--preset paper --output {tmp_path / 'none'} --random-weights 0" in reason
 
 
-def test_a_row_that_fails_is_not_a_row_that_is_not_there(
-    bench: ModuleType, latency_row: ModuleType
-) -> None:
-    report = bench.run_job(job(latency_row, image_size=(-80, 80)))
-    assert "negative dimensions" in report["failed"]
-    (line,) = bench.lines_of(bench.ROWS[0], report, {}, None, 4)
-    assert line["status"].startswith("failed: exit code 1: ValueError")
-    (line,) = bench.lines_of(bench.ROWS[0], {"not_run": "torch is not installed."}, {}, None, 4)
-    assert line["status"] == "not run: torch is not installed."
+def test_several_bundles_have_rows_of_their_own(toy: Path, tmp_path: Path) -> None:
+    rows = select([ENGINE, EAGER], [toy, tmp_path / "other"])
+    assert [row.name for row in rows] == [EAGER, f"{ENGINE} toy", f"{ENGINE} other"]
+    assert [row.bundle for row in rows] == ["", str(toy), str(tmp_path / "other")]
 
 
-def test_what_is_not_installed(
-    bench: ModuleType, latency_row: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "latency_torch", raising=False)
-    report = latency_row.run(job(latency_row, kind="torch-eager"))
-    assert report == {"not_run": "torch is not installed."}
-
-
-def test_no_row_of_that_name(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_row_of_that_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.parse(["--rows", "openvino"])
     assert "tensorrt-fp16" in capsys.readouterr().err
 
 
-def test_no_row_that_could_never_run(bench: ModuleType) -> None:
+def test_no_row_that_could_never_run() -> None:
     """Every precision of a bundle, where the backend can run it."""
     rows: dict[str, list[str]] = {"cpu": [], "cuda": [], "tensorrt": []}
-    for row in bench.ROWS:
+    for row in ROWS:
         if row.kind == "session":
             rows[row.device].append(row.name)
     assert rows == {
@@ -127,123 +150,169 @@ def test_no_row_that_could_never_run(bench: ModuleType) -> None:
     }
 
 
+def test_the_pictures_are_spread_over_the_folder(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    args = bench.parse(["--images", str(tmp_path), "--pictures", "2"])
+    assert [Path(path).name for path in args.pictures] == ["0.png", "3.png"]
+    with pytest.raises(SystemExit):
+        bench.parse(["--images", str(tmp_path / "none")])
+
+
 @pytest.mark.parametrize("boxes", [0, 1, 4, 16])
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_the_planted_part(latency_row: ModuleType, boxes: int, preset: str) -> None:
-    """Every preset sees as many boxes as were planted, at image size."""
-    rough = latency_row.planted_map(PRESETS[preset].clip_image_size, boxes)
+def test_every_preset_sees_as_many_boxes_as_were_planted(boxes: int, preset: str) -> None:
+    rough = planted_map(PRESETS[preset].clip_image_size, boxes)
     prompts = find_prompts(cv2.resize(rough, (1000, 700)), PRESETS[preset].prompts)
     assert (len(prompts), prompts.dropped) == (boxes, 0)
 
 
-def test_a_subject_that_finds_something_else(latency_row: ModuleType) -> None:
-    class Wrong:
-        def plant(self, boxes: int) -> None: ...
+class OneBox:
+    """A subject that always finds one box."""
 
-        def inspect(self, image: Any) -> int:
-            return 1
+    def __init__(self) -> None:
+        self.clock, self.count = Clock(), 0
 
-    with pytest.raises(RuntimeError, match="the good part was given 1 prompts, not 0"):
-        latency_row.measure(job(latency_row), lambda _: Wrong())
-
-
-def test_warm_up_is_dropped(latency_row: ModuleType) -> None:
-    calls: list[float] = []
-    small = job(latency_row, rounds=5, warmup=2)
-    assert len(latency_row.timed(lambda: calls.append(0), small)) == 5
-    assert len(calls) == 7
-    calls.clear()
-    out_of_time = job(latency_row, rounds=1000, warmup=1000, max_seconds=0.0)
-    assert len(latency_row.timed(lambda: calls.append(0), out_of_time)) == latency_row.FEWEST
-    assert len(calls) == 1 + latency_row.FEWEST  # one is always dropped
+    def inspect(self, image: Any) -> int:
+        self.count += 1
+        with self.clock("clip_umci"):
+            time.sleep(0.002)
+        return 1
 
 
-def test_the_times_are_milliseconds(latency_row: ModuleType) -> None:
-    times = latency_row.timed(lambda: time.sleep(0.002), job(latency_row, rounds=3, warmup=1))
-    assert min(times) >= 2
+def test_every_inspection_has_stages_of_its_own_in_milliseconds() -> None:
+    subject: Any = OneBox()
+    calls = inspection.inspect(subject, None, 1, 3, 60)
+    assert len(calls) == subject.count == 3
+    for call in calls:
+        assert call["whole"][0] >= call["clip_umci"][0] >= 2
+        outside = call["whole"][0] - call["clip_umci"][0]
+        assert call["outside the graphs"][0] == pytest.approx(outside)
+    assert len(inspection.inspect(subject, None, 1, 1000, 0.0)) == 1  # out of time
+    with pytest.raises(RuntimeError, match="given 1 prompts, not 0"):
+        inspection.inspect(subject, None, 0, 1, 60)
 
 
-def test_percentiles_and_shares(bench: ModuleType) -> None:
-    times = {name: list(range(1, 102)) for name in ("clip_umci", "good part", "defective part")}
-    report = {
-        "times_ms": times,
-        "cold_start_s": 1,
-        "first_defective_s": 2,
-        "peak_rss_bytes": 3e6,
+def report(factor: float, sam: bool = True) -> dict[str, Any]:
+    """Of a row whose CLIP takes 1 to 101 times `factor` milliseconds, half of it CPU time."""
+    calls = [
+        {"whole": (ms * factor, ms * factor / 2), "clip_umci": (ms * factor, ms * factor / 2)}
+        for ms in range(1, 102)
+    ]
+    more = {"sam_encoder": (factor, factor)} if sam else {}
+    return {
+        "calls": {GOOD: calls, DEFECTIVE: [{**call, **more} for call in calls]},
+        "cold_start_s": 1.0, "first_defective_s": 2.0, "peak_rss_mb": 3.0,
         "gpu": {"sm_clock_mhz": 1500.0},
-    }
-    flops = {"clip_umci": 1e9, "sam_encoder": 5e9, "sam_decoder 1": 1e9, "sam_decoder 16": 4e9}
-    clip, good, defective = bench.lines_of(bench.ROWS[0], report, flops, 1e12, 6)
-    assert (clip["p50_ms"], clip["p90_ms"], clip["p99_ms"]) == (51, 91, 100)
-    assert clip["share"] == pytest.approx(1e9 / 0.051 / 1e12, abs=1e-4)
-    assert good["gflop"] == 1  # SAM does not run
-    assert defective["gflop"] == 1 + 5 + 2
+    }  # fmt: skip
+
+
+def test_percentiles_shares_and_ratios() -> None:
+    flops = {"clip_umci": 1e9, "sam_encoder": 5e9, "sam_decoder": 2e9}
+    against = {"times_eager": [report(4.0), report(8.0)], "times_keep_pages": [{"failed": "x"}]}
+    lines = lines_of(BY_NAME[ENGINE], [report(1.0), report(1.0)], against, flops, 1.0)
+    found = {(line["part"], line["stage"]): line for line in lines}
+    clip = found[GOOD, "clip_umci"]
+    assert (clip["n"], clip["p50_ms"], clip["p90_ms"], clip["cpu_ms"]) == (202, 51, 91, 25.5)
+    assert clip["share"] == pytest.approx(1 / 51, abs=1e-4)  # 1 GFLOP in 51 ms at 1 TFLOP/s
+    assert found[GOOD, "whole"]["gflop"] == 1  # SAM does not run
+    assert found[DEFECTIVE, "whole"]["gflop"] == 1 + 5 + 2
+    assert [clip[f"times_eager{end}"] for end in ("", "_min", "_max")] == [6, 4, 8]  # by round
+    assert clip["times_eager_cpu"] == 6
+    assert "times_keep_pages" not in clip  # that row was not measured
     assert clip["sm_clock_mhz"] == 1500
-    without = bench.lines_of(bench.ROWS[0], report, {}, None, 6)
+    without = lines_of(BY_NAME[ENGINE], [report(1.0)], {})
     assert not any("share" in line or "gflop" in line for line in without)
+    (line,) = lines_of(BY_NAME[ENGINE], [], {})
+    assert line["status"] == "not run: interrupted"
 
 
-def test_whose_peak_it_is(bench: ModuleType) -> None:
-    rows = {row.name: row for row in bench.ROWS}
-    peaks: dict[str, dict[str, Any]] = {"cpu": {"fp32": 2.0, "fp16": 1.0, "int8": "not run: …"}}
-    assert bench.peak_of(rows["ort-cpu-fp16"], peaks) == 2.0  # which runs in fp32 there
-    assert bench.peak_of(rows["ort-cpu-int8"], peaks) == 2.0
-    assert bench.peak_of(rows["tensorrt-fp32"], peaks) is None
-    peaks["cuda"] = {"fp32": 1.0, "fp16": 9.0}
-    assert bench.peak_of(rows["tensorrt-fp16"], peaks) == 9.0
+def test_whose_peak_a_share_is_taken_of() -> None:
+    def product(device: str, precision: str, rate: float) -> dict[str, Any]:
+        return {"device": device, "precision": precision, "peak_tflops": rate}
+
+    lines = [product("cpu", "fp32", 2.0), product("cpu", "fp32", 3.0), product("cpu", "fp16", 1.0)]
+    lines.append({"device": "cpu", "precision": "int8", "status": "not run: …"})
+    assert peak_of(BY_NAME["ort-cpu-fp16"], lines) == 3.0  # which runs in fp32 there
+    assert peak_of(BY_NAME["ort-cpu-int8"], lines) == 3.0
+    assert peak_of(BY_NAME["tensorrt-fp32"], lines) is None
+    lines += [product("cuda", "fp32", 1.0), product("cuda", "fp16", 9.0)]
+    assert peak_of(BY_NAME["tensorrt-fp16"], lines) == 9.0
 
 
-def test_flops_against_a_count_by_hand(bench: ModuleType) -> None:
+def outcome(rows: int = 5, verdict: str = "good") -> Outcome:
+    """Two masks: the picture's first rows, and an empty one."""
+    masks = np.zeros((2, 10, 10), np.bool_)
+    masks[0, :rows] = True
+    packed = np.packbits(masks.reshape(2, 100), axis=1)
+    zeros = np.zeros((10, 10), np.float32)
+    return Outcome(zeros, packed, np.full((1, 2), 0.5, np.float32), zeros, verdict)
+
+
+def test_agreement_is_of_the_worst_picture(tmp_path: Path) -> None:
+    outcome().save(tmp_path / "a.npz")
+    same = Outcome.load(tmp_path / "a.npz")
+    line = agreement([outcome(), outcome()], [same, outcome(4)], "fp32")
+    assert (line["pictures"], line["mask_iou"], line["mask_iou_min"]) == (2, 0.95, 0.8)
+    assert agreement([outcome()], [same], "fp32")["agrees"] is True
+    assert agreement([outcome()], [outcome(0)], "fp32")["agrees"] == "DIFFERS: mask IoU 0.5000"
+    other = agreement([outcome()], [outcome(verdict="anomalous")], "fp32")
+    assert (other["agrees"], other["same_verdict"]) == ("DIFFERS: verdict", False)
+
+
+def test_flops_against_a_count_by_hand() -> None:
     """ViT-H's encoder: products of weights and of attention; the rest is under one percent."""
-    import latency_torch
-
-    flops = latency_torch.count_flops(PRESETS["paper"])
+    flops = peaks.count_flops(threads=1, started=0, preset="paper", boxes=4)["flops"]
     tokens, padded, width, window = 64**2, 70**2, 1280, 14**2
     by_hand = 32 * 16 * tokens * width**2  # MLPs
     by_hand += 8 * (28 * padded + 4 * tokens) * width**2  # queries, keys, values, projection
     by_hand += 4 * 4 * tokens**2 * width + 28 * 4 * 25 * window**2 * width  # attention
     assert flops["sam_encoder"] == pytest.approx(by_hand, rel=0.01)
     assert flops["sam_encoder"] > by_hand
-    assert sys.modules["latency_lines"].flops_of_prompts(flops, 4) == flops["sam_decoder 4"]
 
 
-def test_the_pytorch_rows_are_the_bundles_models(
-    bench: ModuleType, latency_row: ModuleType, tiny_bundle: Path
-) -> None:
+def test_the_pytorch_rows_are_the_bundles_models(tiny_bundle: Path) -> None:
     """Eager and bf16 (not compiled here) compute the bundle's rough map; their specs are its."""
-    import latency_torch
     import torch
+    from harness import torch_rows
 
     from clipsam.runtime import ClipSAM
 
     preset, size = PRESETS["tiny"], PRESETS["tiny"].clip_image_size
     image = sample_from_seed(0, size).image[None]  # with a crack
+    plan = Plan("tiny", text_of=str(tiny_bundle))
     with torch.inference_mode(), ClipSAM.open(tiny_bundle, threads=1) as model:
-        eager = latency_torch.EagerSubject(job(latency_row, kind="torch-eager"))
-        feeds = {"image": image, "text": eager.text.numpy()}
+        eager = torch_rows.EagerSubject(BY_NAME[EAGER], plan)
+        text = model.bundle.text(model.bundle.manifest.categories[0])[None]
+        np.testing.assert_array_equal(eager.text.numpy(), text)
+        feeds = {"image": image, "text": text}
         expected = model.sessions["clip_umci"].run(feeds)["rough"]
         assert np.ptp(expected) > 0.5
-        np.testing.assert_allclose(eager._rough(image), expected, atol=1e-4)
-        graph = latency_torch.graph_modules(
-            eager.features, eager.umci, eager.predictor.model, "mask"
-        )
-        half = latency_torch.HalfPrecision(graph["clip_umci"], "bf16", fused_attention=True)
-        specs = latency_torch.graph_specs(preset)
-        session = latency_torch.TorchSession(half, "cpu", *specs["clip_umci"])
-        np.testing.assert_allclose(session.run(feeds)["rough"], expected, atol=0.1)
-        for name, sides in specs.items():
+        np.testing.assert_allclose(eager.rough_map(image), expected, atol=1e-4)
+        bf16 = torch_rows.modules_subject(Row("", "sdpa", "cpu", "bf16"), plan)
+        rough = bf16.timed["clip_umci"].run(feeds)["rough"]
+        np.testing.assert_allclose(rough, expected, atol=0.1)
+        assert np.abs(rough - expected).max() > 0
+        for name, sides in torch_rows.graph_specs(preset).items():
             entry = model.bundle.graph_entry(name)
             for ours, theirs in zip(sides, (entry.inputs, entry.outputs), strict=True):
                 assert [spec.name for spec in ours] == [spec.name for spec in theirs]
                 assert all(a.agrees(b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_peaks(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    import latency_torch
-
+def test_the_best_round_of_every_librarys_product_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _, precision, call in peaks._products("cpu", 8, 1):
+        if precision == "fp32":  # of matrices of ones
+            found = call()
+            product = found if isinstance(found, np.ndarray) else found[0]
+            assert (np.asarray(product) == np.full((8, 8), 8)).all()
     seconds = iter([0.5, 0.25, *[1.0] * 100])
-    monkeypatch.setattr(latency_torch, "_seconds", lambda call, device: next(seconds))
-    assert latency_torch.matrix_peaks("cpu", 32)["fp32"] == 2 * 32**3 / 0.25  # the best round
+    monkeypatch.setattr(peaks, "_seconds", lambda call: next(seconds))
+    products = peaks.measure_peaks(threads=1, started=0, device="cpu", side=32)["products"]
+    assert products[0] == {
+        "backend": "NumPy", "precision": "fp32", "status": "measured",
+        "peak_tflops": round(2 * 32**3 / 0.25 / 1e12, 5),
+    }  # fmt: skip
 
 
 SMI = """#!/bin/sh
@@ -256,16 +325,16 @@ esac
 """
 
 
-def test_the_monitor(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import machine as latency_machine
-
+def test_the_monitor_reads_memory_and_clocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "nvidia-smi"
     script.write_text(SMI)
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    facts = latency_machine.machine(2)
+    facts = machine.machine(2)
     assert (facts["gpu"], facts["driver"], facts["threads"]) == ("Fake GPU", "600.1", 2)
-    with latency_machine.GpuMonitor() as monitor:
+    with machine.GpuMonitor() as monitor:
         while len(monitor._samples) < 4:
             time.sleep(0.01)
     assert monitor.figures == {
@@ -273,37 +342,27 @@ def test_the_monitor(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.Monk
     }  # fmt: skip
 
 
-def test_no_monitor(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import machine as latency_machine
-
+def test_without_nvidia_smi_there_is_no_monitor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with latency_machine.GpuMonitor() as monitor:
+    with machine.GpuMonitor() as monitor:
         pass
     assert monitor.figures == {}
-    assert latency_machine.machine(None)["gpu"] == "none that nvidia-smi tells of"
+    assert machine.machine(None)["gpu"] == "none that nvidia-smi tells of"
 
 
-def test_the_chart(bench: ModuleType) -> None:
-    from harness import chart as latency_chart
-
+def test_the_charts_axis_is_logarithmic() -> None:
     bars = [("a", 1.0, 1.5), ("b", 10.0, 15.0), ("c", 100.0, 150.0)]
-    chart = latency_chart.draw_chart(bars, "title")
+    drawn = chart.draw_chart(bars, "title")
     counts = [
-        int((chart == np.array(colour, np.uint8)).all(axis=2).sum())
-        for colour in latency_chart._COLOURS
+        int((drawn == np.array(colour, np.uint8)).all(axis=2).sum()) for colour in chart._COLOURS
     ]
     # The first begins where the axis does; the third is twice as long as the second.
     assert counts[0] > 1.9 * counts[1] > 0
 
 
-def test_prompt_arrays(latency_row: ModuleType) -> None:
-    coords, labels = latency_row.prompt_arrays(4, PromptOptions().num_points, 512)
-    assert coords.shape == (4, 7, 2)
-    assert labels[3].tolist() == [1, 1, 1, 1, 1, 2, 3]
-    assert (coords[:, -2] <= coords[:, -1]).all()  # the box's corners in order
-
-
-ON_THE_BOX = BENCHMARKS.parent / "docs" / "on_the_box.md"
+ON_THE_BOX = Path(__file__).resolve().parents[2] / "docs" / "on_the_box.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -314,14 +373,14 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def test_the_commands_of_the_page_exist(bench: ModuleType) -> None:
+def test_the_commands_of_the_page_exist() -> None:
     """Every command of ours on it is parsed by its program; nothing is run."""
     from clipsam.export import build_engines
-    from clipsam.runtime.commands import inspection
+    from clipsam.runtime import cli
 
     parsers: dict[str, Any] = {
         "build_engines": build_engines._parser().parse_args,
-        "clipsam inspect": inspection._parser().parse_args,
+        "clipsam inspect": cli._parser().parse_args,
         "bench_latency": bench.parse,
     }
     counts = dict.fromkeys(parsers, 0)
@@ -330,12 +389,12 @@ def test_the_commands_of_the_page_exist(bench: ModuleType) -> None:
             if name in line:
                 words = shlex.split(line)
                 first = next(i for i, word in enumerate(words) if name.split()[-1] in word)
-                parse(words[first + 1 :])
+                parse(words[first:] if name == "clipsam inspect" else words[first + 1 :])
                 counts[name] += 1
     assert min(counts.values()) >= 2
 
 
-def test_the_service_of_the_page(tmp_path: Path) -> None:
+def test_the_service_of_the_page_answers_and_sets_aside(tmp_path: Path) -> None:
     """Its loop, on a model of ours; systemd is not tried."""
     from clipsam.runtime import ImageError
 

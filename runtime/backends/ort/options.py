@@ -1,7 +1,7 @@
 """What onnxruntime is told when it opens a graph: every option, and why.
 
 CPU figures are medians of CPU time on one core of an AVX-512 EPYC, onnxruntime 1.31.1, random
-weights; benchmarks/README.md has the commands, and what was tried and left out.
+weights; benchmarks/README.md has the tables, and what was tried and left out.
 """
 
 from __future__ import annotations
