@@ -151,7 +151,7 @@ class DynamicQuantiser:
         graph, found = model.graph, _candidates(model)
         layers: dict[str, _Layer] = {}
         constants: list[TensorProto] = []
-        for name in chosen:
+        for name in sorted(chosen):  # a set has another order in every process
             node, tensor = found[name]
             layers[name] = _Layer(
                 node, self._weights(node, tensor), self._trials[name].divisors, constants
