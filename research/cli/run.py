@@ -8,12 +8,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clipsam.runtime.core.errors import ClipSAMError, OutputError
-
-if TYPE_CHECKING:
-    pass  # else imported where it is needed: `clipsam dataset check` does without
 
 
 def check_outputs(*paths: Path | None) -> None:
@@ -42,8 +38,8 @@ def sentence(error: BaseException) -> str:
 
 
 def _let_go(error: BaseException) -> None:
-    """Free what the interrupted work held, without a word: half-made loaders complain when they
-    are freed, below the sentence that says all there is to say."""
+    """Free what the interrupted work held, silently: a half-built loader prints a traceback when it
+    is freed, below our one sentence."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     error.__traceback__ = error.__context__ = None
     gc.collect()
@@ -66,7 +62,7 @@ def run_command(work: Callable[[], int], after_interrupt: str = "nothing was wri
             "or a smaller --batch_size, else --device cpu.",
             file=sys.stderr,
         )
-    except BrokenPipeError:  # `| head`: who reads has seen enough
+    except BrokenPipeError:  # the reader of a pipe (`| head`) closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a disk that is full or gone, a file that may not be read
         what = error.filename or "A file"

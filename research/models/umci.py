@@ -9,7 +9,7 @@ width C_t, v visual features, t text features, M what a path returns. Shapes are
 
 Every ablation of tables 2 and 3 is a field of `UMCIConfig`, not another class: `paths=("strip",)`,
 `paths=("scale",)`, `hidden_dim`, `pool_sizes`. ("w/o UMCI" puts
-`clip_features.PatchTextSimilarity` in its place.)
+`clip.PatchTextSimilarity` in its place.)
 """
 
 from __future__ import annotations

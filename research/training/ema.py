@@ -1,4 +1,4 @@
-"""Moving averages of weights: steadier than the last step's, at the cost of one more copy."""
+"""EMA of weights: steadier than the last step's, at the cost of one more copy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class EMA:
     """An exponential moving average of a module's trained parameters.
 
     `decay` is what stays of the average in a step; it starts lower, so that the first steps are

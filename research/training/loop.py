@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from clipsam.research.data.loader import make_loader
 from clipsam.research.training.distributed import OneProcess, Processes, share_of
-from clipsam.research.training.ema import WeightAverage
+from clipsam.research.training.ema import EMA
 from clipsam.research.training.log import TrainingLog
 from clipsam.runtime.core.errors import ClipSAMError, OutputError, WeightsError
 
@@ -99,7 +99,7 @@ def run(
     last, best = config.save_path / "last.pt", config.save_path / "best.pt"
     parameters = [p for p in task.module.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, config)
-    average = WeightAverage(task.module, config.average) if config.average else None
+    average = EMA(task.module, config.average) if config.average else None
     start, best_scores, running = _resume(last, task, optimizer, average)
     batches = _batches(dataset, config, start, collate, group)
     if group.world > 1:
@@ -223,7 +223,7 @@ def _check_length(dataset: Dataset[Any], config: LoopConfig) -> None:
 
 
 def _resume(
-    last: Path, task: Task, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+    last: Path, task: Task, optimizer: torch.optim.Optimizer, average: EMA | None
 ) -> tuple[int, dict[str, float], dict[str, float]]:
     if not last.exists():
         return 0, {}, {}
