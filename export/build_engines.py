@@ -18,7 +18,6 @@ sentence on stderr, nothing changed), 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import types
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
 
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.core.errors import ClipSAMError
+from clipsam.runtime.core.stop import heed_stop_signals
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
 PRESET_NAMES = ("paper", "vit-b", "tiny")
@@ -239,6 +239,5 @@ def _gigabytes(text: str) -> float:
 
 
 if __name__ == "__main__":
-    # A build that is told to stop leaves nothing behind, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    heed_stop_signals()
     sys.exit(main())

@@ -11,12 +11,12 @@ import difflib
 import importlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from clipsam.runtime.commands import COMMANDS
 from clipsam.runtime.core.errors import ClipSAMError, MissingBackendError
+from clipsam.runtime.core.stop import heed_stop_signals
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     name, arguments = _command(sys.argv[1:] if argv is None else argv)
-    if argv is None:  # a program, not a call: one that is told to stop cleans up as after Ctrl-C
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if argv is None:  # a program, not a call
+        heed_stop_signals()
     try:
         code = _run(name, arguments)
         sys.stdout.flush()

@@ -276,9 +276,9 @@ class ClipSAM:
 
 def _check_deadline(deadline_ms: float | None) -> None:
     known = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
-    if deadline_ms is not None and not (known and deadline_ms > 0):  # nan, too
+    if deadline_ms is not None and not (known and deadline_ms >= 0):  # nan, too
         raise OptionError(
-            f"deadline_ms={deadline_ms!r} must be a number of milliseconds greater than 0, or None."
+            f"deadline_ms={deadline_ms!r} must be a number of milliseconds, at least 0, or None."
         )
 
 

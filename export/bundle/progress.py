@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from clipsam.runtime.core.stop import check_told
+
 T = TypeVar("T")
 
 
@@ -18,6 +20,7 @@ def stage(title: str, steps: int) -> Iterator[Any]:
     interval = 0.1 if sys.stderr.isatty() else 30
     with tqdm(total=steps, desc=title, file=sys.stderr, unit="step", mininterval=interval) as bar:
         yield bar
+    check_told()
 
 
 def counted(items: Iterable[T], bar: Any) -> Iterator[T]:
@@ -25,3 +28,4 @@ def counted(items: Iterable[T], bar: Any) -> Iterator[T]:
     for item in items:
         yield item
         bar.update()
+        check_told()

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from clipsam.runtime.core.errors import OutputError
 
+TEMPORARY = r"\.[0-9a-f]{16}"  # ends the name of a file being written; a regular expression
 DATA_SUFFIX = ".data"  # of the weights beside an ONNX file too large for one file
 
 

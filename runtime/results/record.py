@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any
 
 from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.core.files import TEMPORARY
 from clipsam.runtime.core.lock import try_lock
 from clipsam.runtime.results.names import ENDINGS, fold
 
@@ -35,7 +36,6 @@ SYNC_EVERY = 1.0  # seconds
 CUT_OFF = "the inspection was cut off before this picture was finished: inspect it again."
 
 _HEAD = re.compile(rb'\{"image": ("(?:[^"\\]|\\.)*"), "stem": ("(?:[^"\\]|\\.)*")')
-_TEMPORARY = r"\.[a-z0-9_]{8}"  # what `tempfile` appends
 
 
 def digest(*parts: str) -> bytes:
@@ -236,7 +236,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 def _remove_temporaries(base: Path) -> None:
     """Remove what `write_bytes` was writing when the process was killed."""
     begun = [f".{(base.name + ending)[:40]}" for ending in ENDINGS]
-    pattern = re.compile("|".join(re.escape(name) + _TEMPORARY for name in begun))
+    pattern = re.compile("|".join(re.escape(name) + TEMPORARY for name in begun))
     if base.parent.is_dir():
         for name in os.listdir(base.parent):  # noqa: PTH208 - 100,000 names, not as many Paths
             if pattern.fullmatch(name):

@@ -376,11 +376,11 @@ def blocks(language: str) -> list[str]:
 def test_the_commands_of_the_page_exist() -> None:
     """Every command of ours on it is parsed by its program; nothing is run."""
     from clipsam.export import build_engines
-    from clipsam.runtime import cli
+    from clipsam.runtime.commands import inspection
 
     parsers: dict[str, Any] = {
         "build_engines": build_engines._parser().parse_args,
-        "clipsam inspect": cli._parser().parse_args,
+        "clipsam inspect": inspection._parser().parse_args,
         "bench_latency": bench.parse,
     }
     counts = dict.fromkeys(parsers, 0)

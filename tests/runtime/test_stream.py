@@ -279,7 +279,7 @@ def test_wrong_arguments_are_refused_at_once(model: ClipSAM) -> None:
             model.inspect_many([], batch=batch, ahead=ahead)
 
 
-@pytest.mark.parametrize("deadline", ["500", float("nan"), -5, 0, True])
+@pytest.mark.parametrize("deadline", ["500", float("nan"), -5, True])
 def test_a_deadline_that_is_none_is_refused_at_once(model: ClipSAM, deadline: Any) -> None:
     refused = pytest.raises(OptionError, match=r"deadline_ms=.* must be a number of milliseconds")
     with refused:

@@ -55,7 +55,7 @@ class Exported:
 class _Bar:
     """A progress bar that shows nothing."""
 
-    def update(self) -> None:
+    def update(self, n: int = 1) -> None:
         pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipsam.runtime import OutputError
-from clipsam.runtime.core.files import open_regular, write_bytes, write_with
+from clipsam.runtime.core.files import TEMPORARY, open_regular, write_bytes, write_with
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
@@ -63,3 +64,10 @@ def test_only_regular_files_within_a_size_are_opened(tmp_path: Path) -> None:
         open_regular(tmp_path)
     with pytest.raises(OSError, match="Not a regular file"):
         open_regular(Path(os.devnull))
+
+
+def test_a_file_that_is_being_written_can_be_told_by_its_name(tmp_path: Path) -> None:
+    """So that what a killed process left can be removed."""
+    seen: list[str] = []
+    write_with(tmp_path / "p.mask.png", lambda temporary: seen.append(temporary.name))
+    assert re.fullmatch(re.escape(".p.mask.png") + TEMPORARY, seen[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,14 +174,14 @@ def test_a_name_that_the_file_system_refuses_costs_its_row_alone(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that encrypts names does at 143 bytes."""
-    real = tempfile.mkstemp
+    real = os.open
 
-    def mkstemp(prefix: str, dir: Path) -> tuple[int, str]:
-        if "good" in prefix:
+    def refuse(path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
+        if flags & os.O_CREAT and "good" in str(path):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        return real(prefix=prefix, dir=dir)
+        return real(path, flags, mode, **options)
 
-    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(os, "open", refuse)
     done = run(images, "--output", tmp_path / "out")
     assert done.out.startswith("1 good, 2 anomalous, 1 could not be inspected")
     assert "File name too long" in done.err

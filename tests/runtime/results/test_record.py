@@ -118,7 +118,7 @@ def test_a_second_process_is_refused_and_a_killed_one_frees_the_record(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        (output / ".mine.mask.png.abcd_123").write_bytes(b"half a file")
+        (output / ".mine.mask.png.0123456789abcdef").write_bytes(b"half a file")
         (output / ".mine.mask.png").write_bytes(b"not of ours")
         done = run(images, "--output", output)
         assert (done.code, done.out) == (1, "")
