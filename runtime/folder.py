@@ -18,11 +18,11 @@ from clipsam.runtime.core.files import sha256
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
-from clipsam.runtime.images.reader import write_png, write_score_tiff
+from clipsam.runtime.images.reader import MAX_BYTES, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 from clipsam.runtime.results.names import MASK, OVERLAY, SCORE
-from clipsam.runtime.results.record import RESULTS, Index, Record, settings_digest
+from clipsam.runtime.results.record import RESULTS, Index, Record, read_index, settings_digest
 from clipsam.runtime.stream import Inspected
 
 __all__ = ["Counts", "find_jobs", "inspect_files"]
@@ -85,9 +85,10 @@ def inspect_files(
     counts = Counts()
     try:
         if not (output / RESULTS).exists():
-            choose_stems(jobs, output, Index())  # what it refuses leaves no empty record
+            choose_stems(jobs, output, read_index(output))  # a refusal leaves no empty record
         with Record(output) as record:
             chosen = choose_stems(jobs, output, record)
+            record.plan({stem: job.image for stem, job in zip(chosen, jobs, strict=True)})
             begun: deque[_Seen] = deque()
             line = model.inspect_many(
                 _sources(jobs, chosen, record if resume else Index(), settings, begun),
@@ -140,39 +141,40 @@ def _write(
     part: Inspected, seen: _Seen, output: Path, record: Record, settings: str, counts: Counts
 ) -> None:
     """Write the files of one part, then its row."""
-    image, result, name = part.image, part.outcome, seen.job.image
+    image, result = part.image, part.outcome
+    row = {"image": seen.job.image, "sha256": seen.sha256, "settings": settings}
     try:
         if isinstance(result, ClipSAMError):
             raise result
         assert image is not None  # there is no result without one
         if seen.state != _state(seen.job.source):
             raise ImageError(f"{seen.job.source} was written to meanwhile: inspect it again.")
-        record.begin(name, seen.stem, seen.sha256, settings)
-        record.finish(result.to_dict(), _write_files(output, seen, image, result))
+        row = {"image": seen.job.image, "stem": seen.stem, **row}
+        _write_files(output, seen, image, result)
+        record.add_row({**row, **result.to_dict()})
     except ClipSAMError as error:
         if isinstance(error, OutputError) and not _name_too_long(error):
             raise  # nor could the next one be written
         counts.failed += 1
         print(f"error: {error}", file=sys.stderr)
-        record.fail(name, seen.sha256, settings, str(error))
+        record.add_row({**row, "error": str(error)})
     else:
         counts.anomalous += result.anomalous
         counts.good += not result.anomalous
 
 
-def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> list[Path]:
-    """Overlay, mask and score map; returns their paths."""
-    files = [output / (seen.stem + ending) for ending in (OVERLAY, MASK, SCORE)]
+def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> None:
+    """Overlay, mask and score map."""
+    shown, mask, score = (output / (seen.stem + end) for end in (OVERLAY, MASK, SCORE))
     try:
-        write_png(files[0], overlay(image, result))
-        write_png(files[1], result.mask.astype(np.uint8) * 255)
-        write_score_tiff(files[2], result.score_map)
+        write_png(shown, overlay(image, result))
+        write_png(mask, result.mask.astype(np.uint8) * 255)
+        write_score_tiff(score, result.score_map)
     except MemoryError as error:
         raise ImageError(
             f"{seen.job.source} does not fit into the memory that is free: cut it into tiles, or "
             "free some."
         ) from error
-    return files
 
 
 def _name_too_long(error: OutputError) -> bool:
@@ -180,10 +182,10 @@ def _name_too_long(error: OutputError) -> bool:
 
 
 def _fingerprint(path: Path) -> tuple[str | None, tuple[int, ...] | None]:
-    """sha256 of a regular file that can be read, and its state just before."""
+    """sha256 of a regular file that the reader takes, and its state just before."""
     state = _state(path)
     try:
-        return (sha256(path) if state is not None else None), state
+        return (sha256(path, MAX_BYTES) if state is not None else None), state
     except OSError:
         return None, state
 

@@ -39,10 +39,10 @@ def open_regular(path: Path, most: int | None = None) -> BinaryIO:
         raise
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+def sha256(path: Path, most: int | None = None) -> str:
+    """Hex digest of a file's bytes; raises OSError, for one of over `most` bytes as well."""
     digest = hashlib.sha256()
-    with open_regular(path) as file:
+    with open_regular(path, most) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -86,6 +86,7 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         temporary = name
         writer(temporary)
+        _sync(temporary)  # or a power cut would leave the name with nothing behind it
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -96,3 +97,11 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

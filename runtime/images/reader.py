@@ -18,6 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MORE = bytes(range(1, 255)) * 4  # no marker in it
 MAX_PIXELS = 100_000_000  # a 100-megapixel image; decoding more is rather a broken header
 _MOST_BESIDE = 64 << 20  # bytes of a file beside its pixels: EXIF, colour profiles, thumbnails
+MAX_BYTES = 4 * MAX_PIXELS + _MOST_BESIDE  # of a file that is read
 
 
 def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image:

@@ -25,7 +25,7 @@ class Job:
     @property
     def image(self) -> str:
         """The name as `results.jsonl` lists it."""
-        return str(self.name)
+        return self.name.as_posix()
 
 
 def find_jobs(inputs: Sequence[Path]) -> list[Job]:
@@ -81,8 +81,7 @@ def choose_stems(jobs: Sequence[Job], output: Path, index: Index) -> list[str]:
         chosen.append(stem)
         if not own:
             for path in (output / (stem + ending) for ending in ENDINGS):
-                # An empty one is what a power cut leaves of ours, and nobody's loss.
-                if os.path.lexists(path) and not (path.is_file() and path.stat().st_size == 0):
+                if os.path.lexists(path):
                     raise OutputError(
                         f"{path} is there already and was not written by an inspection into "
                         f"{output}: move it away, or choose another --output."

@@ -1,41 +1,44 @@
 """`results.jsonl`: one row for every judgement, only ever added to, by one process at a time.
 
 A row is a JSON object: `image` (the picture's name), `stem` (what its three files begin with),
-`sha256` (of the picture), `settings` (a digest of everything else that decides the answer), then
-the fields of `Result`, or `error`. What stands is never written again and never removed.
+`sha256` (of the picture), `settings` (a digest of everything else that decides the answer), the
+fields of `Result` or `error`, and last `crc32` of all before it in its line. What stands is never
+written again and never removed; a damaged line counts for nothing.
 
-The beginning of a row, with the stem, is written before the picture's files and the rest of it
-after them. A process that is killed in between leaves a torn last line; the next one cuts it off
-and puts in its place that the picture was not finished, so the files remain known as ours.
-
-Rows are handed to the system at once: killing the process loses none. Once a second and at the end
-they are forced to the disk, the pictures' files first, so a power cut loses about one second.
+A row is written when its files are on the disk, and handed to the system at once: killing the
+process loses none, and no row names a file that is not there. Once a second and at the end the rows
+are forced to the disk, so a power cut loses about one second of them. The names of the files that
+a run may write are in `results.jsonl.journal` before it writes any: so what it leaves without a row
+remains known as ours and is replaced when the picture is inspected again. A run that finished
+everything removes the journal.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import stat
+import sys
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
 from clipsam.runtime.core.errors import OutputError
-from clipsam.runtime.core.files import TEMPORARY
+from clipsam.runtime.core.files import TEMPORARY, open_regular, write_bytes
 from clipsam.runtime.core.lock import try_lock
 from clipsam.runtime.results.names import ENDINGS, fold
 
 RESULTS = "results.jsonl"
+JOURNAL = "results.jsonl.journal"
 SYNC_EVERY = 1.0  # seconds
-CUT_OFF = "the inspection was cut off before this picture was finished: inspect it again."
-
-_HEAD = re.compile(rb'\{"image": ("(?:[^"\\]|\\.)*"), "stem": ("(?:[^"\\]|\\.)*")')
+_CHECK = b', "crc32": '
 
 
 def digest(*parts: str) -> bytes:
@@ -60,9 +63,13 @@ class Index:
         """Learn a row."""
         image, stem = row["image"], row.get("stem")
         if isinstance(stem, str):
-            self._owners[digest(fold(stem))] = digest(image)
+            self.own(image, stem)
         if "error" not in row and not row.get("late"):  # a late part deserves another try
             self._stands.add(digest(image, str(row.get("sha256")), str(row.get("settings"))))
+
+    def own(self, image: str, stem: str) -> None:
+        """Learn that the files of `stem` are this picture's."""
+        self._owners[digest(fold(stem))] = digest(image)
 
     def stands(self, image: str, sha256: str, settings: str) -> bool:
         """Whether this picture has been judged with these settings, for good."""
@@ -77,13 +84,15 @@ class Index:
 def read_index(folder: Path) -> Index:
     """The index of the record in `folder`, empty where there is none that can be read."""
     index = Index()
-    with suppress(OSError):
+    with suppress(OSError, OutputError):
         path = folder / RESULTS
         if path.is_file():
             with path.open("rb") as file:
                 for line in file:
                     if row := _row(line):
                         index.add(row)
+        for stem, image in _read_journal(folder / JOURNAL).items():
+            index.own(image, stem)
     return index
 
 
@@ -96,63 +105,52 @@ class Record(Index):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._path = folder / RESULTS
+        self._folder, self._path = folder, folder / RESULTS
+        self._unfinished: dict[str, str] = {}  # stem -> picture, of what has no row yet
+        self._synced_folders: set[Path] = set()
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         # Without O_NONBLOCK a pipe of that name would wait for its other end.
         self._file = os.open(self._path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise self._no_record()
+                raise _no_record(self._path)
             if not try_lock(self._file):
                 raise OutputError(
                     f"{self._path} is being written by another inspection: wait for it to end, or "
                     "choose another --output."
                 )
             self._read()
+            left = _read_journal(folder / JOURNAL)
         except BaseException:
             os.close(self._file)
             raise
-        self._open: dict[str, Any] | None = None  # the row whose beginning is written
-        self._unsynced: list[Path] = []
+        _remove_temporaries(folder, left)
+        self._note({stem: image for stem, image in left.items() if _has_files(folder / stem)})
         self._synced = time.monotonic()
 
-    def begin(self, image: str, stem: str, sha256: str | None, settings: str) -> None:
-        """Start the row of a picture, before the files of `stem` are written."""
-        head = {"image": image, "stem": stem}
-        self._append(json.dumps(head)[:-1])
-        self._open = {**head, "sha256": sha256, "settings": settings}
+    def plan(self, pictures: Mapping[str, str]) -> None:
+        """Note the stems, and the picture of each, whose files may be written from now on."""
+        planned = {**self._unfinished, **pictures}
+        self._note(pictures)
+        self._write_journal(planned)
 
-    def finish(self, fields: Mapping[str, Any], files: list[Path]) -> None:
-        """End the row that was begun, after its `files`."""
-        assert self._open is not None
-        row = {**self._open, **fields}
-        rest = {name: value for name, value in row.items() if name not in ("image", "stem")}
-        begun, self._open = self._open, None
-        try:
-            self._append(", " + json.dumps(rest)[1:] + "\n")
-        except BaseException:
-            self._open = begun
-            raise
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Add a row; with `stem` if files of it were written."""
+        if "error" not in row:
+            self._sync_folders(row["stem"])
+        self._append(row_line(row))
         self.add(row)
-        self._unsynced += files
+        self._unfinished.pop(row.get("stem", ""), None)
         if time.monotonic() - self._synced >= SYNC_EVERY:
             self._sync()
 
-    def fail(self, image: str, sha256: str | None, settings: str, error: str) -> None:
-        """Add the row of a picture that has no result; ends the row that was begun, if any."""
-        if self._open is not None:
-            self.finish({"error": error}, [])
-            return
-        row = {"image": image, "sha256": sha256, "settings": settings, "error": error}
-        self._append(json.dumps(row) + "\n")
-
     def close(self) -> None:
-        """End a row that an error left begun, force everything to the disk, free the lock."""
+        """Force everything to the disk, free the lock."""
         try:
-            if self._open is not None:
-                self.finish({"error": CUT_OFF}, [])
             self._sync()
+            left = {s: i for s, i in self._unfinished.items() if _has_files(self._folder / s)}
+            self._write_journal(left)
         finally:
             os.close(self._file)
 
@@ -168,12 +166,27 @@ class Record(Index):
         if error is None:
             self.close()
         else:
-            with suppress(OSError):  # the first error tells more
+            with suppress(OSError, OutputError):  # the first error tells more
                 self.close()
 
-    def _append(self, text: str) -> None:
+    def _note(self, pictures: Mapping[str, str]) -> None:
+        """Learn whose the files of these stems are, with or without a row."""
+        for stem, image in pictures.items():
+            if not self.wrote(stem, image):
+                self._unfinished[stem] = image
+                self.own(image, stem)
+
+    def _write_journal(self, pictures: Mapping[str, str]) -> None:
+        path = self._folder / JOURNAL
+        if pictures:
+            write_bytes(path, json.dumps(pictures).encode())
+        else:
+            path.unlink(missing_ok=True)
+        _sync_folder(self._folder)
+
+    def _append(self, line: bytes) -> None:
         """Write all of it or, on a full disk, none."""
-        data, end = memoryview(text.encode()), os.fstat(self._file).st_size
+        data, end = memoryview(line), os.fstat(self._file).st_size
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -181,19 +194,21 @@ class Record(Index):
             os.ftruncate(self._file, end)
             raise
 
+    def _sync_folders(self, stem: str) -> None:
+        """Force to the disk that the files of `stem` are where they are."""
+        folder = (self._folder / stem).parent
+        _sync_folder(folder)
+        while folder not in self._synced_folders and folder != self._folder:
+            self._synced_folders.add(folder)
+            folder = folder.parent
+            _sync_folder(folder)
+
     def _sync(self) -> None:
-        for path in self._unsynced:
-            file = os.open(path, os.O_RDWR)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        self._unsynced.clear()
         os.fsync(self._file)
         self._synced = time.monotonic()
 
     def _read(self) -> None:
-        """Learn every row and mend the end."""
+        """Learn every row and mend a torn end."""
         end, known, line = 0, False, b""
         for line in self._lines():
             if line.endswith(b"\n"):
@@ -202,42 +217,93 @@ class Record(Index):
                 self.add(row)
                 known = True
         torn = line if not line.endswith(b"\n") else b""
+        if row := _row(torn + b"\n"):  # an editor left out the last newline
+            self._append(b"\n")
+            self.add(row)
+            return
         # A first line that was torn, or that a power cut left as zeros, is ours, too.
         if not known and (end or not (b'{"image"'.startswith(torn[:8]) or not torn.strip(b"\0"))):
-            raise self._no_record()
+            raise _no_record(self._path)
         if torn:
             os.ftruncate(self._file, end)
-        if head := _HEAD.match(torn):
-            row = {"image": json.loads(head[1]), "stem": json.loads(head[2]), "error": CUT_OFF}
-            _remove_temporaries(self._path.parent / row["stem"])
-            self._append(json.dumps(row) + "\n")
-            self.add(row)
 
     def _lines(self) -> Iterator[bytes]:
         with open(self._file, "rb", closefd=False) as file:
             yield from file
 
-    def _no_record(self) -> OutputError:
-        return OutputError(
-            f"{self._path} is no record of `clipsam inspect`: move it away, or choose another "
-            "--output."
-        )
+
+def _no_record(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} is no record of `clipsam inspect`: move it away, or choose another --output."
+    )
+
+
+def row_line(row: Mapping[str, Any]) -> bytes:
+    """The row as it is written."""
+    text = json.dumps(row).encode()[:-1]
+    return text + _CHECK + b"%d}\n" % zlib.crc32(text)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
     """The row of a whole line, or None."""
+    text, _, check = line.rpartition(_CHECK)
+    if check != b"%d}\n" % zlib.crc32(text):
+        return None
     try:
-        row = json.loads(line) if line.endswith(b"\n") else None
+        row = json.loads(line)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("image"), str) else None
 
 
-def _remove_temporaries(base: Path) -> None:
+def _read_journal(path: Path) -> dict[str, str]:
+    """stem -> picture of what the last run may have left; empty when it finished everything."""
+    try:
+        with open_regular(path) as file:
+            pictures = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_record(path) from error
+    if not (isinstance(pictures, dict) and all(map(_is_own, pictures.items()))):
+        raise _no_record(path)
+    return pictures
+
+
+def _is_own(entry: tuple[str, Any]) -> bool:
+    """Whether a journal's entry names files within the folder."""
+    stem, image = entry
+    inside = not PurePath(stem).anchor and ".." not in PurePath(stem).parts
+    return isinstance(image, str) and inside and "\0" not in stem
+
+
+def _has_files(base: Path) -> bool:
+    return any(os.path.lexists(f"{base}{ending}") for ending in ENDINGS)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a folder's list of files to the disk; Windows has no such call."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a network's, which cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove_temporaries(folder: Path, stems: Iterable[str]) -> None:
     """Remove what `write_bytes` was writing when the process was killed."""
-    begun = [f".{(base.name + ending)[:40]}" for ending in ENDINGS]
-    pattern = re.compile("|".join(re.escape(name) + TEMPORARY for name in begun))
-    if base.parent.is_dir():
-        for name in os.listdir(base.parent):  # noqa: PTH208 - 100,000 names, not as many Paths
-            if pattern.fullmatch(name):
-                (base.parent / name).unlink(missing_ok=True)
+    begun: dict[Path, set[str]] = {folder: {f".{JOURNAL[:40]}"}}
+    for base in (folder / stem for stem in stems):
+        names = begun.setdefault(base.parent, set())
+        names.update(f".{(base.name + ending)[:40]}" for ending in ENDINGS)
+    for place, names in begun.items():
+        if not place.is_dir():
+            continue
+        for name in os.listdir(place):  # noqa: PTH208 - 100,000 names, not as many Paths
+            if name[:-17] in names and re.fullmatch(TEMPORARY, name[-17:]):
+                (place / name).unlink(missing_ok=True)
