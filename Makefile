@@ -87,3 +87,8 @@ clean:
 .PHONY: fuzz
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py
+
+# Thousands of parts, killed at random moments and resumed: half an hour, resumed where it stopped.
+.PHONY: soak
+soak: $(STAMP)
+	$(BIN)/python tests/soak/soak.py --plot build/soak/memory.svg
