@@ -1,6 +1,6 @@
 """The lean package: inspect images with a bundle. Needs NumPy, OpenCV and one engine.
 
-What is named here is the public face; modules below it may change between versions. Nothing here
+What `public` names is the public face; modules below it may change between versions. Nothing here
 imports torch, onnx or Pillow, and an engine's library is imported when a bundle is opened.
 """
 
@@ -14,60 +14,32 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 # it is decided when onnxruntime is first imported. No setting turns it on here.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.core.errors import (
-    BundleError,
-    CategoryError,
-    ClipSAMError,
-    EngineError,
-    ImageError,
-    MissingBackendError,
-    OptionError,
-    OutputError,
-    ProviderError,
-    SessionError,
-)
-from clipsam.runtime.core.result import Region, Result
-from clipsam.runtime.images.image import Image
-from clipsam.runtime.images.overlay import overlay
-from clipsam.runtime.images.reader import read_image, write_png, write_score_tiff
-from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.stream import Inspected, Inspections
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipsam.runtime.public import *  # noqa: F403
 
 
-def __getattr__(name: str) -> str:
-    """`__version__`, which is read from the installed package only when asked for."""
-    if name != "__version__":
+def __getattr__(name: str) -> Any:
+    """`__version__`, which is read from the installed package, and what `public` names.
+
+    Imported when it is asked for: the command line then shows its help without NumPy and OpenCV,
+    and has a sentence for who interrupts it while they are imported.
+    """
+    if name == "__version__":
+        return _version()
+    public = import_module("clipsam.runtime.public")
+    if name != "__all__" and name not in public.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(public, name)
+    return found
+
+
+def _version() -> str:
     from importlib import metadata
 
     try:
         return metadata.version("clipsam")
     except metadata.PackageNotFoundError:  # a clone that was not installed
         return "0+unknown"
-
-
-__all__ = [
-    "Bundle",
-    "BundleError",
-    "CategoryError",
-    "ClipSAM",
-    "ClipSAMError",
-    "EngineError",
-    "Image",
-    "ImageError",
-    "Inspected",
-    "Inspections",
-    "MissingBackendError",
-    "OptionError",
-    "OutputError",
-    "ProviderError",
-    "Region",
-    "Result",
-    "SessionError",
-    "__version__",
-    "overlay",
-    "read_image",
-    "write_png",
-    "write_score_tiff",
-]

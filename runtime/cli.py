@@ -6,34 +6,34 @@ on stderr says what); 2 wrong usage; 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from clipsam.runtime.commands import COMMANDS
 from clipsam.runtime.core.errors import ClipSAMError, MissingBackendError
-from clipsam.runtime.core.stop import heed_stop_signals
+from clipsam.runtime.core.stop import heed_stop_signals, is_closed_pipe, stops_held
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal may not know the letters of a path
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    name, arguments = _command(sys.argv[1:] if argv is None else argv)
     if argv is None:  # a program, not a call
         heed_stop_signals()
     try:
-        code = _run(name, arguments)
+        for stream in (sys.stdout, sys.stderr):  # a terminal may not know the letters of a path
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        code = _run(*_command(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader closed the pipe, as in `clipsam info BUNDLE | head`
+    except OSError as error:
+        if not is_closed_pipe(error):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to flush
         return 1
     except ClipSAMError as error:
@@ -42,10 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         return 130
+    finally:
+        if argv is None:  # what is left ends the process at once, without a traceback
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _command(words: Sequence[str]) -> tuple[str, list[str]]:
     """The subcommand's name and its own arguments; exits on --help, --version and wrong usage."""
+    import argparse  # here, so that little is imported before `main` heeds Ctrl-C
+    import difflib
+
     parser = argparse.ArgumentParser(
         prog="clipsam",
         usage="clipsam [-h] [--version] COMMAND ...",
@@ -81,7 +87,9 @@ def _run(name: str, arguments: list[str]) -> int:
     """Import the command and run it; a library it lacks becomes a sentence that names the extra."""
     module, extra, _ = COMMANDS[name]
     try:
-        code: int = importlib.import_module(module).main(arguments)
+        with stops_held():
+            command = importlib.import_module(module)
+        code: int = command.main(arguments)
         return code
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]

@@ -19,7 +19,13 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
+from clipsam.runtime.backends.base import (
+    Session,
+    backend_of,
+    check_device_id,
+    check_made_for,
+    open_session,
+)
 from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError, OptionError
@@ -64,6 +70,11 @@ class ClipSAM:
         return self._clip_umci.provider
 
     @property
+    def device_id(self) -> int | None:
+        """Index of the GPU that runs the graphs, None on a CPU."""
+        return self._clip_umci.device_id
+
+    @property
     def precisions(self) -> dict[str, str]:
         """graph -> what it computes in, one of `PRECISIONS`."""
         return {name: session.precision for name, session in self.sessions.items()}
@@ -75,36 +86,41 @@ class ClipSAM:
         provider: str = "cpu",
         threads: int | None = None,
         precision: str | None = None,
+        device_id: int | None = None,
     ) -> ClipSAM:
         """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
 
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
         `precision.PRECISIONS`; None takes the provider's fastest of those that are there and keep
-        the result (`providers.preferred_by`). Every file is verified that is not another
-        precision's.
+        the result (`providers.preferred_by`). `device_id` chooses among several GPUs, as CUDA
+        counts them. Every file is verified that is not another precision's.
         Raises OptionError, BundleError or SessionError, EngineError where no TensorRT engine fits
         this box.
         """
         _check_threads(threads)
+        check_device_id(provider, device_id)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
-        chosen = _choose_precisions(opened, provider, precision)
+        chosen = _choose_precisions(opened, provider, precision, device_id)
         entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}
         opened.verify(opened.files_for(entries.values()))
         with ExitStack() as stack:
             sessions = {}
             for name, entry in entries.items():
+                found = _found_as(opened, provider, name, chosen[name], device_id)
                 session = open_session(
                     opened.folder / entry.file,
                     provider,
                     threads,
-                    precision=_found_as(opened, provider, name, chosen[name]) or chosen[name],
+                    precision=found or chosen[name],
                     sha256=onnx_digest(opened.manifest.files, entry.file),
+                    device_id=device_id,
                 )
                 sessions[name] = stack.enter_context(session)
                 _check_contract(entry, session)
             stack.pop_all()
         model = cls(opened, sessions)
-        _LOG.info("bundle %s on %s: %s", opened.id, model.provider, model.precisions)
+        gpu = "" if model.device_id is None else f" (GPU {model.device_id})"
+        _LOG.info("bundle %s on %s%s: %s", opened.id, model.provider, gpu, model.precisions)
         return model
 
     def inspect(
@@ -182,6 +198,7 @@ class ClipSAM:
             refined=masks is not None,
             late=late,
             provider=self.provider,
+            device_id=self.device_id,
             precisions=self.precisions,
             norm=norm,
             bundle=self.bundle.id,
@@ -292,7 +309,9 @@ def _check_threads(threads: int | None) -> None:
         )
 
 
-def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict[str, str]:
+def _choose_precisions(
+    bundle: Bundle, provider: str, asked: str | None, device_id: int | None
+) -> dict[str, str]:
     """graph -> the bundle's precision to open it in.
 
     Unless one is asked for: the first that is preferred and there for every graph, so that what
@@ -304,7 +323,8 @@ def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict
         return dict.fromkeys(GRAPHS, asked)
     preferred = [p for p in preferred_by(provider) if p in bundle.precisions] or [FLOAT32]
     there = {
-        name: [p for p in preferred if _found_as(bundle, provider, name, p)] for name in GRAPHS
+        name: [p for p in preferred if _found_as(bundle, provider, name, p, device_id)]
+        for name in GRAPHS
     }
     for precision in preferred:
         if all(precision in found for found in there.values()):
@@ -313,7 +333,9 @@ def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict
     return {name: (found or preferred)[0] for name, found in there.items()}
 
 
-def _found_as(bundle: Bundle, provider: str, name: str, precision: str) -> str | None:
+def _found_as(
+    bundle: Bundle, provider: str, name: str, precision: str, device_id: int | None
+) -> str | None:
     """The precision by which the graph's engine is found, or None when it is not there.
 
     A precision may take over the file of another (int8 has no decoder of its own), so its engine.
@@ -321,7 +343,7 @@ def _found_as(bundle: Bundle, provider: str, name: str, precision: str) -> str |
     entry = bundle.graph_entry(name, precision)
     backend = backend_of(provider)
     for found in (entry.precision, precision):
-        if backend.available(bundle.folder / entry.file, found):
+        if backend.available(bundle.folder / entry.file, found, device_id):
             return found
     return None
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clipsam.runtime.core.errors import ClipSAMError, OutputError
+from clipsam.runtime.core.stop import is_closed_pipe
 
 
 def check_outputs(*paths: Path | None) -> None:
@@ -62,9 +63,10 @@ def run_command(work: Callable[[], int], after_interrupt: str = "nothing was wri
             "or a smaller --batch_size, else --device cpu.",
             file=sys.stderr,
         )
-    except BrokenPipeError:  # the reader of a pipe (`| head`) closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a disk that is full or gone, a file that may not be read
+        if is_closed_pipe(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         what = error.filename or "A file"
         print(
             f"error: {what} cannot be read or written ({error.strerror or error}): look at the "

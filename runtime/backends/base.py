@@ -11,6 +11,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS, can_run, provider_entry
-from clipsam.runtime.core.errors import ProviderError, SessionError
+from clipsam.runtime.core.errors import OptionError, ProviderError, SessionError
 
 Array = NDArray[Any]
 
@@ -74,15 +75,17 @@ class Session(ABC):
       inputs, outputs: the engine's tensors by name.
       provider: what really runs it, one of `PROVIDERS`.
       precision: of the graph, one of `PRECISIONS`.
+      device_id: index of the GPU that runs it, as CUDA counts; None on a CPU.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     provider: str
     precision: str
+    device_id: int | None = None
 
     @classmethod
-    def available(cls, path: Path, precision: str) -> bool:
+    def available(cls, path: Path, precision: str, device_id: int | None = None) -> bool:
         """Whether there is something to open for the graph at `path` in this precision."""
         return path.is_file()
 
@@ -130,6 +133,7 @@ class SessionWrapper(Session):
         self.inner = inner
         self.inputs, self.outputs = inner.inputs, inner.outputs
         self.provider, self.precision = inner.provider, inner.precision
+        self.device_id = inner.device_id
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.inner.run(feeds)
@@ -156,23 +160,43 @@ def open_session(
     *,
     precision: str = "fp32",
     sha256: str | None = None,
+    device_id: int | None = None,
 ) -> Session:
     """Open the engine of the graph at `path` (an ONNX file) on `provider`, one of `PROVIDERS`.
 
     `threads` bounds the CPU threads of one run (None: the backend's default, all cores; a GPU
     ignores it). `precision`, one of `PRECISIONS`, is that of the ONNX file. `sha256` is
     `files.onnx_digest` of it where that is known already; TensorRT checks its engine by it.
+    `device_id` is the GPU's index as CUDA counts (None: the one that is current, the first).
     Raises MissingBackendError (naming the extra to install), ProviderError (the provider is
-    unknown, the precision is not made for it, or another device would run; there is no silent
-    fallback), EngineError (no TensorRT
-    engine of this graph fits) or another SessionError.
+    unknown, the precision is not made for it, there is no such GPU, or another device would run;
+    there is no silent fallback), EngineError (no TensorRT engine of this graph fits), another
+    SessionError, or OptionError.
     """
     if precision not in PRECISIONS:
         raise SessionError(f"Unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
     backend: Any = backend_of(provider)
     check_made_for(provider, precision, ["fp32"])
-    session: Session = backend(path, provider, threads, precision=precision, sha256=sha256)
+    check_device_id(provider, device_id)
+    session: Session = backend(
+        path, provider, threads, precision=precision, sha256=sha256, device_id=device_id
+    )
     return session
+
+
+def check_device_id(provider: str, device_id: int | None) -> None:
+    """Raise OptionError unless `device_id` can be a GPU's index and `provider` runs on one."""
+    if device_id is None:
+        return
+    if not isinstance(device_id, Integral) or isinstance(device_id, bool) or device_id < 0:
+        raise OptionError(
+            f"device_id={device_id!r} must be the number of a GPU, 0 for the first, or None."
+        )
+    if provider == "cpu":
+        raise OptionError(
+            f"device_id={device_id} chooses a GPU, and provider 'cpu' uses none: leave it out, or "
+            "name the provider."
+        )
 
 
 def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:

@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what runs the graphs: onnxruntime on the CPU (default) or by CUDA, or TensorRT",
     )
     add(
+        "--device-id",
+        type=int,
+        metavar="N",
+        help="which GPU, as CUDA counts them (default: the first)",
+    )
+    add(
         "--precision",
         choices=PRECISIONS,
         help="of the graphs (default: the provider's fastest that the bundle has; int8 only if "
@@ -80,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(args: argparse.Namespace) -> Counts:
     jobs = find_jobs(args.images)
-    with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
+    with ClipSAM.open(
+        args.bundle, args.provider, args.threads, args.precision, args.device_id
+    ) as model:
         if args.deadline_ms is not None:
             model.warm_up()
         return inspect_files(

@@ -49,6 +49,7 @@ class Result:
     timings: Mapping[str, float]
     # What ran, as `ClipSAM` has it; empty where no bundle did.
     provider: str = field(default="", kw_only=True)
+    device_id: int | None = field(default=None, kw_only=True)  # of a GPU
     precisions: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     late: bool = field(default=False, kw_only=True)  # SAM was left out to keep the deadline
     score_map: NDArray[np.float32] = field(repr=False, compare=False)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _told: list[int] = []
+_held = False
 
 
 def heed_stop_signals() -> None:
@@ -25,9 +30,33 @@ def check_told() -> None:
         _raise(_told[0])
 
 
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """Raise what a signal would raise within only at the end.
+
+    For imports: libraries in C take a KeyboardInterrupt in the midst of theirs for a module that
+    is missing, and print a traceback.
+    """
+    global _held
+    outer, _held, before = _held, True, len(_told)
+    try:
+        yield
+    finally:
+        _held = outer
+        if not outer and len(_told) > before:
+            _raise(_told[0])
+
+
+def is_closed_pipe(error: OSError) -> bool:
+    """Whether the reader of a pipe closed it, as in `clipsam info BUNDLE | head`."""
+    on_windows = sys.platform == "win32" and error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or on_windows
+
+
 def _stop(number: int, _frame: FrameType | None) -> None:
     _told.append(number)
-    _raise(number)
+    if not _held:
+        _raise(number)
 
 
 def _raise(number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -219,3 +220,38 @@ def test_a_reader_that_has_seen_enough_is_no_traceback(toy: Path) -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+# Ctrl-C arrives while a module is imported, and whatever is raised there becomes an ImportError, as
+# NumPy's C code makes it.
+INTERRUPT = """
+import os, runpy, signal, sys
+class Import:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                sum(range(100000))
+            except KeyboardInterrupt:
+                raise ImportError("numpy.core.multiarray failed to import")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Import())
+sys.argv[1:] = sys.argv[2:]
+runpy.run_module("clipsam.runtime.cli", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("module", ["numpy", "cv2", "onnxruntime"])
+def test_an_interrupted_import_is_one_line(
+    toy: Path, images: Path, tmp_path: Path, module: str
+) -> None:
+    arguments = ["inspect", str(toy), str(images), "--output", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPT, module, *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert re.fullmatch(r"interrupted[^\n]*\.\n", done.stderr)
+    assert not (tmp_path / "out").exists()

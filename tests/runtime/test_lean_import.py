@@ -153,6 +153,7 @@ class See:
             print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
 sys.meta_path.insert(0, See())
 import clipsam.runtime
+clipsam.runtime.ClipSAM
 """
     kept = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
     if users:

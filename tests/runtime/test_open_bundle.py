@@ -21,6 +21,7 @@ from support.trt_engines import fake_box, write_fake_engine
 from clipsam.runtime import (
     BundleError,
     ClipSAM,
+    ClipSAMError,
     EngineError,
     ProviderError,
     Result,
@@ -82,6 +83,42 @@ def test_tensorrt_inspects_as_onnxruntime_does(bundle: Path, cuda: FakeCuda) -> 
             assert (found.verdict, found.regions) == (expected.verdict, expected.regions)
             np.testing.assert_array_equal(found.mask, expected.mask)
             np.testing.assert_allclose(found.score_map, expected.score_map, atol=1e-6)
+    assert cuda.held() == {}
+
+
+def test_the_gpu_can_be_chosen(bundle: Path, cuda: FakeCuda, tmp_path: Path) -> None:
+    """Every call that works on the device is made while the chosen one is current."""
+    write_engines(bundle)
+    with ClipSAM.open(bundle, "tensorrt", device_id=1) as model:
+        part = bright_square()
+        result = model.inspect(part)
+    assert (model.provider, model.device_id) == ("tensorrt", 1)
+    assert (result.device_id, result.anomalous) == (1, True)
+    assert Result.from_json(result.to_json(), result.score_map, result.mask) == result
+    assert cuda.used == {1}
+    write_png(tmp_path / "part.png", part)
+    command = ["inspect", str(bundle), str(tmp_path / "part.png"), "--output", str(tmp_path / "o")]
+    assert main([*command, "--provider", "tensorrt", "--device-id", "1"]) == 0
+    assert json.loads((tmp_path / "o/results.jsonl").read_text())["device_id"] == 1
+    assert cuda.used == {1}
+    assert cuda.held() == {}
+
+
+@pytest.mark.parametrize(
+    ("provider", "device_id", "message"),
+    [
+        ("tensorrt", 2, r"There is no GPU 2: this machine has 2, counted from 0"),
+        ("tensorrt", -1, r"device_id=-1 must be the number of a GPU, 0 for the first"),
+        ("tensorrt", True, r"device_id=True must be the number of a GPU"),
+        ("tensorrt", "1", r"device_id='1' must be the number of a GPU"),
+        ("cpu", 0, r"device_id=0 chooses a GPU, and provider 'cpu' uses none: leave it out"),
+    ],
+)
+def test_a_gpu_that_cannot_be_chosen_is_one_sentence(
+    bundle: Path, cuda: FakeCuda, provider: str, device_id: Any, message: str
+) -> None:
+    with pytest.raises(ClipSAMError, match=message):
+        ClipSAM.open(bundle, provider, device_id=device_id)
     assert cuda.held() == {}
 
 

@@ -61,6 +61,7 @@ class FakeCuda:
       failing: function -> code; every call of it fails.
       fail_call: index of the one checked call that fails, counted from 0.
       names: the checked calls so far, in order.
+      used: the devices that were current when work was done on one.
       on_wait: called once, by the next thread that waits for a stream.
     """
 
@@ -69,6 +70,7 @@ class FakeCuda:
         self.failing: dict[str, int] = {}
         self.fail_call: int | None = None
         self.names: list[str] = []
+        self.used: set[int] = set()
         self.on_wait: Work | None = None
         self.blocks: dict[str, dict[int, Any]] = {"device": {}, "host": {}}
         self.streams: dict[int, list[Work]] = {}
@@ -89,6 +91,8 @@ class FakeCuda:
 
         def call(*arguments: Any) -> int:
             self.names.append(name)
+            if not name.startswith(("cudaGetDevice", "cudaSetDevice", "cudaDevice", "cudaDriver")):
+                self.used.add(getattr(self._here, "device", 0))
             code = self.failing.get(name, 0)
             if len(self.names) - 1 == self.fail_call:
                 code = UNSPECIFIED

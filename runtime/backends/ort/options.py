@@ -48,10 +48,11 @@ def session_options(ort: Any, provider: str, threads: int | None) -> Any:
     return options
 
 
-def session_arguments(provider: str) -> dict[str, Any]:
+def session_arguments(provider: str, device_id: int | None = None) -> dict[str, Any]:
     """The keyword arguments of InferenceSession for `provider`, one of `EXECUTION_PROVIDERS`."""
+    chosen = {} if device_id is None else {"device_id": str(device_id)}
     arguments: dict[str, Any] = {
-        "providers": [(EXECUTION_PROVIDERS[provider], _OF_PROVIDER[provider])],
+        "providers": [(EXECUTION_PROVIDERS[provider], {**_OF_PROVIDER[provider], **chosen})],
         "enable_fallback": 0,  # it prints to stdout, and tries other devices than that asked for
     }
     if provider == "cpu":

@@ -19,6 +19,7 @@ from clipsam.runtime.backends.ort.options import (
 )
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
+from clipsam.runtime.core.stop import stops_held
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -41,6 +42,7 @@ class OrtSession(Session):
         *,
         precision: str = "fp32",
         sha256: str | None = None,  # the graph itself is what is opened
+        device_id: int | None = None,
     ) -> None:
         ort = _import_onnxruntime(provider)
         wanted = EXECUTION_PROVIDERS[provider]
@@ -52,12 +54,17 @@ class OrtSession(Session):
         options = session_options(ort, provider, threads)
         try:
             self._session: Any = ort.InferenceSession(
-                str(path), options, **session_arguments(provider)
+                str(path), options, **session_arguments(provider, device_id)
             )
             # Names of another encoding than UTF-8 fail here.
             self.inputs = {spec.name: spec for spec in map(_spec, self._session.get_inputs())}
             self.outputs = {spec.name: spec for spec in map(_spec, self._session.get_outputs())}
         except Exception as error:
+            if device_id is not None and "device id" in str(error).lower():
+                raise ProviderError(
+                    f"onnxruntime finds no GPU {device_id} ({_first_line(error)}): choose one that "
+                    "nvidia-smi lists."
+                ) from error
             raise SessionError(
                 f"onnxruntime cannot open {path.name} on {provider} ({_first_line(error)}): "
                 "build the bundle again, or use another provider."
@@ -72,6 +79,7 @@ class OrtSession(Session):
         if provider == "cpu":
             trim_malloc()
         self.provider, self.precision, self._ort = provider, precision, ort
+        self.device_id = None if provider == "cpu" else device_id or 0
         # With outputs that the device copies straight into the caller's arrays. On the CPU
         # onnxruntime's own way copies no more.
         self._binds = provider != "cpu"
@@ -140,7 +148,8 @@ class OrtSession(Session):
 
 def _import_onnxruntime(provider: str) -> Any:
     try:
-        import onnxruntime
+        with stops_held():
+            import onnxruntime
     except ImportError as error:
         extra = PROVIDERS[provider].extra
         raise MissingBackendError(

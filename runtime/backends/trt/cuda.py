@@ -11,6 +11,8 @@ import contextlib
 import ctypes
 import importlib.util
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from pathlib import Path
@@ -21,13 +23,20 @@ import numpy as np
 from clipsam.runtime.backends.base import Array
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 
-# The newest first; each with the folders of NVIDIA's wheels that may hold it.
-_LIBRARIES = (
-    ("libcudart.so.13", ("cu13/lib", "cuda_runtime/lib")),
-    ("libcudart.so.12", ("cuda_runtime/lib",)),
-)
-# Where the toolkit puts them, JetPack's too, should the system's loader not know of it.
-_TOOLKIT = "/usr/local/cuda/lib64"
+# The newest first; each with the folders of NVIDIA's wheels that may hold it. The toolkit's folder,
+# JetPack's too, is for where the system's loader does not know of it.
+if sys.platform == "win32":
+    _LIBRARIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("cudart64_13.dll", ("cu13/bin/x86_64",)),
+        ("cudart64_12.dll", ("cuda_runtime/bin",)),
+    )
+    _TOOLKIT = str(Path(os.environ.get("CUDA_PATH", "."), "bin"))
+else:
+    _LIBRARIES = (
+        ("libcudart.so.13", ("cu13/lib", "cuda_runtime/lib")),
+        ("libcudart.so.12", ("cuda_runtime/lib",)),
+    )
+    _TOOLKIT = "/usr/local/cuda/lib64"
 
 _HANDLE = POINTER(c_void_p)
 _INT = POINTER(c_int)
@@ -67,10 +76,10 @@ _THREAD_LOCAL = 1  # a capture that another thread's allocations do not break
 
 
 class Cuda:
-    """The CUDA runtime on the device that was current when this was made.
+    """The CUDA runtime on device `device` (None: the one that is current in this thread).
 
     Raises MissingBackendError when the library is not installed and ProviderError when there is
-    no usable GPU.
+    no usable GPU, or none of this number.
 
     Attributes:
       device: its index.
@@ -79,9 +88,14 @@ class Cuda:
       driver_version: the newest CUDA version the driver supports, e.g. "13.0".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: int | None = None) -> None:
         self._library = _usable_library()
-        self.device = self._int("cudaGetDevice")
+        self.device = self._int("cudaGetDevice") if device is None else device
+        if not self.device < (count := self._int("cudaGetDeviceCount")):
+            raise ProviderError(
+                f"There is no GPU {device}: this machine has {count}, counted from 0; choose one "
+                "that nvidia-smi lists."
+            )
         self.compute_capability = (
             self._int("cudaDeviceGetAttribute", _MAJOR, self.device),
             self._int("cudaDeviceGetAttribute", _MINOR, self.device),
@@ -281,7 +295,7 @@ def _usable_library() -> Any:
             break
     if reason is None:
         raise MissingBackendError(
-            "No CUDA runtime library was found (libcudart.so.13 or .12): "
+            f"No CUDA runtime library was found ({' or '.join(name for name, _ in _LIBRARIES)}): "
             "pip install 'clipsam[trt]', or on Jetson install JetPack's cuda-cudart."
         )
     raise ProviderError(

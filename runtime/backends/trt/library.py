@@ -15,6 +15,7 @@ from typing import Any
 from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.backends.trt.sidecar import Sidecar, version_numbers
 from clipsam.runtime.core.errors import EngineError, MissingBackendError, SessionError
+from clipsam.runtime.core.stop import stops_held
 
 _OLDEST = 10  # strongly typed networks, user-managed memory by size
 _LOG = logging.getLogger("clipsam.tensorrt")
@@ -77,7 +78,8 @@ def import_tensorrt() -> Any:
         "environment made with --system-site-packages)"
     )
     try:
-        trt: Any = importlib.import_module("tensorrt")
+        with stops_held():
+            trt: Any = importlib.import_module("tensorrt")
     except ImportError as error:
         raise MissingBackendError(
             f"Provider 'tensorrt' needs TensorRT ({error}): {install}."

@@ -73,7 +73,7 @@ class _Prepared:
 
 
 class TrtSession(Session):
-    """An engine built for this box, checked, and run on the GPU that is current in this thread.
+    """An engine built for this box, checked, and run on one GPU.
 
     Attributes:
       sidecar: where the engine came from.
@@ -89,11 +89,12 @@ class TrtSession(Session):
         *,
         precision: str = "fp32",
         sha256: str | None = None,
+        device_id: int | None = None,
         cuda_graphs: bool = True,
     ) -> None:
         self._trt = trt = import_tensorrt()
-        self._cuda = cuda = Cuda()
-        self.provider, self.precision = provider, precision
+        self._cuda = cuda = Cuda(device_id)
+        self.provider, self.precision, self.device_id = provider, precision, cuda.device
         self._hint = rebuild_hint(path.parent, precision)
         try:
             digest = sha256 or digest_onnx(path)
@@ -124,9 +125,9 @@ class TrtSession(Session):
             raise
 
     @classmethod
-    def available(cls, path: Path, precision: str) -> bool:
+    def available(cls, path: Path, precision: str, device_id: int | None = None) -> bool:
         """Whether an engine of this graph and precision is there for this box."""
-        box = _box(import_tensorrt(), Cuda())
+        box = _box(import_tensorrt(), Cuda(device_id))
         return has_engine(path.parent, _graph_name(path), precision, box)
 
     def _set_up(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from clipsam.runtime.core.stop import is_closed_pipe
 
 SWALLOWED = """
 import os, sys
@@ -41,3 +44,13 @@ def test_a_stop_that_a_finaliser_lost_comes_back_at_the_next_step(
     )
     assert done.stdout.splitlines() == ["the finaliser lost it", "cleaned up"]
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(("platform", "closed"), [("win32", True), ("linux", False)])
+def test_a_closed_pipe_is_einval_on_windows_alone(
+    platform: str, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert is_closed_pipe(OSError(errno.EINVAL, "Invalid argument")) == closed
+    assert is_closed_pipe(BrokenPipeError())
+    assert not is_closed_pipe(OSError(errno.ENOSPC, "No space left on device"))

@@ -85,6 +85,7 @@ def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     with open_session(graph, "cuda", precision="fp16") as session:
+        assert session.device_id == 0
         fed = feeds()
         found = session.run(fed)  # with bound outputs
     np.testing.assert_allclose(found["product"], fed["left"].T @ fed["right"], rtol=1e-4)
@@ -92,6 +93,24 @@ def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
     assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})]
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert capsys.readouterr().out == ""
+    with open_session(graph, "cuda", device_id=1) as session:
+        assert session.device_id == 1
+    assert asked[1][1] == [("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "1"})]
+
+
+def test_a_gpu_that_onnxruntime_does_not_find_is_named(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    def refuse(*_: object, **__: object) -> Any:  # as onnxruntime's CUDA provider does
+        raise RuntimeError("Invalid device ID: 3, must be between 0 (inclusive) and 1 (exclusive).")
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(ProviderError, match=r"finds no GPU 3 \(Invalid device ID: 3, .* choose"):
+        open_session(graph, "cuda", device_id=3)
 
 
 def test_onnxruntime_prints_nothing_and_tries_nothing_else(

@@ -252,6 +252,16 @@ def test_a_thread_that_uses_another_device(fake: FakeCuda) -> None:
     assert fake.count("cudaSetDevice") == sets  # nothing to do
 
 
+def test_a_device_can_be_chosen(fake: FakeCuda) -> None:
+    cuda = Cuda(1)
+    assert cuda.device == 1
+    with cuda.selected():
+        assert Cuda().device == 1
+    assert Cuda().device == 0
+    with pytest.raises(ProviderError, match=r"no GPU 2: this machine has 2, counted from 0; cho"):
+        Cuda(2)
+
+
 def libraries(monkeypatch: pytest.MonkeyPatch, *fakes: object) -> None:
     monkeypatch.setattr(module, "load_libraries", lambda: iter(fakes))
 

@@ -1,0 +1,45 @@
+"""The public face of `clipsam.runtime`, which hands on what is named here."""
+
+from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.core.errors import (
+    BundleError,
+    CategoryError,
+    ClipSAMError,
+    EngineError,
+    ImageError,
+    MissingBackendError,
+    OptionError,
+    OutputError,
+    ProviderError,
+    SessionError,
+)
+from clipsam.runtime.core.result import Region, Result
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.images.overlay import overlay
+from clipsam.runtime.images.reader import read_image, write_png, write_score_tiff
+from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.stream import Inspected, Inspections
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "CategoryError",
+    "ClipSAM",
+    "ClipSAMError",
+    "EngineError",
+    "Image",
+    "ImageError",
+    "Inspected",
+    "Inspections",
+    "MissingBackendError",
+    "OptionError",
+    "OutputError",
+    "ProviderError",
+    "Region",
+    "Result",
+    "SessionError",
+    "overlay",
+    "read_image",
+    "write_png",
+    "write_score_tiff",
+]
