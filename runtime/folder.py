@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -15,6 +14,7 @@ import numpy as np
 
 from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
 from clipsam.runtime.core.files import sha256
+from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
@@ -26,6 +26,8 @@ from clipsam.runtime.results.record import RESULTS, Index, Record, read_index, s
 from clipsam.runtime.stream import Inspected
 
 __all__ = ["Counts", "find_jobs", "inspect_files"]
+
+_LOG = get_logger("results")
 
 
 @dataclass
@@ -62,7 +64,7 @@ def inspect_files(
 ) -> Counts:
     """Inspect every job; write overlay, mask and score map, and add a row to `results.jsonl`.
 
-    A picture that cannot be inspected costs one line on stderr and in the results, not the run.
+    A picture that cannot be inspected costs a logged error and a row, not the run.
     With `resume`, pictures are skipped whose row stands: same name, same content, and everything
     else that decides the answer the same. Files of a picture that was judged before are replaced,
     its row stays. Images are read, inspected and written at the same time (`ClipSAM.inspect_many`);
@@ -156,7 +158,7 @@ def _write(
         if isinstance(error, OutputError) and not _name_too_long(error):
             raise  # nor could the next one be written
         counts.failed += 1
-        print(f"error: {error}", file=sys.stderr)
+        _LOG.error("%s", error)
         record.add_row({**row, "error": str(error)})
     else:
         counts.anomalous += result.anomalous

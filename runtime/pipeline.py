@@ -7,7 +7,6 @@ with ClipSAM.open("bundles/tiny") as model:
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError, OptionError
 from clipsam.runtime.core.files import onnx_digest
+from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.stages.decision import decide
@@ -40,8 +40,7 @@ from clipsam.runtime.stages.sam import Segmenter
 from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
 
-_LOG = logging.getLogger("clipsam")
-_LOG.addHandler(logging.NullHandler())  # quiet unless it is asked for
+_LOG = get_logger()
 
 # What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
 # about 35 late parts when SAM takes twice as long as there is).
@@ -183,7 +182,9 @@ class ClipSAM:
         if masks is not None:
             self._refine_ms = clock.sum("encode", "decode", "fuse")
         elif late:  # one slow run must not switch SAM off for good
+            _LOG.info("SAM, about %.0f ms, would miss %s ms", self._refine_ms, deadline_ms)
             self._refine_ms *= FORGET
+        _LOG.debug("%s: %s, score %.4f", category, decision.verdict, decision.score)
 
         return Result(
             verdict=decision.verdict,

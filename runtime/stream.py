@@ -27,12 +27,15 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
 from clipsam.runtime.core.errors import ClipSAMError, ImageError, SessionError
+from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.rough_map import at_image_size, clip_size, find_rough
 from clipsam.runtime.timing import Clock
+
+_LOG = get_logger()
 
 Source: TypeAlias = Image | Path | str  # an HxWx3 uint8 RGB array, or a file to read
 Item: TypeAlias = Source | tuple[Source, str]  # with a category of its own
@@ -276,6 +279,7 @@ class Line:
                 self._probe()
             except SessionError:
                 raise error from None
+            _LOG.info("the engines failed on one image, and run: %s", error)
 
 
 class Inspections:

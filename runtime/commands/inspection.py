@@ -8,6 +8,7 @@ images could not be inspected (each is named on stderr and in results.jsonl); 2 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.core.log import log_to_stderr
 from clipsam.runtime.folder import Counts, find_jobs, inspect_files
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import NORMS
@@ -26,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises ClipSAMError, see `inspect_files`."""
     args = _parser().parse_args(argv)
     try:
-        counts = _inspect(args)
+        with log_to_stderr(logging.INFO if args.verbose else logging.WARNING):
+            counts = _inspect(args)
     except KeyboardInterrupt:
         print("interrupted; --resume goes on from here.", file=sys.stderr)
         return 130
@@ -81,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="skip images that results.jsonl already has, unchanged and with the same options",
     )
+    add("--verbose", "-v", action="store_true", help="say what is opened, and what runs it")
     return parser
 
 

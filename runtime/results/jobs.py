@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from clipsam.runtime.core.errors import ImageError, OutputError
+from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.images.reader import SUFFIXES
 from clipsam.runtime.results.names import ENDINGS, fold, stems
 from clipsam.runtime.results.record import RESULTS, Index, read_index
+
+_LOG = get_logger("results")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def find_jobs(inputs: Sequence[Path]) -> list[Job]:
 
     A file keeps its name, a picture in a folder its path relative to that folder. Files that a
     record lists as written by an inspection are no pictures. Links to folders are not followed,
-    and what is neither a file nor a folder is not read: a line on stderr says so. Raises ImageError
+    and what is neither a file nor a folder is not read: a warning is logged. Raises ImageError
     when there is nothing, when a folder cannot be read, or when two pictures have one name.
     """
     jobs: list[Job] = []
@@ -125,15 +127,13 @@ def _walk(given: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(given, onerror=unreadable):
         for name in folders:
             if (path := Path(folder, name)).is_symlink():
-                _note(f"{path} is a link to a folder and was not followed: give it as an input.")
+                _LOG.warning(
+                    "%s is a link to a folder and was not followed: give it as an input.", path
+                )
         for path in (Path(folder, name) for name in files):
             if path.suffix.lower() not in SUFFIXES:
                 continue
             if path.exists() and not path.is_file():
-                _note(f"{path} is no regular file and was left out.")
+                _LOG.warning("%s is no regular file and was left out.", path)
             else:  # a link to nothing is a picture that cannot be read
                 yield path
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

@@ -33,12 +33,15 @@ from typing import Any
 from clipsam.runtime.core.errors import OutputError
 from clipsam.runtime.core.files import TEMPORARY, open_regular, write_bytes
 from clipsam.runtime.core.lock import try_lock
+from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.results.names import ENDINGS, fold
 
 RESULTS = "results.jsonl"
 JOURNAL = "results.jsonl.journal"
 SYNC_EVERY = 1.0  # seconds
 _CHECK = b', "crc32": '
+
+_LOG = get_logger("results")
 
 
 def digest(*parts: str) -> bytes:
@@ -209,13 +212,15 @@ class Record(Index):
 
     def _read(self) -> None:
         """Learn every row and mend a torn end."""
-        end, known, line = 0, False, b""
+        end, known, damaged, line = 0, False, 0, b""
         for line in self._lines():
             if line.endswith(b"\n"):
                 end += len(line)
             if row := _row(line):
                 self.add(row)
                 known = True
+            else:
+                damaged += line.endswith(b"\n")
         torn = line if not line.endswith(b"\n") else b""
         if row := _row(torn + b"\n"):  # an editor left out the last newline
             self._append(b"\n")
@@ -225,7 +230,10 @@ class Record(Index):
         if not known and (end or not (b'{"image"'.startswith(torn[:8]) or not torn.strip(b"\0"))):
             raise _no_record(self._path)
         if torn:
+            _LOG.info("%s: its last line was cut off, and is removed", self._path)
             os.ftruncate(self._file, end)
+        if damaged:
+            _LOG.warning("%s has damaged lines (%d), which count for nothing.", self._path, damaged)
 
     def _lines(self) -> Iterator[bytes]:
         with open(self._file, "rb", closefd=False) as file:

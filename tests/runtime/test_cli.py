@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,12 @@ def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     return make_images(tmp_path / "images")
+
+
+def test_what_runs_is_said_when_asked_for(run: Run, images: Path, tmp_path: Path) -> None:
+    done = run(images, "--output", tmp_path / "out", "--verbose")
+    assert re.fullmatch(r"info: bundle [0-9a-f]+ on cpu: \{'clip_umci': 'fp32', .*\}\n", done.err)
+    assert run(images, "--output", tmp_path / "out").err == ""
 
 
 def test_a_folder_is_inspected_image_by_image(

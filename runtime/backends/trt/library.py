@@ -6,7 +6,6 @@ One code for TensorRT 10 and 11: nothing here or in `session_trt` uses what eith
 from __future__ import annotations
 
 import importlib
-import logging
 import threading
 from collections import deque
 from functools import lru_cache
@@ -15,10 +14,11 @@ from typing import Any
 from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.backends.trt.sidecar import Sidecar, version_numbers
 from clipsam.runtime.core.errors import EngineError, MissingBackendError, SessionError
+from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.stop import stops_held
 
 _OLDEST = 10  # strongly typed networks, user-managed memory by size
-_LOG = logging.getLogger("clipsam.tensorrt")
+_LOG = get_logger("tensorrt")
 
 # TensorRT's types by name that NumPy has, too; graphs have no other inputs and outputs.
 DTYPES = {

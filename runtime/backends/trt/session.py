@@ -9,7 +9,6 @@ once a graph was captured from it. They share their scratch memory: one run happ
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
 from collections import OrderedDict
@@ -38,10 +37,11 @@ from clipsam.runtime.backends.trt.library import (
 )
 from clipsam.runtime.core.errors import SessionError
 from clipsam.runtime.core.files import digest_onnx
+from clipsam.runtime.core.log import get_logger
 
 SHAPES_KEPT = 16  # sets of shapes with a context; the decoder meets up to 16 numbers of prompts
 
-_LOG = logging.getLogger("clipsam.tensorrt")
+_LOG = get_logger("tensorrt")
 
 Shape = tuple[int, ...]
 R = TypeVar("R", bound=Resource)
