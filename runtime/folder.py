@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
-from clipsam.runtime.core.files import sha256
+from clipsam.runtime.core.files import not_written, sha256
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
@@ -107,10 +107,7 @@ def inspect_files(
                         _write(part, seen, output, record, settings, counts)
                     progress(number, len(jobs), counts)
     except OSError as error:
-        raise OutputError(
-            f"{output / RESULTS} could not be written ({error.strerror}): free some space or "
-            "choose another --output."
-        ) from error
+        raise not_written(output / RESULTS, error) from error
     return counts
 
 

@@ -89,14 +89,20 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
         _sync(temporary)  # or a power cut would leave the name with nothing behind it
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"{path} could not be written ({reason}); free some space or choose another --output."
-        ) from error
+        raise not_written(path, error) from error
     finally:  # renamed when all went well; an interruption must not leave it either
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def not_written(path: Path, error: OSError) -> OutputError:
+    """The sentence for a file that the system would not let be written."""
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    return OutputError(
+        f"{path} could not be written ({error.strerror or error}); "
+        f"{'free some space or ' if full else ''}choose another --output."
+    )
 
 
 def _sync(path: Path) -> None:
