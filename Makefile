@@ -83,7 +83,7 @@ mutants: $(STAMP)
 clean:
 	rm -rf build dist demo bundles .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
-# Mutated images, manifests and bundles: a minute of each, going on where the last run ended.
+# Mutated images, manifests, bundles and results: a minute of each, going on where the last run ended.
 .PHONY: fuzz
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py

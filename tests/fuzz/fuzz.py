@@ -1,4 +1,4 @@
-"""Mutated images, bundles and manifests: only our own errors, no hang, bounded memory.
+"""Mutated images, bundles, manifests and results: only our own errors, no hang, bounded memory.
 
     make fuzz                                         a few minutes of everything
     python tests/fuzz/fuzz.py images --count 100000   as many images, from where the last run ended
@@ -34,6 +34,8 @@ from support.image_files import colour, encode, encode_tiff, picture
 from support.toy_bundle import build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, ClipSAM, ClipSAMError, read_image
+from clipsam.runtime.results.jobs import find_jobs
+from clipsam.runtime.results.record import JOURNAL, RESULTS, Record, row_line
 
 HANG_S, CAP_MB = 5, 1500  # a case's time; the address space that a process may add to its own
 BATCH = 250  # cases a process: a leak shows within it, its end costs a second
@@ -170,10 +172,60 @@ class Bundles:
         return "inspected"
 
 
+class Results:
+    """The record of earlier judgements and its journal: what is damaged counts for nothing."""
+
+    def __init__(self, work: Path) -> None:
+        self.folder, self.rows = work / "out", [self.row(number) for number in range(6)]
+        self.bystander = work / ".bystander.mask.png.0123456789abcdef"
+        self.bystander.touch()
+
+    @staticmethod
+    def row(number: int) -> dict[str, Any]:
+        name = ("a", "ä b", "deep/c", "x" * 60, "d.e", "f")[number]
+        row = {"image": f"{name}.png", "stem": name, "sha256": f"{number:064x}", "settings": "5e"}
+        return row | ({"verdict": "good", "regions": [[0.5]]} if number else {"error": "damaged"})
+
+    def run(self, draw: random.Random) -> str:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / "deep").mkdir(parents=True)
+        lines = [row_line(row) for row in self.rows]
+        data, journal = b"".join(lines), json.dumps({"g": "g.png", "deep/h": "h.jpg"}).encode()
+        kind = draw.randrange(4)
+        if kind < 3:
+            data = mutate(data, draw, b"".join(lines))
+        if kind > 1:
+            journal = mutate(journal, draw, data or b"x")
+            (self.folder / JOURNAL).write_bytes(journal)
+        (self.folder / RESULTS).write_bytes(data)
+        (self.folder / "g.mask.png").touch()
+        whole = [
+            row
+            for row, line in zip(self.rows, lines, strict=True)
+            if line[:-1] in data.split(b"\n")
+        ]
+        find_jobs([self.folder]) if draw.random() < 0.1 else None
+        with Record(self.folder) as record:
+            self.check(record, whole)
+            record.plan({"new": "new.png"})
+            new = {**self.row(1), "image": "new.png", "stem": "new"}
+            record.add_row(new)
+        with Record(self.folder) as record:
+            self.check(record, [*whole, new])
+        assert self.bystander.exists()
+        return "opened"
+
+    def check(self, record: Any, whole: list[dict[str, Any]]) -> None:
+        for row in (*self.rows, *whole):
+            stands = record.stands(row["image"], row["sha256"], row["settings"])
+            assert stands == (row in whole and "verdict" in row), row
+
+
 TARGETS: dict[str, Callable[[Path], Any]] = {
     "images": Images,
     "manifests": Manifests,
     "bundles": Bundles,
+    "results": Results,
 }
 
 
