@@ -155,6 +155,7 @@ def _import_onnxruntime(provider: str) -> Any:
         raise MissingBackendError(
             f"Provider {provider!r} needs onnxruntime: pip install 'clipsam[{extra}]'."
         ) from error
+    onnxruntime.disable_telemetry_events()  # those that Windows itself collects
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         # CUDA and cuDNN may come from NVIDIA's wheels, which the loader does not search. What it
         # prints of those that it does not find, the error of opening a graph says better.
