@@ -36,6 +36,10 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("clipsam.runtime.public").__all__, "__version__"})
+
+
 def _version() -> str:
     from importlib import metadata
 

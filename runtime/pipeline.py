@@ -97,7 +97,7 @@ class ClipSAM:
         this box.
         """
         _check_threads(threads)
-        check_device_id(provider, device_id)
+        device_id = check_device_id(provider, device_id)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
         chosen = _choose_precisions(opened, provider, precision, device_id)
         entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}

@@ -177,17 +177,17 @@ def open_session(
         raise SessionError(f"Unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
     backend: Any = backend_of(provider)
     check_made_for(provider, precision, ["fp32"])
-    check_device_id(provider, device_id)
+    device_id = check_device_id(provider, device_id)
     session: Session = backend(
         path, provider, threads, precision=precision, sha256=sha256, device_id=device_id
     )
     return session
 
 
-def check_device_id(provider: str, device_id: int | None) -> None:
-    """Raise OptionError unless `device_id` can be a GPU's index and `provider` runs on one."""
+def check_device_id(provider: str, device_id: int | None) -> int | None:
+    """`device_id`; raises OptionError unless it can be a GPU's and `provider` runs on one."""
     if device_id is None:
-        return
+        return None
     if not isinstance(device_id, Integral) or isinstance(device_id, bool) or device_id < 0:
         raise OptionError(
             f"device_id={device_id!r} must be the number of a GPU, 0 for the first, or None."
@@ -197,6 +197,7 @@ def check_device_id(provider: str, device_id: int | None) -> None:
             f"device_id={device_id} chooses a GPU, and provider 'cpu' uses none: leave it out, or "
             "name the provider."
         )
+    return int(device_id)
 
 
 def check_made_for(provider: str, precision: str, there: Iterable[str]) -> None:

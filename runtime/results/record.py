@@ -125,10 +125,10 @@ class Record(Index):
                 )
             self._read()
             left = _read_journal(folder / JOURNAL)
+            _remove_temporaries(folder, left)
         except BaseException:
             os.close(self._file)
             raise
-        _remove_temporaries(folder, left)
         self._note({stem: image for stem, image in left.items() if _has_files(folder / stem)})
         self._synced = time.monotonic()
 

@@ -60,7 +60,7 @@ class OrtSession(Session):
             self.inputs = {spec.name: spec for spec in map(_spec, self._session.get_inputs())}
             self.outputs = {spec.name: spec for spec in map(_spec, self._session.get_outputs())}
         except Exception as error:
-            if device_id is not None and "device id" in str(error).lower():
+            if device_id is not None and "device id" in str(error).lower().replace("_", " "):
                 raise ProviderError(
                     f"onnxruntime finds no GPU {device_id} ({_first_line(error)}): choose one that "
                     "nvidia-smi lists."
