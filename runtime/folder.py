@@ -20,9 +20,10 @@ from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import MAX_BYTES, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.results.index import RESULTS, Index, read_index, settings_digest
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 from clipsam.runtime.results.names import MASK, OVERLAY, SCORE
-from clipsam.runtime.results.record import RESULTS, Index, Record, read_index, settings_digest
+from clipsam.runtime.results.record import Record
 from clipsam.runtime.stream import Inspected
 
 __all__ = ["Counts", "find_jobs", "inspect_files"]

@@ -11,8 +11,8 @@ from pathlib import Path, PurePath
 from clipsam.runtime.core.errors import ImageError, OutputError
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.images.reader import SUFFIXES
+from clipsam.runtime.results.index import RESULTS, Index, read_index
 from clipsam.runtime.results.names import ENDINGS, fold, stems
-from clipsam.runtime.results.record import RESULTS, Index, read_index
 
 _LOG = get_logger("results")
 

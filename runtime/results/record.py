@@ -16,87 +16,36 @@ everything removes the journal.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
 import stat
 import sys
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from clipsam.runtime.core.errors import OutputError
-from clipsam.runtime.core.files import TEMPORARY, open_regular, write_bytes
+from clipsam.runtime.core.files import TEMPORARY, write_bytes
 from clipsam.runtime.core.lock import try_lock
 from clipsam.runtime.core.log import get_logger
-from clipsam.runtime.results.names import ENDINGS, fold
+from clipsam.runtime.results.index import (
+    JOURNAL,
+    RESULTS,
+    Index,
+    no_record,
+    parse_row,
+    read_journal,
+    row_line,
+)
+from clipsam.runtime.results.names import ENDINGS
 
-RESULTS = "results.jsonl"
-JOURNAL = "results.jsonl.journal"
 SYNC_EVERY = 1.0  # seconds
-_CHECK = b', "crc32": '
 
 _LOG = get_logger("results")
-
-
-def digest(*parts: str) -> bytes:
-    """16 bytes that stand for these strings."""
-    joined = "\0".join(parts).encode("utf-8", "surrogatepass")  # names need not be Unicode
-    return hashlib.sha256(joined).digest()[:16]
-
-
-def settings_digest(settings: Mapping[str, Any]) -> str:
-    """16 hex digits for the settings (JSON's types) that decide an answer."""
-    return digest(json.dumps(settings, sort_keys=True)).hex()
-
-
-class Index:
-    """What a record holds, as digests: about 300 bytes a row, whatever is in it."""
-
-    def __init__(self) -> None:
-        self._stands: set[bytes] = set()
-        self._owners: dict[bytes, bytes] = {}  # stem -> picture
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Learn a row."""
-        image, stem = row["image"], row.get("stem")
-        if isinstance(stem, str):
-            self.own(image, stem)
-        if "error" not in row and not row.get("late"):  # a late part deserves another try
-            self._stands.add(digest(image, str(row.get("sha256")), str(row.get("settings"))))
-
-    def own(self, image: str, stem: str) -> None:
-        """Learn that the files of `stem` are this picture's."""
-        self._owners[digest(fold(stem))] = digest(image)
-
-    def stands(self, image: str, sha256: str, settings: str) -> bool:
-        """Whether this picture has been judged with these settings, for good."""
-        return digest(image, sha256, settings) in self._stands
-
-    def wrote(self, stem: str, image: str | None = None) -> bool:
-        """Whether the files of `stem` are the record's own; with `image`, of that picture."""
-        owner = self._owners.get(digest(fold(stem)))
-        return owner is not None and (image is None or owner == digest(image))
-
-
-def read_index(folder: Path) -> Index:
-    """The index of the record in `folder`, empty where there is none that can be read."""
-    index = Index()
-    with suppress(OSError, OutputError):
-        path = folder / RESULTS
-        if path.is_file():
-            with path.open("rb") as file:
-                for line in file:
-                    if row := _row(line):
-                        index.add(row)
-        for stem, image in _read_journal(folder / JOURNAL).items():
-            index.own(image, stem)
-    return index
 
 
 class Record(Index):
@@ -117,14 +66,14 @@ class Record(Index):
         self._file = os.open(self._path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise _no_record(self._path)
+                raise no_record(self._path)
             if not try_lock(self._file):
                 raise OutputError(
                     f"{self._path} is being written by another inspection: wait for it to end, or "
                     "choose another --output."
                 )
             self._read()
-            left = _read_journal(folder / JOURNAL)
+            left = read_journal(folder / JOURNAL)
             _remove_temporaries(folder, left)
         except BaseException:
             os.close(self._file)
@@ -216,19 +165,19 @@ class Record(Index):
         for line in self._lines():
             if line.endswith(b"\n"):
                 end += len(line)
-            if row := _row(line):
+            if row := parse_row(line):
                 self.add(row)
                 known = True
             else:
                 damaged += line.endswith(b"\n")
         torn = line if not line.endswith(b"\n") else b""
-        if row := _row(torn + b"\n"):  # an editor left out the last newline
+        if row := parse_row(torn + b"\n"):  # an editor left out the last newline
             self._append(b"\n")
             self.add(row)
             return
         # A first line that was torn, or that a power cut left as zeros, is ours, too.
         if not known and (end or not (b'{"image"'.startswith(torn[:8]) or not torn.strip(b"\0"))):
-            raise _no_record(self._path)
+            raise no_record(self._path)
         if torn:
             _LOG.info("%s: its last line was cut off, and is removed", self._path)
             os.ftruncate(self._file, end)
@@ -238,51 +187,6 @@ class Record(Index):
     def _lines(self) -> Iterator[bytes]:
         with open(self._file, "rb", closefd=False) as file:
             yield from file
-
-
-def _no_record(path: Path) -> OutputError:
-    return OutputError(
-        f"{path} is no record of `clipsam inspect`: move it away, or choose another --output."
-    )
-
-
-def row_line(row: Mapping[str, Any]) -> bytes:
-    """The row as it is written."""
-    text = json.dumps(row).encode()[:-1]
-    return text + _CHECK + b"%d}\n" % zlib.crc32(text)
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """The row of a whole line, or None."""
-    text, _, check = line.rpartition(_CHECK)
-    if check != b"%d}\n" % zlib.crc32(text):
-        return None
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("image"), str) else None
-
-
-def _read_journal(path: Path) -> dict[str, str]:
-    """stem -> picture of what the last run may have left; empty when it finished everything."""
-    try:
-        with open_regular(path) as file:
-            pictures = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise _no_record(path) from error
-    if not (isinstance(pictures, dict) and all(map(_is_own, pictures.items()))):
-        raise _no_record(path)
-    return pictures
-
-
-def _is_own(entry: tuple[str, Any]) -> bool:
-    """Whether a journal's entry names files within the folder."""
-    stem, image = entry
-    inside = not PurePath(stem).anchor and ".." not in PurePath(stem).parts
-    return isinstance(image, str) and inside and "\0" not in stem
 
 
 def _has_files(base: Path) -> bool:

@@ -34,8 +34,9 @@ from support.image_files import colour, encode, encode_tiff, picture
 from support.toy_bundle import build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, ClipSAM, ClipSAMError, read_image
+from clipsam.runtime.results.index import JOURNAL, RESULTS, row_line
 from clipsam.runtime.results.jobs import find_jobs
-from clipsam.runtime.results.record import JOURNAL, RESULTS, Record, row_line
+from clipsam.runtime.results.record import Record
 
 HANG_S, CAP_MB = 5, 1500  # a case's time; the address space that a process may add to its own
 BATCH = 250  # cases a process: a leak shows within it, its end costs a second

@@ -18,7 +18,7 @@ from support.cli_run import NAMES, Ran, Run, lines, listing, make_images, runner
 from support.toy_bundle import build_toy_bundle
 
 from clipsam.runtime.cli import main
-from clipsam.runtime.results.record import row_line
+from clipsam.runtime.results.index import row_line
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from support.cli_run import Run, lines, listing, make_images, runner, save
 from support.toy_bundle import bright_square, build_toy_bundle
 
 from clipsam.runtime import ImageError
+from clipsam.runtime.results.index import Index
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
-from clipsam.runtime.results.record import Index
 
 DARK = np.full((50, 50, 3), 30, np.uint8)
 

@@ -16,7 +16,8 @@ from support.toy_bundle import bright_square, build_toy_bundle
 
 from clipsam.runtime import OutputError
 from clipsam.runtime.results import record as module
-from clipsam.runtime.results.record import Record, read_index, row_line
+from clipsam.runtime.results.index import read_index, row_line
+from clipsam.runtime.results.record import Record
 
 
 @pytest.fixture(scope="module")
