@@ -99,7 +99,6 @@ def test_onnxruntime_prints_nothing_and_tries_nothing_else(
 ) -> None:
     import onnxruntime
 
-    OrtSession(graph, "cpu").close()  # the arena, made once, has a session of its own
     tried = []
 
     def fail(_: object, providers: Any, *__: object) -> None:
