@@ -10,7 +10,6 @@ import subprocess
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 
 DISTRIBUTIONS = (
     "clipsam", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt",
@@ -71,12 +70,7 @@ class GpuMonitor:
         for line in self._process.stdout:
             self._samples.append([_number(field) for field in line.split(",")])
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is None or self._reader is None:
             return
         self._process.terminate()
