@@ -1,31 +1,22 @@
 """Time of the streamed metrics against sorting all pixels.
 
     python benchmarks/bench_metrics.py --images 20 --side 512
-    python benchmarks/bench_metrics.py --images 8 --side 1024 --stream 10000 --csv stream.csv
 
 One figure a line: CPU seconds for the whole set (one image is run before, uncounted), and how much
 longer sorting takes; CPU time, so that other work on the machine changes little. The run fails if
 a streamed figure is further from the exact one than the bound that came with it.
-
-With `--stream` as many images more are made one by one, counted and forgotten, and the table says
-what that took at every tenth: CPU time of the metrics alone, memory of the process, and the bounds
-that come with the figures. (Exact figures would have to hold and sort all pixels.)
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from harness.clock import Clock
-from harness.machine import machine
-from harness.memory import now_mb
-from harness.report import Line, write_csv
 from numpy.typing import NDArray
 
 from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
@@ -70,43 +61,11 @@ def exact(maps: Arrays, masks: Arrays) -> dict[str, float]:
     return {**pixel_metrics(np.stack(maps), np.stack(masks)), "pro": pro_score(maps, masks)}
 
 
-def vary(maps: Arrays, masks: Arrays, count: int, seed: int) -> Iterator[Arrays]:
-    """`count` images made from a few: moved around and dimmed, so that no score comes back."""
-    rng = np.random.default_rng(seed)
-    side = maps[0].shape[0]
-    for number in range(count):
-        which, by = number % len(maps), tuple(int(v) for v in rng.integers(side, size=2))
-        moved = np.roll(maps[which], by, (0, 1)) * np.float32(1 - 0.5 * rng.random())
-        yield [moved, np.roll(masks[which], by, (0, 1))]
-
-
-def stream_table(maps: Arrays, masks: Arrays, count: int, seed: int) -> list[Line]:
-    """A row at every tenth of `count` images."""
-    histogram, used, rows = PixelHistogram(), 0.0, []
-    marks = {round(count * tenth / 10) for tenth in range(1, 11)}
-    for done, (score, mask) in enumerate(vary(maps, masks, count, seed), start=1):
-        _, seconds = timed(lambda score=score, mask=mask: histogram.add(score, mask))  # type: ignore[misc]
-        used += seconds
-        if done in marks:
-            (figures, errors), summing = timed(lambda: (histogram.metrics(), histogram.errors()))
-            row = {"images": done, "cpu_s": used, "figures_s": summing, "memory_mb": now_mb()}
-            row |= {"regions": histogram.regions, **figures}
-            rows.append(row | {f"{name}_bound": value for name, value in errors.items()})
-            print(
-                f"{done:6d} images  {used:8.1f} s CPU, {summing:.3f} s for the figures, "
-                f"{row['memory_mb']:.0f} MB, largest bound {max(errors.values()):.1e}",
-                flush=True,
-            )
-    return rows
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stream", type=int, default=0, help="then count so many images more")
-    parser.add_argument("--csv", type=Path, help="write the table of --stream here")
     args = parser.parse_args(argv)
     maps, masks = make_set(args.images, args.side, args.seed)
     stream(maps[1:2], masks[1:2])
@@ -122,10 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         distance = abs(found[name] - value)
         failed |= distance > errors[name] + 1e-9
         print(f"{name:7} {value:.6f}  streamed off by {distance:.1e}, bound {errors[name]:.1e}")
-    if args.stream:
-        rows = stream_table(maps, masks, args.stream, args.seed)
-        if args.csv:
-            write_csv(args.csv, rows, {"side": args.side, **machine(cv2.getNumThreads())})
     if failed:
         print("error: a figure is further from the exact one than its bound.", file=sys.stderr)
     return int(failed)
