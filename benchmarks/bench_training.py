@@ -35,7 +35,7 @@ from clipsam.research.data.feature_cache import FEATURES, MASKS, CachedFeatures
 from clipsam.research.data.items import Batch, collate
 from clipsam.research.models.presets import parameter_count
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
-from clipsam.research.training.distributed import OneProcess
+from clipsam.research.training.distributed import Processes
 from clipsam.research.training.loop import LoopConfig, make_optimizer, take_step
 from clipsam.research.training.losses import total_loss
 
@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace) -> Line:
             with clock("read"):
                 batch = collate([cache[(at + i) % images] for i in range(args.batch_size)])
             with clock("step"):
-                take_step(task, batch, optimizer, 1e-4, OneProcess())
+                take_step(task, batch, optimizer, 1e-4, Processes())
             if step >= args.warmup:
                 found = (clock.stages["step"][0], clock.stages["read"][0], total(clock.stages)[1])
                 for name, milliseconds in zip(times, found, strict=True):

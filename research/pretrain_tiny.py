@@ -21,7 +21,7 @@ from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
 from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import PRESETS, Preset
-from clipsam.research.models.tiny_shared import own_tensors
+from clipsam.research.models.tiny import own_tensors
 from clipsam.research.training import clip_task as pretrain_clip
 from clipsam.research.training import sam_task as pretrain_sam
 from clipsam.research.training.loop import LoopConfig, run

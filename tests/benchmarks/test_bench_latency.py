@@ -267,7 +267,7 @@ SMI = """#!/bin/sh
 case "$*" in
   *name,driver_version*) echo "Fake GPU, 600.1, 1980" ;;
   *--loop-ms*) echo "1000, 1500, 2600"; echo "3000, [N/A], 2600"; echo "2000, 1700, 2600"; echo "20"
-    exec sleep 60 ;;
+    touch "$0.said"; exec sleep 60 ;;
   *) echo 400 ;;
 esac
 """
@@ -283,7 +283,7 @@ def test_the_monitor_reads_memory_and_clocks(
     facts = machine.machine(2)
     assert (facts["gpu"], facts["driver"], facts["threads"]) == ("Fake GPU", "600.1", 2)
     with machine.GpuMonitor() as monitor:
-        while len(monitor._samples) < 4:
+        while not (tmp_path / "nvidia-smi.said").exists():
             time.sleep(0.01)
     assert monitor.figures == {
         "gpu_memory_mb": 2600, "sm_clock_mhz": 1600, "memory_clock_mhz": 2600,

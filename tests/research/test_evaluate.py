@@ -26,10 +26,11 @@ from support.dataset_folders import (
     square,
     write,
 )
+from support.exact_pro import pro_score
 
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.research.evaluate import BundleModel, evaluate, main
-from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.metrics import pixel_metrics
 from clipsam.research.evaluation.tables import Tally, dataset_row, table
 from clipsam.research.evaluation.torch_subject import TorchModel
 from clipsam.research.models.presets import Preset, get_tokenizer
@@ -84,7 +85,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Brightness:
 
 
 def test_figures_are_those_of_the_pooled_pixels(fake: Brightness, tmp_path: Path) -> None:
-    from clipsam.research.data.datasets import find_dataset
+    from support.dataset_folders import find_dataset
 
     items = find_dataset(make_mvtec(tmp_path / "nut"))
     rows = {row["set"]: row for row in table(evaluate(fake, items, 0))}

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.dataset_folders import make_mvtec, picture, write
+from support.dataset_folders import find_dataset, make_mvtec, picture, write
+from support.exact_pro import pro_score
 
-from clipsam.research.data.datasets import find_dataset
 from clipsam.research.evaluate import evaluate, main
 from clipsam.research.evaluation.contact_sheet import COLUMNS, TILE, small_map, with_final
-from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.metrics import pixel_metrics
 from clipsam.research.evaluation.normalisation import headroom, unclipped
 from clipsam.research.evaluation.tables import table
 from clipsam.runtime.core.result import Result

@@ -26,7 +26,7 @@ from clipsam.research.models.umci import UMCIStages
 from clipsam.research.train import _parser, main
 from clipsam.research.training.distributed import (
     FabricProcesses,
-    OneProcess,
+    Processes,
     share_of,
     start_processes,
 )
@@ -286,7 +286,7 @@ def test_epochs_end_where_their_last_image_is() -> None:
     assert epoch_ends(2, 4, 8) == (1,)
 
 
-class Group(OneProcess):
+class Group(Processes):
     """One of several processes, as far as sharing out goes."""
 
     def __init__(self, rank: int, world: int) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from support.exact_pro import pro_score
 
-from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.metrics import pixel_metrics
 
 
 def slow_pro(

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from support.exact_pro import pro_score
 from support.pro_200 import pro_200
 
-from clipsam.research.evaluation.metrics import pro_score
 from clipsam.research.evaluation.streamed_metrics import BINS, PixelHistogram
 
 Maps = list[NDArray[np.float32]]
