@@ -29,12 +29,12 @@ from clipsam.export.graphs.sam_decoder import SamDecoderGraph
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.quantization.half import DTYPES, HalfPrecision
 from clipsam.research.models.clip import ClipFeatures, normalise
+from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.reference import fuse
 from clipsam.research.models.umci import UMCIStages
 from clipsam.runtime.backends.base import Array, Session, TensorSpec
 from clipsam.runtime.bundle import TEXT_FEATURES
-from clipsam.runtime.core.errors import ProviderError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.preprocess import clip_input
@@ -50,15 +50,9 @@ def load_torch(row: Row, plan: Plan, threads: int | None) -> Subject:
     """The row's subject; every thread's gradients are off from here on."""
     if threads is not None:
         torch.set_num_threads(threads)
-    need_device(row.device)
+    torch_device(row.device)  # refuses a GPU that is not there
     torch.set_grad_enabled(False)
     return EagerSubject(row, plan) if row.kind == "eager" else modules_subject(row, plan)
-
-
-def need_device(device: str) -> None:
-    """Raise ProviderError where torch has no GPU and one is asked for."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("PyTorch finds no CUDA device here.")
 
 
 def load_models(plan: Plan, device: str) -> tuple[Preset, ClipFeatures, UMCIStages, Any]:
@@ -217,30 +211,25 @@ def graph_modules(
 
 def graph_specs(preset: Preset) -> dict[str, tuple[list[TensorSpec], list[TensorSpec]]]:
     """Inputs and outputs of the three graphs, in the order of their modules' arguments."""
-    size, side, dim = preset.clip_image_size, preset.sam.image_size, preset.sam.prompt_dim
-    grid, spec = side // 16, TensorSpec
-    embedding = spec("embedding", "float32", (1, dim, grid, grid))
+    size, text = preset.clip_image_size, preset.umci.text_dim
+    side, dim, grid = preset.sam.image_size, preset.sam.prompt_dim, preset.sam.image_size // 16
+    embedding = TensorSpec("embedding", "float32", (1, dim, grid, grid))
+    points = ("prompts", "points")
     return {
         "clip_umci": (
-            [
-                spec("image", "uint8", ("batch", size, size, 3)),
-                spec("text", "float32", ("batch", preset.umci.text_dim, 2)),
-            ],
-            [spec("rough", "float32", ("batch", size, size))],
+            [TensorSpec("image", "uint8", ("batch", size, size, 3)),
+             TensorSpec("text", "float32", ("batch", text, 2))],
+            [TensorSpec("rough", "float32", ("batch", size, size))],
         ),
         "sam_encoder": (
-            [spec("image", "uint8", (1, side, side, 3)), spec("valid_size", "int64", (2,))],
+            [TensorSpec("image", "uint8", (1, side, side, 3)),
+             TensorSpec("valid_size", "int64", (2,))],
             [embedding],
         ),
         "sam_decoder": (
-            [
-                embedding,
-                spec("point_coords", "float32", ("prompts", "points", 2)),
-                spec("point_labels", "float32", ("prompts", "points")),
-            ],
-            [
-                spec("logits", "float32", ("prompts", 3, 4 * grid, 4 * grid)),
-                spec("scores", "float32", ("prompts", 3)),
-            ],
+            [embedding, TensorSpec("point_coords", "float32", (*points, 2)),
+             TensorSpec("point_labels", "float32", points)],
+            [TensorSpec("logits", "float32", ("prompts", 3, 4 * grid, 4 * grid)),
+             TensorSpec("scores", "float32", ("prompts", 3))],
         ),
-    }
+    }  # fmt: skip

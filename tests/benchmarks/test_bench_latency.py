@@ -19,7 +19,7 @@ import bench_latency as bench
 import cv2
 import numpy as np
 import pytest
-from harness import inspection, machine
+from harness import inspection, job, machine
 from harness.agreement import Outcome, agreement
 from harness.clock import Clock
 from harness.inspection_lines import Reports, lines_of
@@ -95,12 +95,12 @@ def test_rounds_go_both_ways_and_a_failed_row_is_not_started_again(
 ) -> None:
     started: list[str] = []
 
-    def run(job: Any) -> dict[str, Any]:
-        name = job.arguments["row"]["name"]
+    def run(asked: job.Job) -> dict[str, Any]:
+        name = asked.arguments["row"]["name"]
         started.append(name)
         return {"failed": "x"} if name == "ort-cpu-fp16" else {"calls": {}, "cold_start_s": 1.0}
 
-    monkeypatch.setattr(bench.job, "run", run)
+    monkeypatch.setattr(job, "run", run)
     args = bench.parse(["--bundle", str(toy), "--rounds", "2", "--rows", "ort-cpu-*"])
     args.pictures = []
     rows = [replace(BY_NAME[f"ort-cpu-{p}"], bundle=str(toy)) for p in ("fp32", "fp16", "int8")]
@@ -156,7 +156,8 @@ def test_the_pictures_are_spread_over_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_sees_as_many_boxes_as_were_planted(boxes: int, preset: str) -> None:
     rough = planted_map(PRESETS[preset].clip_image_size, boxes)
-    prompts = find_prompts(cv2.resize(rough, (1000, 700)), PRESETS[preset].prompts)
+    resized = np.asarray(cv2.resize(rough, (1000, 700)), np.float32)
+    prompts = find_prompts(resized, PRESETS[preset].prompts)
     assert (len(prompts), prompts.dropped) == (boxes, 0)
 
 
@@ -175,15 +176,16 @@ class OneBox:
 
 def test_every_inspection_has_stages_of_its_own_in_milliseconds() -> None:
     subject: Any = OneBox()
-    calls = inspection.inspect(subject, None, 1, 3, 60)
+    image = np.zeros((8, 8, 3), np.uint8)
+    calls = inspection.inspect(subject, image, 1, 3, 60)
     assert len(calls) == subject.count == 3
     for call in calls:
         assert call["whole"][0] >= call["clip_umci"][0] >= 2
         outside = call["whole"][0] - call["clip_umci"][0]
         assert call["outside the graphs"][0] == pytest.approx(outside)
-    assert len(inspection.inspect(subject, None, 1, 1000, 0.0)) == 1  # out of time
+    assert len(inspection.inspect(subject, image, 1, 1000, 0.0)) == 1  # out of time
     with pytest.raises(RuntimeError, match="given 1 prompts, not 0"):
-        inspection.inspect(subject, None, 0, 1, 60)
+        inspection.inspect(subject, image, 0, 1, 60)
 
 
 def report(factor: float, sam: bool = True) -> dict[str, Any]:
@@ -248,7 +250,7 @@ def test_the_pytorch_rows_are_the_bundles_models(tiny_bundle: Path) -> None:
         eager = torch_rows.EagerSubject(BY_NAME[EAGER], plan)
         text = model.bundle.text(model.bundle.manifest.categories[0])[None]
         np.testing.assert_array_equal(eager.text.numpy(), text)
-        feeds = {"image": image, "text": text}
+        feeds: dict[str, Any] = {"image": image, "text": text}
         expected = model.sessions["clip_umci"].run(feeds)["rough"]
         assert np.ptp(expected) > 0.5
         np.testing.assert_allclose(eager.rough_map(image), expected, atol=1e-4)

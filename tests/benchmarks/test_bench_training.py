@@ -9,6 +9,8 @@ from typing import Any
 import bench_training
 import pytest
 
+from clipsam.research.training import loop
+
 SMALL = [
     "--visual_dim", "12", "--text_dim", "8", "--hidden_dim", "6", "--stages", "2", "--grid", "6",
     "--image_size", "24", "--batch_size", "2", "--steps", "4", "--warmup", "2", "--device", "cpu",
@@ -19,7 +21,7 @@ def test_every_step_trains_and_the_first_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     losses: list[float] = []
-    real = bench_training.take_step
+    real = loop.take_step
 
     def spy(*arguments: Any) -> tuple[float, dict[str, float]]:
         found = real(*arguments)

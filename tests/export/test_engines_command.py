@@ -108,7 +108,7 @@ def test_ctrl_c_ends_the_build(
     def interrupt(step: int) -> None:
         seen.append(step)
         if len(seen) == 2:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if len(seen) > 2:
             raise AssertionError("the build went on")
 

@@ -29,8 +29,9 @@ from support.dataset_folders import (
 from support.exact_pro import pro_score
 
 from clipsam.export.graphs.checkpoints import Checkpoints
-from clipsam.research.evaluate import BundleModel, evaluate, main
+from clipsam.research.evaluate import evaluate, main
 from clipsam.research.evaluation.metrics import pixel_metrics
+from clipsam.research.evaluation.subjects import BundleModel
 from clipsam.research.evaluation.tables import Tally, dataset_row, table
 from clipsam.research.evaluation.torch_subject import TorchModel
 from clipsam.research.models.presets import Preset, get_tokenizer
@@ -68,7 +69,8 @@ class Brightness:
         mask = final > 0.7
         return Result(
             "anomalous" if mask.any() else "good", float(final.max()), 0.7, (), category,
-            *image.shape[:2], 0, 0, refine, "fixed", "", {}, final, mask,
+            image.shape[0], image.shape[1], 0, 0, refine, norm="fixed", bundle="", timings={},
+            score_map=final, mask=mask,
         )  # fmt: skip
 
 

@@ -56,8 +56,9 @@ class Sums:
         total = self.total(image)
         final, mask = fixed_scale(total, 3), total > 2
         return Result(
-            "anomalous", float(final.max()), 0.5, (), category, *image.shape[:2], 0, 0, refine,
-            norm, "", {}, final if norm == "fixed" else image_scale(total), mask,
+            "anomalous", float(final.max()), 0.5, (), category, image.shape[0], image.shape[1], 0,
+            0, refine, norm=norm, bundle="", timings={},
+            score_map=final if norm == "fixed" else image_scale(total), mask=mask,
         )  # fmt: skip
 
 
@@ -77,7 +78,10 @@ def test_what_the_fixed_scale_cut_off_is_found_again(overlapping: bool) -> None:
 
 def test_a_map_cut_off_everywhere_stays() -> None:
     full = np.ones((2, 3), np.float32)
-    result = Result("good", 1.0, 0.5, (), "", 2, 3, 0, 0, True, "fixed", "", {}, full, full > 2)
+    result = Result(
+        "good", 1.0, 0.5, (), "", 2, 3, 0, 0, True, norm="fixed", bundle="", timings={},
+        score_map=full, mask=full > 2,
+    )  # fmt: skip
     np.testing.assert_array_equal(unclipped(result, lambda norm: result), full)
     full[0, 0] = 0.5  # one pixel alone, the lowest: no second to draw the line through
     low = Result("good", 1.0, 0.5, (), "", 2, 3, 0, 0, True, "fixed", "", {}, full, full > 2)

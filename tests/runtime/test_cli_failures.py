@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tifffile
@@ -97,7 +98,8 @@ def test_a_full_disk_leaves_whole_files_and_resume_goes_on(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """After `room` files nothing more fits: what is there is whole, and --resume goes on."""
-    output, written = tmp_path / "out", []
+    output = tmp_path / "out"
+    written: list[Path] = []
     real = Path.write_bytes
 
     def write(path: Path, data: bytes) -> int:
@@ -153,7 +155,8 @@ def _all_whole(output: Path) -> None:
             file.load()
     for path in output.rglob("*.tiff"):
         tifffile.imread(path)
-    *rows, last = [{}, *lines(output)]
+    every: list[dict[str, Any]] = [{}, *lines(output)]
+    *rows, last = every
     assert all(row.get("verdict") in ("good", "anomalous") for row in rows[1:])
     assert not last or "verdict" in last or "was cut off" in last["error"]
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from clipsam.runtime import (
 )
 from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.images.reader import write_png
+from clipsam.runtime.stream import Item
 from clipsam.runtime.timing import Clock
 
 Feeds = dict[str, Array]
@@ -150,7 +152,7 @@ def test_an_empty_stream_yields_nothing(model: ClipSAM) -> None:
 
 def test_every_image_may_name_its_own_category(model: ClipSAM) -> None:
     image = bright_square()
-    items = [image, (image, "nothing"), (image, "metal nut"), (image, "botle"), image]
+    items: list[Item] = [image, (image, "nothing"), (image, "metal nut"), (image, "botle"), image]
     line = list(model.inspect_many(items, "bottle", batch=4))
     words = [part.outcome.category for part in line if isinstance(part.outcome, Result)]
     assert words == ["bottle", "nothing", "metal nut", "bottle"]
@@ -174,7 +176,15 @@ def test_a_stream_takes_files_and_arrays(model: ClipSAM, tmp_path: Path) -> None
 def test_a_bad_image_does_not_lose_the_others(model: ClipSAM, tmp_path: Path, batch: int) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG")
     good = bright_square()
-    items = [good, tmp_path / "no.png", good, good[..., 0], tmp_path / "cut.png", "a\0b", good]
+    items: list[Item] = [
+        good,
+        tmp_path / "no.png",
+        good,
+        good[..., 0],
+        tmp_path / "cut.png",
+        "a\0b",
+        good,
+    ]
     line = list(model.inspect_many(items, batch=batch))
     assert [isinstance(part.outcome, Result) for part in line] == [1, 0, 1, 0, 0, 0, 1]
     for number, words in ((1, "no.png cannot be read"), (3, "repeat a gray"), (4, "cut.png is da")):
@@ -399,13 +409,17 @@ def test_an_image_may_be_overwritten_once_it_is_given(watching: Watching) -> Non
     np.testing.assert_array_equal(line[0].image, bright_square())
 
 
+def _after(waited: float, clock: Clock) -> float:
+    return waited
+
+
 def test_the_deadline_counts_from_the_source(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SAM is known to take 230 ms; waiting behind another part is part of the time."""
     monkeypatch.setattr(watching.model, "_refine_ms", 230.0)
     for waited, refined in ((100.0, True), (300.0, False)):
-        monkeypatch.setattr(Clock, "total", property(lambda clock, waited=waited: waited))
+        monkeypatch.setattr(Clock, "total", property(partial(_after, waited)))
         (part,) = watching.model.inspect_many([bright_square()], deadline_ms=400)
         assert part.result().refined is refined
         assert part.result().anomalous

@@ -139,7 +139,7 @@ class Engine:
         return len(self.tensors)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
+        return str(list(self.tensors)[index])
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
@@ -299,7 +299,8 @@ class Context:
         address = self._addresses[name]
         assert self.trt.cuda.holds("device", address, size), f"{name} lies outside its buffer"
         memory = (ctypes.c_ubyte * size).from_address(address)
-        return np.frombuffer(memory, dtype).reshape(shape)
+        found: NDArray[Any] = np.frombuffer(memoryview(memory), dtype).reshape(shape)
+        return found
 
 
 def _axes(value: Any) -> tuple[int | str, ...]:

@@ -53,7 +53,7 @@ SUPPORTED: dict[str, frozenset[str]] = {
     "Squeeze": _FIB, "Sub": _FI, "Tanh": _F, "Transpose": _FIB, "Unsqueeze": _FIB,
 }  # fmt: skip
 
-_RESIZE = {
+_RESIZE: dict[str, set[Any]] = {
     "mode": {"nearest", "linear"},
     "coordinate_transformation_mode": {
         "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners",
@@ -104,7 +104,7 @@ def audit(model: onnx.ModelProto) -> list[str]:
 def _restrictions(
     node: NodeProto, constants: Mapping[str, TensorProto], ranks: Mapping[str, int]
 ) -> Iterator[str]:
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     names = list(node.input)
     if node.op_type == "Resize":
         for name, allowed in _RESIZE.items():
@@ -260,7 +260,7 @@ def test_int8_graphs_stay_within_documented_support(
 
 
 def _model(
-    operator: str, inputs: dict[str, tuple[int, list[int]]], opset: int = 20, **attributes: Any
+    operator: str, inputs: Mapping[str, tuple[int, list[int]]], opset: int = 20, **attributes: Any
 ) -> onnx.ModelProto:
     """One node on graph inputs name -> (type, shape); the output's type is that of the first."""
     graph = helper.make_graph(

@@ -16,6 +16,7 @@ from clipsam.export.bundle import build as build_bundle
 from clipsam.export.bundle import variants
 from clipsam.export.bundle.build import BuildOptions, BuildReport, build
 from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.parity import bundle_vs_reference, onnx_vs_torch
 from clipsam.export.parity.onnx_vs_torch import DisagreementError
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.export.quantization import dynamic_int8, floating
@@ -118,7 +119,7 @@ def test_an_int8_graph_is_taken_over_by_the_next_build(
 
 def _failing(graph: str) -> Callable[..., Any]:
     """`check_graph` for which one graph is out of tolerance in int8-dynamic, however it is made."""
-    check = variants.check_graph
+    check = onnx_vs_torch.check_graph
 
     def checked(name: str, path: Path, cases: Any, precision: str, *rest: Any) -> Any:
         if (name, precision) == (graph, PRECISION):
@@ -160,7 +161,7 @@ def test_graphs_that_fail_together_are_all_left_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(shutil.copytree(dynamic[0], tmp_path / "bundle"))
-    check = build_bundle.check_end_to_end
+    check = bundle_vs_reference.check_end_to_end
 
     def checked(bundle: Bundle, *rest: Any) -> Any:
         if rest[-1] == PRECISION:

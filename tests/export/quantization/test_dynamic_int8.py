@@ -160,7 +160,7 @@ def test_it_computes_what_onnxruntime_s_own_tool_does(made: Made, tmp_path: Path
 # --- which MatMuls ------------------------------------------------------------------------------
 
 
-def _products(folder: Path, seed: int = 0, **weights: NDArray[np.float32]) -> Path:
+def _products(folder: Path, **weights: NDArray[np.float32]) -> Path:
     """x float32 [1,100,64] -> x @ weights for every keyword, a Gemm where its name says so."""
     nodes, constants = [], []
     for name, values in weights.items():
@@ -175,8 +175,8 @@ def _products(folder: Path, seed: int = 0, **weights: NDArray[np.float32]) -> Pa
         else:
             nodes.append(helper.make_node("MatMul", ["x", f"{name}_w"], [name], name))
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["?"] * 2) for n in weights]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, ROWS, IN])]
-    graph = helper.make_graph(nodes, "products", inputs, outputs, constants)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, ROWS, IN])
+    graph = helper.make_graph(nodes, "products", [x], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(model, folder / "products.onnx")
     return folder / "products.onnx"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -94,7 +95,7 @@ def exported(
 def test_tensors_named_alone_stay_float32(
     name: str, precision: str, sources: dict[str, GraphSource]
 ) -> None:
-    graph = sources[name].module
+    graph: Any = sources[name].module
     before = {n: t.clone() for n, t in _tensors(graph)}
     half = HalfPrecision(graph, precision).module
 

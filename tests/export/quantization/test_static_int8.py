@@ -130,13 +130,12 @@ def test_every_layer_that_is_listed_runs_in_int8(
     for node in graph.node:
         if node.op_type != "MatMul":
             continue
-        sources = [makers.get(name) for name in node.input]
-        kinds = [source.op_type if source else "" for source in sources]
+        kinds = [makers[name].op_type if name in makers else "" for name in node.input]
         if node.name not in result.int8:
             assert "DequantizeLinear" not in kinds
             continue
         assert kinds == ["DequantizeLinear", "DequantizeLinear"]
-        activation, weights = sources
+        activation, weights = (makers[name] for name in node.input)
         assert makers[activation.input[0]].op_type == "QuantizeLinear"
         assert numpy_helper.to_array(constants[activation.input[1]]).shape == ()
         assert constants[weights.input[0]].data_type == TensorProto.INT8

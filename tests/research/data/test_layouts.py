@@ -11,6 +11,7 @@ import pytest
 from support.dataset_folders import (
     SQUARE,
     SQUARE_AREA,
+    find_dataset,
     make_ksdd2,
     make_mtd,
     make_mvtec,
@@ -23,7 +24,6 @@ from support.dataset_folders import (
 
 from clipsam.research.data.datasets import (
     check_gaps,
-    find_dataset,
     limits,
     open_dataset,
     recognise,

@@ -112,7 +112,7 @@ def below_the_floor(rng: np.random.Generator) -> tuple[Maps, Masks]:
     return scaled(1e-14)(rng)
 
 
-CASES = {
+CASES: dict[str, Callable[[np.random.Generator], tuple[Maps, Masks]]] = {
     make.__name__: make
     for make in (
         smooth, few_levels, saturated, half_saturated, one_region, one_pixel, touching, thousands,

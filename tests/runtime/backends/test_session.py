@@ -248,7 +248,7 @@ def test_a_run_that_fails_says_so_in_one_sentence(
     """The engine's own error comes back as one sentence, and nothing is printed."""
     path = tmp_path / "fails.onnx"
     spec = TensorSpec("x", "float32", ("n",))
-    nodes = [("Reshape", ["x", "shape"], "y", {})]
+    nodes: list[Any] = [("Reshape", ["x", "shape"], "y", {})]
     write_graph(
         path, (spec,), (TensorSpec("y", "float32", (2, 2)),), nodes, {"shape": _two_by_two()}
     )

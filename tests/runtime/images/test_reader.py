@@ -87,7 +87,10 @@ def test_exif_orientation_is_applied(
     tags = Image.Exif()
     tags[0x0112] = orientation
     image = colour("RGBA") if kind == "PNG-alpha" else colour()
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 97, "subsampling": 0}}
+    options: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 97, "subsampling": 0},
+    }
     path.write_bytes(encode(image, kind.split("-")[0], exif=tags, **options.get(kind, {})))
     with Image.open(path) as file:
         expected = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))

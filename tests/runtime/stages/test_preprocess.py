@@ -57,7 +57,8 @@ def noise(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
 
 def extreme(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
     """Only 0 and 255: the largest sums and the sharpest edges."""
-    return np.random.default_rng(seed).integers(0, 2, (*shape, 3), np.uint8) * np.uint8(255)
+    bits = np.random.default_rng(seed).integers(0, 2, (*shape, 3), np.uint8)
+    return np.asarray(bits * np.uint8(255))
 
 
 def pillow(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

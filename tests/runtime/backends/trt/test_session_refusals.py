@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fake_cuda import FakeCuda
@@ -59,7 +60,8 @@ def test_a_sidecar_of_other_tensors(
     tmp_path: Path, cuda: FakeCuda, field: str, value: tuple[TensorSpec, ...]
 ) -> None:
     path = make_graph(tmp_path)
-    write_fake_engine(path, **{field: value})
+    others: dict[str, Any] = {field: value}
+    write_fake_engine(path, **others)
     with pytest.raises(
         EngineError, match=r"The engine has the tensors .* where its sidecar has .*"
     ):
