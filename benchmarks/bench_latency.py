@@ -53,10 +53,10 @@ from harness.report import Line, show_facts, write_csv
 from harness.rows import EAGER, KEEPS_PAGES, ROWS, Row, select
 from harness.subjects import Plan
 
+from clipsam.runtime.images.reader import SUFFIXES
 from clipsam.runtime.manifest import MANIFEST, Manifest
 
 PRESETS = ("paper", "vit-b", "tiny")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def measure(
@@ -153,7 +153,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--rows matches none of {', '.join(row.name for row in ROWS)}")
     count, args.pictures = args.pictures, [None]
     if args.images is not None:
-        every = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in IMAGES)
+        every = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not every:
             parser.error(f"--images: no picture in {args.images}")
         args.pictures = [str(path) for path in every[:: max(1, len(every) // count)][:count]]
