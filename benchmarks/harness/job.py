@@ -1,13 +1,11 @@
 """A piece of a benchmark in a process of its own.
 
 So a cold start is one, a peak of memory belongs to one row, and a row that takes its process down
-takes nothing else with it. The process is `python -m harness.job JOB ANSWER`, two JSON files; it
-imports no more than it needs, as what a task imports may be timed, and counts in its memory.
+takes nothing else with it.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -18,8 +16,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-from harness.memory import keep_freed_pages, peak_mb
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 
@@ -59,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
         asked, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps({**asdict(job), "started": time.monotonic()}))
         done = subprocess.run(
-            [sys.executable, "-m", "harness.job", str(asked), str(answer)],
+            [sys.executable, "-m", "harness.child", str(asked), str(answer)],
             capture_output=True,
             text=True,
             errors="replace",
@@ -81,29 +77,3 @@ def status(report: Mapping[str, Any]) -> str:
         if problem in report:
             return f"{problem.replace('_', ' ')}: {report[problem]}"
     return "measured"
-
-
-def answer(job: dict[str, Any]) -> dict[str, Any]:
-    """Do the job; {"not_run": reason} where something is not installed or not there."""
-    if job["keep_pages"]:
-        keep_freed_pages()
-    module, function = job["task"].split(":")
-    try:
-        task = getattr(importlib.import_module(module), function)
-        found: dict[str, Any] = task(
-            **job["arguments"], threads=job["threads"], started=job["started"]
-        )
-    except ModuleNotFoundError as error:
-        return {"not_run": f"{error.name} is not installed."}
-    except Exception as error:
-        from clipsam.runtime.core.errors import ClipSAMError
-
-        if not isinstance(error, ClipSAMError):
-            raise
-        return {"not_run": str(error)}
-    return {"peak_rss_mb": peak_mb(), **found}
-
-
-if __name__ == "__main__":
-    _job, _answer = map(Path, sys.argv[1:])
-    _answer.write_text(json.dumps(answer(json.loads(_job.read_text()))))

@@ -29,12 +29,12 @@ from clipsam.export.graphs.sam_decoder import SamDecoderGraph
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.quantization.half import DTYPES, HalfPrecision
 from clipsam.research.models.clip import ClipFeatures, normalise
-from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.reference import fuse
 from clipsam.research.models.umci import UMCIStages
 from clipsam.runtime.backends.base import Array, Session, TensorSpec
 from clipsam.runtime.bundle import TEXT_FEATURES
+from clipsam.runtime.core.errors import ProviderError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.preprocess import clip_input
@@ -50,9 +50,15 @@ def load_torch(row: Row, plan: Plan, threads: int | None) -> Subject:
     """The row's subject; every thread's gradients are off from here on."""
     if threads is not None:
         torch.set_num_threads(threads)
-    torch_device(row.device)  # refuses a GPU that is not there
+    need_device(row.device)
     torch.set_grad_enabled(False)
     return EagerSubject(row, plan) if row.kind == "eager" else modules_subject(row, plan)
+
+
+def need_device(device: str) -> None:
+    """Raise ProviderError where torch has no GPU and one is asked for."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ProviderError("PyTorch finds no CUDA device here.")
 
 
 def load_models(plan: Plan, device: str) -> tuple[Preset, ClipFeatures, UMCIStages, Any]:

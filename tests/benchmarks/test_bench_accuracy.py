@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 from support.engine_toy import break_encoder
-from support.recorded_toy import build_recorded_toy
+from support.golden_toy import build_golden_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,7 @@ def rows(text: str, start: str) -> list[list[str]]:
 def test_right_and_wrong_engines(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = build_recorded_toy(tmp_path / "bundle", "fp16")
+    bundle = build_golden_toy(tmp_path / "bundle", "fp16")
     break_encoder(bundle)
     assert bench.main([str(bundle), "--precision", "fp32", "fp16", "--threads", "1"]) == 0
     exact, half = capsys.readouterr().out.split("fp16 by cpu")

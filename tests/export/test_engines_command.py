@@ -14,7 +14,7 @@ import pytest
 from support.blocked import BLOCK
 from support.engine_toy import Fake, break_encoder, engines, fake_workshop, no_leftovers
 from support.fake_builder import STEPS, Workshop
-from support.recorded_toy import build_recorded_toy
+from support.golden_toy import build_golden_toy
 from support.trt_engines import FAKE_BOX
 
 from clipsam.export.build_engines import main
@@ -30,7 +30,7 @@ def fake() -> Iterator[Fake]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return build_recorded_toy(tmp_path / "bundle", "fp16", "int8")
+    return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
 
 
 @pytest.fixture

@@ -21,7 +21,12 @@ from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.parity.inputs import image_cases, varied_images
-from clipsam.export.parity.onnx_vs_torch import DisagreementError, Recorded, check_graph, record
+from clipsam.export.parity.onnx_vs_torch import (
+    DisagreementError,
+    GoldenCase,
+    check_graph,
+    golden_cases,
+)
 from clipsam.export.precisions.recipes import GraphRefusedError
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.dynamic_int8 import (
@@ -46,7 +51,7 @@ class Made:
     """The graph before and after, and what PyTorch says."""
 
     base: Path
-    recorded: list[Recorded]
+    golden: list[GoldenCase]
     output: Path
     result: DynamicInt8
 
@@ -67,26 +72,26 @@ def _encoder(preset: Preset, outliers: float = 1.0) -> SamEncoderGraph:
     return encoder
 
 
-def _export(encoder: SamEncoderGraph, folder: Path) -> tuple[Path, list[Recorded]]:
+def _export(encoder: SamEncoderGraph, folder: Path) -> tuple[Path, list[GoldenCase]]:
     """The float32 graph, and what PyTorch says of the last image."""
     path = folder / "sam_encoder.onnx"
     cases = list(image_cases("sam_encoder", IMAGES[2:], 256, TEXT))
     export_graph(encoder, cases[0].feeds, {}, ["embedding"], path)
-    return path, record("sam_encoder", encoder, cases)
+    return path, golden_cases("sam_encoder", encoder, cases)
 
 
 @pytest.fixture(scope="module")
 def base(
     small_preset: Preset, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[Recorded]]:
+) -> tuple[Path, list[GoldenCase]]:
     return _export(_encoder(small_preset), tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="module")
-def made(base: tuple[Path, list[Recorded]], tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(base: tuple[Path, list[GoldenCase]], tmp_path_factory: pytest.TempPathFactory) -> Made:
     output = tmp_path_factory.mktemp("int8") / "int8.onnx"
-    path, recorded = base
-    return Made(path, recorded, output, DynamicQuantiser(path, _feeds(IMAGES[:2]), 1).write(output))
+    path, golden = base
+    return Made(path, golden, output, DynamicQuantiser(path, _feeds(IMAGES[:2]), 1).write(output))
 
 
 def _naive(base: Path, output: Path) -> None:
@@ -133,7 +138,7 @@ def test_the_graph_has_onnx_operators_and_int8_weights(made: Made) -> None:
     read = {name for node in model.graph.node for name in node.input}
     assert set(constants) <= read  # the float32 weights are gone
 
-    checks = check_graph("sam_encoder", output, made.recorded, PRECISION, 1)
+    checks = check_graph("sam_encoder", output, made.golden, PRECISION, 1)
     assert 1e-3 < max(check.max_rel for check in checks) < 0.1  # int8, and not off by far
 
 
@@ -153,7 +158,7 @@ def test_it_computes_what_onnxruntime_s_own_tool_does(made: Made, tmp_path: Path
     found = []
     for path in (made.output, tmp_path / "theirs.onnx"):
         with open_session(path, "cpu", 1) as session:
-            found.append(session.run(made.recorded[0].feeds)["embedding"])
+            found.append(session.run(made.golden[0].feeds)["embedding"])
     np.testing.assert_allclose(found[0], found[1], atol=1e-4 * np.abs(found[1]).max())
 
 
@@ -310,10 +315,10 @@ def test_smoothing_leaves_alike_ranges() -> None:
 
 def test_outlier_channels_are_smoothed_or_left_out(small_preset: Preset, tmp_path: Path) -> None:
     """Random weights flatter int8; trained transformers have channels like these."""
-    path, recorded = _export(_encoder(small_preset, outliers=500.0), tmp_path)
+    path, golden = _export(_encoder(small_preset, outliers=500.0), tmp_path)
     _naive(path, tmp_path / "naive.onnx")
     with pytest.raises(DisagreementError, match="in int8-dynamic does not agree with PyTorch"):
-        check_graph("sam_encoder", tmp_path / "naive.onnx", recorded, PRECISION, 1)
+        check_graph("sam_encoder", tmp_path / "naive.onnx", golden, PRECISION, 1)
 
     result = DynamicQuantiser(path, _feeds(IMAGES[:2]), 1).write(tmp_path / "int8.onnx")
     assert len(result.int8) == 7
@@ -321,5 +326,5 @@ def test_outlier_channels_are_smoothed_or_left_out(small_preset: Preset, tmp_pat
     assert error < LAYER_ERRORS[-1]
     nodes = {node.name: node for node in onnx.load(path).graph.node}
     assert "layer_norm" in nodes[name].input[0]
-    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", recorded, PRECISION, 1)
+    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", golden, PRECISION, 1)
     assert max(check.max_rel for check in checks) < 0.1

@@ -18,7 +18,7 @@ from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.parity.inputs import image_cases, varied_images
-from clipsam.export.parity.onnx_vs_torch import check_graph, record
+from clipsam.export.parity.onnx_vs_torch import check_graph, golden_cases
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.half import HalfPrecision
 from clipsam.export.quantization.static_int8 import (
@@ -147,8 +147,8 @@ def test_every_layer_that_is_listed_runs_in_int8(
             assert not numpy_helper.to_array(constants[source.input[2]]).any()  # symmetric
 
     cases = image_cases("sam_encoder", IMAGES[3:], 256, TEXT)
-    recorded = record("sam_encoder", _encoder(small_preset), cases)
-    checks = check_graph("sam_encoder", path, recorded, "int8", 1)
+    golden = golden_cases("sam_encoder", _encoder(small_preset), cases)
+    checks = check_graph("sam_encoder", path, golden, "int8", 1)
     assert 2e-3 < max(check.max_rel for check in checks) < 0.1  # int8, and not off by far
 
 
@@ -156,17 +156,17 @@ def test_a_layer_with_outlier_channels_is_left_out(small_preset: Preset, tmp_pat
     """Random weights flatter int8; trained transformers have channels like these."""
     encoder = _encoder(small_preset, outliers=500.0)
     cases = list(image_cases("sam_encoder", IMAGES[3:], 256, TEXT))
-    recorded = record("sam_encoder", encoder, cases)
-    plain = record("sam_encoder", _encoder(small_preset), cases)
+    golden = golden_cases("sam_encoder", encoder, cases)
+    plain = golden_cases("sam_encoder", _encoder(small_preset), cases)
     np.testing.assert_allclose(
-        recorded[0].outputs["embedding"], plain[0].outputs["embedding"], atol=1e-4
+        golden[0].outputs["embedding"], plain[0].outputs["embedding"], atol=1e-4
     )
     base = _export(encoder, tmp_path)
     result = quantise(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:3]), threads=1)
     ((_, error),) = result.left_out.items()
     assert error > MAX_LAYER_ERROR
     assert len(result.int8) == 7
-    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", recorded, "int8", 1)
+    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", golden, "int8", 1)
     assert max(check.max_rel for check in checks) < 0.1
 
 

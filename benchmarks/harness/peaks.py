@@ -1,0 +1,135 @@
+"""What shares are taken of: operations of every stage, and the rate of large matrix products."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SIDES = {"cuda": 8192, "cpu": 2048}
+_ROUNDS = 10
+
+
+def count_flops(
+    *, threads: int | None, started: float, preset: str, boxes: int
+) -> dict[str, dict[str, int]]:
+    """A task: floating-point operations of every graph for a part with `boxes` boxes (a multiply
+    and an add are two), under "flops".
+
+    Counted on tensors without data, so that the paper's models need no memory.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from clipsam.research.models.clip import ClipFeatures
+    from clipsam.research.models.presets import PRESETS, build_clip, build_sam
+    from clipsam.research.models.umci import UMCIStages
+    from harness.torch_rows import graph_modules, graph_specs
+
+    of = PRESETS[preset]
+    with torch.device("meta"), torch.no_grad():
+        clip, umci = build_clip(of.clip_name).eval(), UMCIStages(of.umci).eval()
+        features = ClipFeatures(clip.visual, of.features_list, of.clip_image_size)
+        sam = build_sam(of.sam).to("meta")  # segment-anything's mean and std are not yet
+        axes: dict[int | str, int] = {
+            "batch": 1,
+            "prompts": boxes,
+            "points": of.prompts.num_points + 2,
+        }
+        flops = {}
+        for name, module in graph_modules(features, umci, sam, "stock").items():
+            inputs = [
+                torch.empty(
+                    [axes[n] if n in axes else int(n) for n in s.shape],
+                    dtype=getattr(torch, s.dtype),
+                )
+                for s in graph_specs(of)[name][0]
+            ]
+            with FlopCounterMode(display=False) as counter:
+                module(*inputs)
+            flops[name] = int(counter.get_total_flops())
+    return {"flops": flops}
+
+
+def measure_peaks(
+    *, threads: int | None, started: float, device: str, side: int
+) -> dict[str, list[dict[str, Any]]]:
+    """A task: square matrix products of every library and precision, the best of some, under
+    "products": {"library", "precision", "peak_tflops"}, or "status" where there is no such product.
+
+    No library is the fastest on every CPU (on an AVX-512 EPYC, PyTorch's reaches half of what ONNX
+    Runtime's does), so shares are taken of the best one.
+    """
+    side = side or SIDES[device]
+    found: list[dict[str, Any]] = []
+    for library, precision, call in _products(device, side, threads):
+        head = {"backend": library, "precision": precision}
+        try:
+            call()
+            best = min(_seconds(call) for _ in range(_ROUNDS))
+            rate = round(2 * side**3 / best / 1e12, 5)
+            found.append({**head, "status": "measured", "peak_tflops": rate})
+        except (RuntimeError, NotImplementedError) as error:  # no such product on this device
+            found.append({**head, "status": f"not run: {str(error).splitlines()[0]}"})
+    return {"products": found}
+
+
+def _products(
+    device: str, side: int, threads: int | None
+) -> list[tuple[str, str, Callable[[], object]]]:
+    """(library, precision, a call that returns when the product is there)."""
+    calls: list[tuple[str, str, Callable[[], object]]] = []
+    if device == "cpu":
+        a = np.ones((side, side), np.float32)
+        out = np.empty_like(a)
+        calls.append(("NumPy", "fp32", lambda: np.matmul(a, a, out=out)))
+        if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
+            session = _onnx_product(side, threads)
+            calls.append(("ONNX Runtime", "fp32", lambda: session.run(None, {"a": a, "b": a})))
+    if device == "cpu" and not importlib.util.find_spec("torch"):
+        return calls
+    import torch
+
+    from harness.torch_rows import need_device
+
+    need_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32 here, as in every engine
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    for precision, dtype in {**dtypes, "int8": torch.int8}.items():
+        multiply = torch._int_mm if precision == "int8" else torch.mm
+        b = torch.ones((side, side), dtype=dtype, device=device)
+        calls.append(("PyTorch", precision, _torch_product(multiply, b, wait)))
+    return calls
+
+
+def _torch_product(multiply: Any, b: Any, wait: Callable[[], object]) -> Callable[[], object]:
+    return lambda: (multiply(b, b), wait())
+
+
+def _onnx_product(side: int, threads: int | None) -> Any:
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [side, side]) for n in "abc"]
+    node = helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = helper.make_graph([node], "product", tensors[:2], tensors[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
