@@ -70,13 +70,14 @@ test-full: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-# Which changes of the method no test notices: hours, resumed where it stopped. Commit first, and
-# leave the files alone meanwhile: they are changed in place.
+# Which changes of the method no test notices: hours, resumed where it stopped; `make mutants SAMPLE=60`
+# tries so many of them. Commit first, and leave the files alone meanwhile: they are changed in place.
 mutants: $(STAMP)
 	@mkdir -p build
 	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0
 	test -e build/mutants.sqlite || $(BIN)/cosmic-ray init tests/mutants.toml build/mutants.sqlite
 	$(BIN)/cr-filter-operators build/mutants.sqlite tests/mutants.toml
+	$(if $(SAMPLE),$(BIN)/python tests/support/sample_mutants.py build/mutants.sqlite $(SAMPLE) 0)
 	OMP_NUM_THREADS=1 $(BIN)/cosmic-ray exec tests/mutants.toml build/mutants.sqlite
 	$(BIN)/cr-report --surviving-only build/mutants.sqlite
 
