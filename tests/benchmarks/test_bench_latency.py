@@ -124,13 +124,15 @@ def test_several_bundles_have_rows_of_their_own(toy: Path, tmp_path: Path) -> No
     assert [row.bundle for row in rows] == ["", str(toy), str(tmp_path / "other")]
 
 
-def test_no_row_of_that_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_that_does_not_exist_is_refused_with_the_list(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         bench.parse(["--rows", "openvino"])
     assert "tensorrt-fp16" in capsys.readouterr().err
 
 
-def test_no_row_that_could_never_run() -> None:
+def test_no_row_is_there_that_could_never_run() -> None:
     """Every precision of a bundle, where the backend can run it."""
     rows: dict[str, list[str]] = {"cpu": [], "cuda": [], "tensorrt": []}
     for row in ROWS:

@@ -54,7 +54,7 @@ def test_the_command_builds_engines_and_keeps_them(
     assert "Kept: clip_umci fp16" in capsys.readouterr().out
 
 
-def test_the_command_on_a_wrong_engine(
+def test_the_command_refuses_a_wrong_engine(
     broken: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--engines-only", str(broken)]) == 1

@@ -134,7 +134,7 @@ def test_several_categories_get_a_row_each_and_their_mean(
     assert written is not None
 
 
-def test_the_error_of_an_image(tmp_path: Path) -> None:
+def test_the_error_of_an_image_is_how_wrong_its_answer_is(tmp_path: Path) -> None:
     from clipsam.research.data.datasets import LabelledImage
 
     def item(defect: str) -> LabelledImage:

@@ -140,7 +140,7 @@ def test_the_command_says_the_norm_and_draws_it(
     assert "a scale of its own" in capsys.readouterr().out
 
 
-def test_a_row_with_another_final_map() -> None:
+def test_a_row_of_the_sheet_takes_another_final_map() -> None:
     row = np.zeros((TILE, TILE * len(COLUMNS), 3), np.uint8)
     final = np.full((50, 70), 0.5, np.float32)
     changed = with_final(row, small_map(final))

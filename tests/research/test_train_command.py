@@ -249,7 +249,7 @@ def test_umci_runs_as_it_was_trained_or_not_at_all(tmp_path: Path) -> None:
         trained_preset(preset, path)
 
 
-def test_interrupted_while_it_trains(
+def test_an_interruption_while_it_trains_is_told(
     weights: Path,
     data: Path,
     tmp_path: Path,

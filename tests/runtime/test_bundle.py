@@ -239,7 +239,7 @@ def test_a_damaged_manifest_is_refused(toy: Path, name: str) -> None:
     refuse(toy, "manifest.json is (damaged|not JSON)")
 
 
-def test_a_number_that_overflows(toy: Path) -> None:
+def test_a_number_that_overflows_is_refused(toy: Path) -> None:
     path = toy / "manifest.json"
     path.write_text(path.read_text().replace('"threshold": 0.47', '"threshold": 1e999'))
     refuse(toy, "threshold of prompts is not finite")
@@ -304,7 +304,7 @@ def test_a_variant_has_the_tensors_of_float32(toy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip_umci.onnx", "text_features.npz", "parity.json"])
-def test_missing_truncated_and_altered_files(toy: Path, name: str) -> None:
+def test_missing_truncated_and_altered_files_are_refused(toy: Path, name: str) -> None:
     path = toy / name
     data = path.read_bytes()
     path.write_bytes(data[:-1])

@@ -208,7 +208,7 @@ def test_warm_up_tells_the_deadline_what_sam_costs(spied: Model) -> None:
     assert spied.model.inspect(bright_square(), deadline_ms=250).refined
 
 
-def test_warm_up_of_a_bundle_without_object(tmp_path: Path) -> None:
+def test_warm_up_runs_without_the_category_object(tmp_path: Path) -> None:
     features = np.ones((1, 4, 2), np.float32)
     folder = build_toy_bundle(tmp_path / "a")
     write_text_features(folder / "text_features.npz", ("bolt",), features)

@@ -122,7 +122,7 @@ def same(found: Result, expected: Result) -> None:
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("norm", ["fixed", "image"])
-def test_the_same_as_one_by_one(model: ClipSAM, batch: int, norm: str) -> None:
+def test_a_line_says_what_one_by_one_says(model: ClipSAM, batch: int, norm: str) -> None:
     images = parts(14)
     line = list(model.inspect_many(images, "metal nut", norm=norm, batch=batch))
     assert len({part.result().verdict for part in line}) == 2
@@ -132,7 +132,7 @@ def test_the_same_as_one_by_one(model: ClipSAM, batch: int, norm: str) -> None:
         same(part.result(), model.inspect(image, "metal nut", norm=norm))
 
 
-def test_the_trained_model_one_by_one_and_in_batches(tiny_bundle: Path) -> None:
+def test_the_trained_model_says_the_same_in_batches(tiny_bundle: Path) -> None:
     """Bit for bit one at a time; in batches the same verdicts and maps within float's rounding."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (3, 96, 128, 3), np.uint8)
@@ -194,7 +194,7 @@ def test_a_bad_image_does_not_lose_the_others(model: ClipSAM, tmp_path: Path, ba
     same(line[6].result(), model.inspect(good))
 
 
-def test_an_engine_that_overflows_on_one_image(watching: Watching) -> None:
+def test_an_engine_that_overflows_fails_that_image_alone(watching: Watching) -> None:
     def overflow(outputs: Feeds) -> None:
         outputs["rough"][outputs["rough"].max((1, 2)) > 0.9] = np.nan
 
@@ -451,7 +451,7 @@ def test_a_line_that_is_never_started(model: ClipSAM) -> None:
     line.close()
 
 
-def test_a_forgotten_line_in_a_cycle(model: ClipSAM) -> None:
+def test_a_forgotten_line_in_a_cycle_is_stopped(model: ClipSAM) -> None:
     line = model.inspect_many(DARK for _ in count())
     next(line)
     cycle: list[object] = [line]
@@ -580,7 +580,7 @@ def test_a_process_can_end(toy: Path, how: str) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_toy_is_shrunk(toy: Path, model: ClipSAM) -> None:
+def test_the_pictures_above_have_to_be_shrunk(toy: Path, model: ClipSAM) -> None:
     """The images above are not the size that CLIP sees, so that shrinking is part of the tests."""
     assert all(image.shape[:2] != (CLIP_SIZE, CLIP_SIZE) for image in parts(8))
     assert isinstance(next(model.inspect_many([DARK])), Inspected)

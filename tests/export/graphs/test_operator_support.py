@@ -309,7 +309,7 @@ _QKV = {name: (TensorProto.FLOAT16, [1, 8, 32]) for name in "qkv"}
     ],
     ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
 )  # fmt: skip
-def test_the_audit_fails_on(model: onnx.ModelProto, problem: str) -> None:
+def test_the_audit_names_what_is_not_documented(model: onnx.ModelProto, problem: str) -> None:
     assert problem in audit(model)
 
 

@@ -141,7 +141,7 @@ def test_precisions_are_one_list() -> None:
 
 
 @pytest.mark.parametrize(("equation", "side"), [("bhwc,hkc->bhwk", 4), ("bhwc,wkc->bhwk", 5)])
-def test_relative_positions_as_products(equation: str, side: int) -> None:
+def test_relative_positions_are_the_same_as_products(equation: str, side: int) -> None:
     x, table = torch.randn(2, 4, 5, 8), torch.randn(side, 7, 8)
     expected = torch.einsum(equation, x, table)
     torch.testing.assert_close(_PRODUCTS[equation](x, table), expected)
@@ -350,6 +350,6 @@ def test_a_missing_line_is_missing() -> None:
     assert overlap(np.roll(line, 5, axis=0), line) == 0
 
 
-def test_what_one_logit_covers() -> None:
+def test_one_logit_covers_as_many_pixels_as_counted() -> None:
     """SAM's logits cover the longest side: 128 of them 512 pixels are 4 x 4 each."""
     assert pixels_of_a_logit((90, 512), 128) == pixels_of_a_logit((512, 90), 128) == 16

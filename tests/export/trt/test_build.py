@@ -128,7 +128,7 @@ def test_golden_outputs_that_nobody_vouches_for_are_refused(bundle: Path, fake: 
 # --- boxes that share a bundle ------------------------------------------------------------------
 
 
-def test_two_models_of_one_compute_capability(bundle: Path, fake: Fake) -> None:
+def test_two_models_of_one_compute_capability_share_no_engine(bundle: Path, fake: Fake) -> None:
     """Each keeps its own engines and times; the other's are never opened."""
     cuda = fake[0]
     build_engines(bundle, ["fp16"])

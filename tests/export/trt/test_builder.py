@@ -41,7 +41,7 @@ def bundle(tmp_path: Path) -> Path:
     return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
 
 
-def test_from_a_bundle_to_a_verdict(bundle: Path, fake: Fake) -> None:
+def test_a_bundle_becomes_engines_that_give_a_verdict(bundle: Path, fake: Fake) -> None:
     cuda, _, shop = fake
     said: list[str] = []
     report = build_engines(bundle, say=said.append)

@@ -71,7 +71,9 @@ def test_right_engines_pass_the_gate(toy: tuple[Bundle, GoldenOutputs]) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 5])
-def test_an_engine_out_of_tolerance(toy: tuple[Bundle, GoldenOutputs], start: int) -> None:
+def test_an_engine_out_of_tolerance_is_refused(
+    toy: tuple[Bundle, GoldenOutputs], start: int
+) -> None:
     """Also one whose second run, as a replayed graph, is the wrong one."""
     bundle, golden = toy
     with open_all(bundle, 1) as sessions:

@@ -44,7 +44,7 @@ def test_an_mvtec_folder_gives_images_and_masks(category: Path) -> None:
     assert not good.load()[1].any()
 
 
-def test_a_category_or_a_folder_of_categories(category: Path) -> None:
+def test_a_category_opens_as_a_folder_of_categories_does(category: Path) -> None:
     assert [item.category for item in find_dataset(category)] == ["metal nut"] * 2
     assert len(find_dataset(category.parent)) == 2
     assert find_dataset(category, "thing")[0].category == "thing"
@@ -63,7 +63,7 @@ def test_a_mask_of_another_size_is_named(category: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_folder_without_images(tmp_path: Path, make: bool) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path, make: bool) -> None:
     if make:
         (tmp_path / "test" / "good").mkdir(parents=True)
     with pytest.raises(DatasetError, match="test"):

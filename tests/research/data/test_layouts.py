@@ -158,7 +158,7 @@ def test_wrong_layouts_are_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path / "mixed")
 
 
-def test_visa_with_a_foreign_table(tmp_path: Path) -> None:
+def test_visa_with_a_foreign_table_is_refused(tmp_path: Path) -> None:
     root = make_visa(tmp_path / "VisA")
     (root / "split_csv" / "1cls.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DatasetError, match="columns object, split, label"):

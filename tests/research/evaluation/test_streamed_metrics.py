@@ -277,13 +277,13 @@ def test_minus_zero_is_zero() -> None:
 
 
 @pytest.mark.parametrize("case", ["smooth", "half_saturated", "touching"])
-def test_pro_with_200_thresholds(case: str) -> None:
+def test_pro_with_200_thresholds_is_the_slow_loops(case: str) -> None:
     """The streamed form against the loop, thresholds moved to the next bin."""
     maps, masks = CASES[case](np.random.default_rng(5))
     assert fill(maps, masks).pro_200() == pytest.approx(pro_200(maps, masks), abs=5e-3)
 
 
-def test_the_loop_of_200_thresholds_by_hand() -> None:
+def test_the_loop_of_200_thresholds_is_right_by_hand() -> None:
     """Ten good pixels and one region of two. Above a threshold of t both of the region's pixels
     and the good ones with a score over t; below 0.3 that are one and two of ten."""
     score = np.array([[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 0.75, 0.95]], np.float32)

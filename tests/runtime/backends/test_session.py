@@ -270,7 +270,7 @@ def test_unnamed_free_axes_are_independent() -> None:
     assert axes == {}
 
 
-def test_an_unknown_provider_or_precision(tmp_path: Path) -> None:
+def test_an_unknown_provider_or_precision_is_refused(tmp_path: Path) -> None:
     path = make_graph(tmp_path)
     message = "Unknown provider 'tpu': use one of cpu, cuda, tensorrt"
     with pytest.raises(ProviderError, match=message):

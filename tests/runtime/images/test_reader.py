@@ -113,7 +113,7 @@ def test_a_second_picture_after_the_end_is_ignored(tmp_path: Path, quiet: None) 
     assert read_image(path).shape == (40, 60, 3)
 
 
-def test_a_limit_of_the_caller(tmp_path: Path) -> None:
+def test_a_callers_limit_is_obeyed(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(GOOD["colour.png"])
     assert read_image(path, max_pixels=40 * 60).shape == (40, 60, 3)

@@ -33,7 +33,7 @@ def grid(*pixels: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-def test_equation_nine_by_hand() -> None:
+def test_fusion_is_equation_nine_by_hand() -> None:
     rough = np.full((4, 4), 0.1, np.float32)
     rough[0, 0] = 0.8
     everywhere = np.ones((4, 4), np.bool_)
@@ -156,7 +156,7 @@ def test_regions_that_touch_the_border(
     assert corners == set(region.contour)
 
 
-def test_one_pixel_and_min_area() -> None:
+def test_min_area_decides_about_one_pixel() -> None:
     final = blank()
     final[7, 9] = 0.9
     mask, (region,) = refined(final, 0.25, 1e-4)  # 0.2 pixels: at least one counts
@@ -300,7 +300,7 @@ def test_a_region_that_touches_no_component_is_none() -> None:
     assert mask.sum() == 25
 
 
-def test_the_weight_of_a_mask_in_equation_9() -> None:
+def test_a_mask_has_its_weight_in_equation_9() -> None:
     rough = np.full((8, 8), 0.4, np.float32)
     assert fixed_scale(rough, 3, 0.05)[0, 0] == pytest.approx(0.4 / 1.15)
     assert FusionOptions().mask_weight == 1

@@ -71,7 +71,7 @@ def pillow(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 
 
 @pytest.mark.parametrize(("old", "new"), SHAPES, ids=str)
-def test_resize_is_pillows(old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_resizing_gives_the_bits_of_pillow(old: tuple[int, int], new: tuple[int, int]) -> None:
     for image in (noise(old), extreme(old), np.full((*old, 3), 255, np.uint8)):
         np.testing.assert_array_equal(resize_bilinear(image, *new), pillow(image, *new))
 
@@ -116,7 +116,7 @@ def test_resize_is_the_plain_one(rows: tuple[int, int], columns: tuple[int, int]
         np.testing.assert_array_equal(found, plain_resize(image, *new))
 
 
-def test_resize_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resize_is_the_same_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise((157, 203))
     expected = plain_resize(image, 61, 90)
     for chunk in (1, 700, 5000):
@@ -228,7 +228,7 @@ def test_clip_input_is_golden(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 64), (65, 63), (20, 500), (500, 20), (64, 200)])
-def test_clip_input_shape_and_gray(shape: tuple[int, int]) -> None:
+def test_clip_input_has_its_shape_and_keeps_gray_gray(shape: tuple[int, int]) -> None:
     gray = np.repeat(noise(shape)[..., :1], 3, axis=2)
     found = clip_input(gray, 64)
     assert found.shape == (1, 64, 64, 3)

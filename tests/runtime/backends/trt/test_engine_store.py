@@ -57,7 +57,7 @@ def test_several_boxes_and_precisions_share_a_bundle(onnx: Path) -> None:
     assert paths[2].parent.name == "sm87-10.9.0.34-fp32-orin"
 
 
-def test_compute_capability_in_words() -> None:
+def test_a_compute_capability_has_its_short_name() -> None:
     assert [sm((8, 9)), sm((10, 0)), sm((12, 1))] == ["sm89", "sm100", "sm121"]
 
 
@@ -200,7 +200,7 @@ def test_the_header_is_what_the_builder_wrote(onnx: Path) -> None:
     assert "was altered (its sha256 is not its sidecar's)" in refused(onnx)
 
 
-def test_a_header_of_the_same_version(onnx: Path) -> None:
+def test_a_header_of_the_same_version_was_altered(onnx: Path) -> None:
     flip(write_fake_engine(onnx), 30)
     assert "was altered (its header is not its sidecar's)" in refused(onnx)
 
