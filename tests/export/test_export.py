@@ -41,6 +41,8 @@ from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.core.errors import ExportError, OutputError
 
+pytestmark = pytest.mark.slow  # exports
+
 REPOSITORY = Path(build_engines.__file__).resolve().parent.parent
 NOISE = Checkpoints(random_seed=1)
 

@@ -27,6 +27,8 @@ from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.images.reader import write_png
 from clipsam.runtime.pipeline import ClipSAM
 
+pytestmark = pytest.mark.slow  # exports
+
 NOISE = Checkpoints(random_seed=1)  # that of `small_bundle`
 
 

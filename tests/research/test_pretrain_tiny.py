@@ -26,6 +26,8 @@ from clipsam.research.training.sam_prompts import seen_prompts
 from clipsam.research.training.sam_task import PromptedMasks
 from clipsam.runtime.core.errors import WeightsError
 
+pytestmark = pytest.mark.slow  # trains
+
 TINY = PRESETS["tiny"]
 
 

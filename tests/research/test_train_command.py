@@ -34,6 +34,8 @@ from clipsam.research.training.log import read_log
 from clipsam.research.training.umci_task import UmciTask
 from clipsam.runtime.core.errors import ClipSAMError, ProviderError, WeightsError
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

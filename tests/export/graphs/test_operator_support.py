@@ -33,6 +33,8 @@ from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import can_run
 from clipsam.runtime.bundle import GRAPHS
 
+pytestmark = pytest.mark.slow  # exports
+
 OPSET_RANGE = (9, 24)
 TYPES = {"FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL"}
 

@@ -27,6 +27,8 @@ from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.core.errors import ExportError, ProviderError
 from clipsam.runtime.pipeline import ClipSAM
 
+pytestmark = pytest.mark.slow  # exports
+
 PRECISION = "int8-dynamic"
 
 

@@ -40,6 +40,8 @@ from clipsam.export.quantization.dynamic_int8 import (
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.backends.base import open_session
 
+pytestmark = pytest.mark.slow  # exports
+
 PRECISION = "int8-dynamic"
 IMAGES = list(varied_images(3))
 TEXT = np.zeros((1, 1, 2), np.float32)  # SAM's encoder reads none

@@ -36,6 +36,8 @@ from clipsam.runtime.backends.providers import PROVIDERS, can_run, preferred_by
 from clipsam.runtime.bundle import GRAPHS
 from clipsam.runtime.core.errors import ExportError
 
+pytestmark = pytest.mark.slow  # exports
+
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # Operators that must not see half: they square, sum many values or exponentiate.
 FLOAT32_ONLY = {

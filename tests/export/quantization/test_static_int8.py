@@ -30,6 +30,8 @@ from clipsam.export.quantization.static_int8 import (
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.core.errors import ExportError
 
+pytestmark = pytest.mark.slow  # exports
+
 IMAGES = list(varied_images(4))
 TEXT = np.zeros((1, 1, 2), np.float32)  # SAM's encoder reads none
 
