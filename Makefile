@@ -41,7 +41,7 @@ fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -o faulthandler_timeout=120 \
 		-m "not slow and not full_size and not gpu"
 
-# Two workers with a thread each; more would build the bundles that tests share once more each.
+# Two workers with a thread each. The bundles that tests share are built once for both.
 # A worker that a hanging test ended is not started again: it would run that test again.
 WORKERS := -n 2 --dist loadfile --max-worker-restart 0
 

@@ -181,6 +181,7 @@ def test_blocked_keeps_the_weights_and_the_encoder_given(sam: Sam) -> None:
         assert bool(old.attn.qkv.bias[48:].any())  # not zeroed in place
 
 
+@pytest.mark.slow  # exports
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_every_attention_exports_and_agrees_with_pytorch(

@@ -167,6 +167,7 @@ def with_fp16(bundle: Path, encoder: Path) -> None:
     rehash(bundle)
 
 
+@pytest.mark.slow  # exports
 @pytest.mark.parametrize("normalisations", ["float32", "half"])
 def test_an_encoder_with_half_precision_layer_norm_is_caught(
     normalisations: str, small_preset: Preset, small_bundle: Path, tmp_path: Path
