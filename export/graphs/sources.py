@@ -40,7 +40,7 @@ class GraphSource:
 
     Attributes:
       module: float32, what every precision is made from and compared with.
-      example, axes: see `to_onnx.export_graph`.
+      example, axes: see `onnx_export.export_graph`.
       cases: what every precision but int8 is checked on.
       images: the user's, if there are any; int8 takes its ranges from them and is checked on them
         alone, since it is made for nothing else. int8-dynamic is checked on them, too.

@@ -1,6 +1,6 @@
 """The three models: what they are made of. `paper` is the mission, `tiny` ships with weights.
 
-Building a model gives it random weights; `weights.py` fills them from checkpoints.
+Building a model gives it random weights; `checkpoints.py` fills them from checkpoints.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A step's batch depends on the step number and the seed alone, and the checkpoint holds weights,
 optimizer and step, so a run that was killed and started again ends where an uninterrupted one
-ends. Checkpoints are written to a temporary name and renamed. Several processes (`processes.py`)
+ends. Checkpoints are written to a temporary name and renamed. Several processes (`distributed.py`)
 share out the same batches.
 """
 

@@ -142,7 +142,7 @@ def test_precisions_are_taken_over(
 ) -> None:
     folder = Path(shutil.copytree(precise[0], tmp_path / "bundle"))
     monkeypatch.setattr(floating, "export_graph", _must_not_run)
-    monkeypatch.setattr(static_int8, "quantise", _must_not_run)
+    monkeypatch.setattr(static_int8, "quantize", _must_not_run)
     options = BuildOptions(
         small_preset, folder, NOISE, precisions=("int8",), calibration=good_parts, threads=1
     )

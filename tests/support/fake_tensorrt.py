@@ -3,7 +3,7 @@
 It keeps the rules that NVIDIA documents and our code has to obey, and fails or raises where they
 are broken: a context without memory, addresses or a profile does not run; the first run after a
 change of shape cannot be captured; a context is not changed once a graph was captured from it; the
-first logger of the process stays. It has no name that the real module lacks (test_trt_api.py). It
+first logger of the process stays. It has no name that the real module lacks (test_api.py). It
 shows that our control flow is right by these rules, and nothing of TensorRT's own behaviour.
 """
 

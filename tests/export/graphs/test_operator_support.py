@@ -25,7 +25,7 @@ from clipsam.export.graphs.onnx_export import BF16_OPSET, OPSETS, export_graph
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.inputs import image_cases, varied_images
 from clipsam.export.quantization.half import DTYPES, HalfPrecision
-from clipsam.export.quantization.static_int8 import quantise
+from clipsam.export.quantization.static_int8 import quantize
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS, Preset, SamConfig
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
@@ -254,7 +254,7 @@ def test_int8_graphs_stay_within_documented_support(
         for case in image_cases(graph, varied_images(2), size, source.text):
             yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
 
-    quantise(tmp_path / "base.onnx", tmp_path / "int8.onnx", feeds, threads=1)
+    quantize(tmp_path / "base.onnx", tmp_path / "int8.onnx", feeds, threads=1)
     assert audit(onnx.load(tmp_path / "int8.onnx")) == []
 
 

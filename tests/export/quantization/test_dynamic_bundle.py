@@ -113,7 +113,7 @@ def test_an_int8_graph_is_taken_over_by_the_next_build(
 ) -> None:
     folder = Path(shutil.copytree(dynamic[0], tmp_path / "bundle"))
     monkeypatch.setattr(floating, "export_graph", _must_not_run)
-    monkeypatch.setattr(dynamic_int8, "DynamicQuantiser", _must_not_run)
+    monkeypatch.setattr(dynamic_int8, "DynamicQuantizer", _must_not_run)
     report = build(_options(small_preset, folder))
     made = {f"{name}.{PRECISION}" for name in ("clip_umci", "sam_encoder")}
     assert set(report.unchanged) == {*GRAPHS, *made}

@@ -33,7 +33,7 @@ from clipsam.export.quantization.dynamic_int8 import (
     LAYER_ERRORS,
     WEIGHT_LEVELS,
     DynamicInt8,
-    DynamicQuantiser,
+    DynamicQuantizer,
     read_record,
     smoothing,
 )
@@ -93,7 +93,7 @@ def base(
 def made(base: tuple[Path, list[GoldenCase]], tmp_path_factory: pytest.TempPathFactory) -> Made:
     output = tmp_path_factory.mktemp("int8") / "int8.onnx"
     path, golden = base
-    return Made(path, golden, output, DynamicQuantiser(path, _feeds(IMAGES[:2]), 1).write(output))
+    return Made(path, golden, output, DynamicQuantizer(path, _feeds(IMAGES[:2]), 1).write(output))
 
 
 def _naive(base: Path, output: Path) -> None:
@@ -215,7 +215,7 @@ def test_the_error_foretold_is_the_error_made(kind: str, tmp_path: Path) -> None
         weights["matmul"][0] /= 100
         weights["gemm"][:, 0] /= 100
     path = _products(tmp_path, **weights)
-    result = DynamicQuantiser(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
+    result = DynamicQuantizer(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
     foretold = result.int8 if kind == "as it is" else result.smoothed
     exact, found = _run(path, x), _run(tmp_path / "int8.onnx", x)
     assert set(foretold) == {"matmul", "gemm"}
@@ -228,12 +228,12 @@ def test_tokens_that_are_too_large_leave_a_matmul_out(tmp_path: Path) -> None:
     """One scale serves all tokens, and dividing channels does not help."""
     x = _normal(1, ROWS, IN)
     path = _products(tmp_path, good=_normal(IN, OUT, seed=1))
-    plain = DynamicQuantiser(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
+    plain = DynamicQuantizer(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
     x[0, 3] *= 2000
-    quantiser = DynamicQuantiser(path, [{"x": x}], 1)
+    quantizer = DynamicQuantizer(path, [{"x": x}], 1)
     (tmp_path / "int8.onnx").unlink()
     with pytest.raises(GraphRefusedError, match="only 0% of the products of products stand int8"):
-        quantiser.write(tmp_path / "int8.onnx")
+        quantizer.write(tmp_path / "int8.onnx")
     assert not (tmp_path / "int8.onnx").exists()
     assert plain.int8["good"] < LAYER_ERRORS[0]
 
@@ -243,10 +243,10 @@ def test_what_is_left_out_is_float32_to_the_bit(tmp_path: Path) -> None:
     # What all tokens share is no signal, and drowns it, unless the weights take it out.
     centred = weights - weights.mean(axis=0)
     path = _products(tmp_path, kept=weights, fine=np.eye(IN, dtype=np.float32)[:, :OUT] + centred)
-    quantiser = DynamicQuantiser(path, [{"x": x}], 1)
-    errors = {**(r := quantiser.write(tmp_path / "all.onnx", np.inf)).int8, **r.smoothed}
+    quantizer = DynamicQuantizer(path, [{"x": x}], 1)
+    errors = {**(r := quantizer.write(tmp_path / "all.onnx", np.inf)).int8, **r.smoothed}
     worse, better = sorted(errors, key=errors.__getitem__, reverse=True)
-    result = quantiser.write(tmp_path / "one.onnx", (errors[worse] + errors[better]) / 2)
+    result = quantizer.write(tmp_path / "one.onnx", (errors[worse] + errors[better]) / 2)
     assert set(result.left_out) == {worse}
     assert result.share == 0.5
     exact, found = _run(path, x), _run(tmp_path / "one.onnx", x)
@@ -256,7 +256,7 @@ def test_what_is_left_out_is_float32_to_the_bit(tmp_path: Path) -> None:
 
 def test_few_rows_and_few_channels_stay_float32(tmp_path: Path) -> None:
     path = _products(tmp_path, large=_normal(IN, OUT), narrow=_normal(IN, 8))
-    result = DynamicQuantiser(path, [{"x": _normal(1, ROWS, IN)}], 1).write(tmp_path / "i.onnx")
+    result = DynamicQuantizer(path, [{"x": _normal(1, ROWS, IN)}], 1).write(tmp_path / "i.onnx")
     assert set(result.int8) == {"large"}
     assert result.share == 1  # of those that could be
 
@@ -264,7 +264,7 @@ def test_few_rows_and_few_channels_stay_float32(tmp_path: Path) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 20
     onnx.save(model, path)
     with pytest.raises(GraphRefusedError, match="only 0%"):
-        DynamicQuantiser(path, [{"x": _normal(1, 20, IN)}], 1).write(tmp_path / "i.onnx")
+        DynamicQuantizer(path, [{"x": _normal(1, 20, IN)}], 1).write(tmp_path / "i.onnx")
 
 
 def test_large_weights_lie_beside_the_graph(
@@ -272,14 +272,14 @@ def test_large_weights_lie_beside_the_graph(
 ) -> None:
     x = _normal(1, ROWS, IN)
     path = _products(tmp_path, large=_normal(IN, OUT), other=_normal(IN, OUT, seed=1))
-    quantiser = DynamicQuantiser(path, [{"x": x}], 1)
-    quantiser.write(tmp_path / "inline.onnx")
+    quantizer = DynamicQuantizer(path, [{"x": x}], 1)
+    quantizer.write(tmp_path / "inline.onnx")
     monkeypatch.setattr("clipsam.export.quantization.dynamic_int8.INLINE_BYTES", 1000)
-    quantiser.write(tmp_path / "int8.onnx")
+    quantizer.write(tmp_path / "int8.onnx")
     beside = tmp_path / "int8.onnx.data"
     size = beside.stat().st_size
     assert IN * OUT * 2 <= size < IN * OUT * 4  # as int8
-    quantiser.write(tmp_path / "int8.onnx")
+    quantizer.write(tmp_path / "int8.onnx")
     assert beside.stat().st_size == size  # written anew, not added to
     found, expected = (_run(tmp_path / f"{name}.onnx", x) for name in ("int8", "inline"))
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -288,15 +288,15 @@ def test_large_weights_lie_beside_the_graph(
     onnx.save(
         onnx.load(path), path, save_as_external_data=True, location="w.data", size_threshold=0
     )
-    DynamicQuantiser(path, [{"x": x}], 1).write(tmp_path / "again.onnx")
+    DynamicQuantizer(path, [{"x": x}], 1).write(tmp_path / "again.onnx")
     again = _run(tmp_path / "again.onnx", x)
     assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
 
 def test_stricter_limits_are_those_that_change_something(tmp_path: Path) -> None:
     path = _products(tmp_path, good=_normal(IN, OUT))
-    quantiser = DynamicQuantiser(path, [{"x": _normal(1, ROWS, IN)}], 1)
-    assert list(quantiser.limits()) == [LAYER_ERRORS[0]]
+    quantizer = DynamicQuantizer(path, [{"x": _normal(1, ROWS, IN)}], 1)
+    assert list(quantizer.limits()) == [LAYER_ERRORS[0]]
 
 
 def test_smoothing_leaves_alike_ranges() -> None:
@@ -322,7 +322,7 @@ def test_outlier_channels_are_smoothed_or_left_out(small_preset: Preset, tmp_pat
     with pytest.raises(DisagreementError, match="in int8-dynamic does not agree with PyTorch"):
         check_graph("sam_encoder", tmp_path / "naive.onnx", golden, PRECISION, 1)
 
-    result = DynamicQuantiser(path, _feeds(IMAGES[:2]), 1).write(tmp_path / "int8.onnx")
+    result = DynamicQuantizer(path, _feeds(IMAGES[:2]), 1).write(tmp_path / "int8.onnx")
     assert len(result.int8) == 7
     ((name, error),) = result.smoothed.items()
     assert error < LAYER_ERRORS[-1]

@@ -24,7 +24,7 @@ from clipsam.export.quantization.half import HalfPrecision
 from clipsam.export.quantization.static_int8 import (
     MAX_LAYER_ERROR,
     layer_error,
-    quantise,
+    quantize,
     read_record,
 )
 from clipsam.research.models.presets import Preset
@@ -119,7 +119,7 @@ def test_every_layer_that_is_listed_runs_in_int8(
     base: Path, tmp_path: Path, small_preset: Preset
 ) -> None:
     path = tmp_path / "int8.onnx"
-    result = quantise(base, path, lambda: _feeds(IMAGES[:3]), threads=1)
+    result = quantize(base, path, lambda: _feeds(IMAGES[:3]), threads=1)
     assert len(result.int8) == 8  # qkv, proj and two of the MLP, in both blocks
     assert not result.left_out
     assert read_record(path) == result
@@ -164,7 +164,7 @@ def test_a_layer_with_outlier_channels_is_left_out(small_preset: Preset, tmp_pat
         golden[0].outputs["embedding"], plain[0].outputs["embedding"], atol=1e-4
     )
     base = _export(encoder, tmp_path)
-    result = quantise(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:3]), threads=1)
+    result = quantize(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:3]), threads=1)
     ((_, error),) = result.left_out.items()
     assert error > MAX_LAYER_ERROR
     assert len(result.int8) == 7
@@ -177,7 +177,7 @@ def test_a_graph_that_stands_no_int8_is_refused(
 ) -> None:
     monkeypatch.setattr("clipsam.export.quantization.static_int8.MAX_LAYER_ERROR", 1e-6)
     with pytest.raises(ExportError, match=r"No MatMul of sam_encoder.fp16 stands int8 .* use fp16"):
-        quantise(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:1]), threads=1)
+        quantize(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:1]), threads=1)
     assert not list(tmp_path.iterdir())
 
 
