@@ -4,8 +4,8 @@
     python -m clipsam.research.pretrain_tiny sam  --save_path runs/tiny   # beside its clip
     python -m clipsam.research.train --preset tiny --dataset synthetic --save_path runs/tiny
 
-`research/synthetic` makes everything they see. The same commands run on a CPU and on a GPU, resume after
-an interruption, and end with `clip.safetensors` and `sam.safetensors` in the save path.
+`research/synthetic` makes everything they see. The same commands run on a CPU and on a GPU, resume
+after an interruption, and end with `clip.safetensors` and `sam.safetensors` in the save path.
 """
 
 from __future__ import annotations
