@@ -277,6 +277,9 @@ def test_the_smallest_and_thinnest_images_are_accepted() -> None:
         assert check_image(image) is image
 
 
-def test_unknown_preprocessing_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown preprocessing 'crop'"):
-        PreprocessOptions(clip="crop")
+@pytest.mark.parametrize("name", ["crop", "zoom"])  # sorted before and behind what is known
+def test_unknown_preprocessing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown preprocessing '{name}'"):
+        PreprocessOptions(clip=name)
+    with pytest.raises(ValueError, match=f"unknown preprocessing 'squash-area-cubic', '{name}'"):
+        PreprocessOptions(sam=name)
