@@ -28,11 +28,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy follows folders, not setuptools' package-dir: give it the packages under their import names.
+# mypy names modules after their folders and knows no package-dir: give it the packages under links.
 types: $(STAMP)
 	@mkdir -p build/types/clipsam
 	@for p in runtime export research; do ln -sfn ../../../$$p build/types/clipsam/$$p; done
-	MYPYPATH=build/types $(BIN)/mypy -p clipsam.runtime -p clipsam.export -p clipsam.research
+	MYPYPATH=build/types:tests:benchmarks $(BIN)/mypy build/types/clipsam tests benchmarks examples
 
 # What to run while working: two minutes on two cores.
 check: lint types fast
@@ -41,7 +41,7 @@ fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -o faulthandler_timeout=120 \
 		-m "not slow and not full_size and not gpu"
 
-# Two workers with a thread each; more would build the bundles that tests share once more each.
+# Two workers with a thread each. The bundles that tests share are built once for both.
 # A worker that a hanging test ended is not started again: it would run that test again.
 WORKERS := -n 2 --dist loadfile --max-worker-restart 0
 
@@ -70,13 +70,14 @@ test-full: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-# Which changes of the method no test notices: hours, resumed where it stopped. Commit first, and
-# leave the files alone meanwhile: they are changed in place.
+# Which changes of the method no test notices: hours, resumed where it stopped; `make mutants SAMPLE=60`
+# tries so many of them. Commit first, and leave the files alone meanwhile: they are changed in place.
 mutants: $(STAMP)
 	@mkdir -p build
 	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0
 	test -e build/mutants.sqlite || $(BIN)/cosmic-ray init tests/mutants.toml build/mutants.sqlite
 	$(BIN)/cr-filter-operators build/mutants.sqlite tests/mutants.toml
+	$(if $(SAMPLE),$(BIN)/python tests/support/sample_mutants.py build/mutants.sqlite $(SAMPLE) 0)
 	OMP_NUM_THREADS=1 $(BIN)/cosmic-ray exec tests/mutants.toml build/mutants.sqlite
 	$(BIN)/cr-report --surviving-only build/mutants.sqlite
 

@@ -4,8 +4,8 @@
     python benchmarks/bench_accuracy.py bundles/tiny --provider cuda --precision fp32 fp16
     python benchmarks/bench_accuracy.py bundles/tiny --provider cpu         # does it run at all?
 
-Every graph runs on the inputs that the bundle recorded, twice, and is compared with what its
-float32 graph said; then the three together inspect the recorded pictures. Prints tables and refuses
+Every graph runs on the inputs of the golden cases, twice, and is compared with what its
+float32 graph said; then the three together inspect the golden pictures. Prints tables and refuses
 nothing: exit code 0 whatever the figures are, 1 where something could not be opened or run. Needs
 neither PyTorch nor onnx. A precision without engines of its own for a graph uses what is there.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.report import table
 
-from clipsam.export.parity.golden import Recording, read_recording
+from clipsam.export.parity.golden import GoldenOutputs, read_golden
 from clipsam.export.parity.inspection import Remembering, compare_picture
 from clipsam.export.parity.tensors import compare
 from clipsam.export.trt.gate import RUNS
@@ -35,10 +35,10 @@ GRAPH_COLUMNS = ("graph", "as", "case", "output", "max_rel", "rms_rel", "within"
 WHOLE_COLUMNS = ("picture", "prompts", "mask_iou", "scores", "final_map", "verdict", "within")
 
 
-def graph_rows(recording: Recording, name: str, session: Session) -> list[list[str]]:
-    """A row for every output of every recorded input of one graph; the worst of its runs."""
+def graph_rows(golden: GoldenOutputs, name: str, session: Session) -> list[list[str]]:
+    """A row for every output of every golden case of one graph; the worst of its runs."""
     rows = []
-    for case in recording.cases_for(name, session.precision):
+    for case in golden.cases_for(name, session.precision):
         found = [session.run(case.feeds) for _ in range(RUNS)]
         for output, expected in case.outputs.items():
             checks = [
@@ -53,12 +53,12 @@ def graph_rows(recording: Recording, name: str, session: Session) -> list[list[s
 
 
 def whole_rows(
-    bundle: Bundle, recording: Recording, sessions: dict[str, Session], precision: str
+    bundle: Bundle, golden: GoldenOutputs, sessions: dict[str, Session], precision: str
 ) -> list[list[str]]:
-    """A row for every recorded picture, inspected by the three together."""
+    """A row for every golden picture, inspected by the three together."""
     remembering: dict[str, Session] = {n: Remembering(s) for n, s in sessions.items()}
     rows = []
-    for picture in recording.pictures_for(precision):
+    for picture in golden.pictures_for(precision):
         check = compare_picture(bundle, remembering, picture, precision)
         figures = [f"{check.mask_iou:.4f}", f"{check.scores:.1e}", f"{check.final_map:.1e}"]
         verdict = "same" if check.same_verdict else "OTHER"
@@ -83,15 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code."""
     options = parse(arguments)
     try:
-        recording = read_recording(options.bundle)
+        golden = read_golden(options.bundle)
         for precision in options.precision:
             with ClipSAM.open(
                 options.bundle, options.provider, options.threads, precision=precision
             ) as model:
                 sessions = model.sessions
-                rows = [row for n, s in sessions.items() for row in graph_rows(recording, n, s)]
-                whole = whole_rows(model.bundle, recording, dict(sessions), precision)
-            print(f"{precision} by {options.provider}, against float32 as it was recorded:")
+                rows = [row for n, s in sessions.items() for row in graph_rows(golden, n, s)]
+                whole = whole_rows(model.bundle, golden, dict(sessions), precision)
+            print(f"{precision} by {options.provider}, against the golden outputs of float32:")
             print(table(GRAPH_COLUMNS, rows), table(WHOLE_COLUMNS, whole), sep="\n\n", end="\n\n")
     except ClipSAMError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@
     python benchmarks/bench_latency.py --quick                        # does it run at all?
 
 Prints a table and writes bench_latency.csv (a line for every row, part and stage, with machine,
-versions and date) and bench_latency.png. What is not installed or not there is a line
+versions and date). What is not installed or not there is a line
 "not run: reason". How it is measured:
 
 - A row (`harness/rows.py`) is a process of its own, started anew in every round; in every other
@@ -26,8 +26,6 @@ versions and date) and bench_latency.png. What is not installed or not there is 
   `first_defective_s`: the first inspection that needs SAM.
 - `peak_rss_mb`: of the process. `gpu_memory_mb`: what the GPU used at most above what it used
   before the row. Clocks: medians while the row ran, loading included. Both by nvidia-smi.
-- `gflop`: counted on the PyTorch modules. `share`: gflop / p50 over the peak of a large matrix
-  product on that device, by the fastest library, in the row's precision or fp32 if that is faster.
 - Agreement: masks, verdict and maps of --pictures pictures (of --images, else a made-up one)
   against the first eager row's. The run fails when a row is further off than a build allows.
 """
@@ -47,19 +45,18 @@ from typing import Any
 
 from harness import job
 from harness.agreement import Outcome, agreement
-from harness.chart import write_chart
 from harness.inspection import WHOLE
-from harness.inspection_lines import Reports, lines_of, peak_of, tables, walls_of
+from harness.inspection_lines import Reports, lines_of, tables, walls_of
 from harness.machine import GpuMonitor, machine
 from harness.planted import MOST_BOXES
 from harness.report import Line, show_facts, write_csv
 from harness.rows import EAGER, KEEPS_PAGES, ROWS, Row, select
 from harness.subjects import Plan
 
+from clipsam.runtime.images.reader import SUFFIXES
 from clipsam.runtime.manifest import MANIFEST, Manifest
 
 PRESETS = ("paper", "vit-b", "tiny")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def measure(
@@ -119,18 +116,6 @@ def missing_bundle(args: argparse.Namespace, row: Row) -> str:
     return f"there is no bundle in {row.bundle}: `{build}` builds it."
 
 
-def measure_products(args: argparse.Namespace, rows: Sequence[Row]) -> list[Line]:
-    """A line for every matrix product of every device."""
-    lines = []
-    for device in dict.fromkeys(row.torch_device for row in rows):
-        asked = {"device": device, "side": args.matmul}
-        report = job.run(job.Job("harness.peaks:measure_peaks", asked, args.threads))
-        head: Line = {"row": "matrix peak", "device": device, "precision": ""}
-        products = report.get("products") or [{"status": job.status(report)}]
-        lines += [{**head, **product} for product in products]
-    return lines
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options, completed."""
     parser = argparse.ArgumentParser(
@@ -154,14 +139,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=10, help="inspections of a part in each (default: 10)")
     add("--warmup", type=int, default=3, help="dropped before, at least 1 (default: 3)")
     add("--seconds", type=float, default=60, help="after which a part ends early (default: 60)")
-    add("--matmul", type=int, default=0,
-        help="side of the peak's matrices (default: 8192 on a GPU, 2048 on a CPU)")  # fmt: skip
     add("--threads", type=int, help="CPU threads (default: all cores)")
-    add("--quick", action="store_true", help="one round of 3, and a small matrix")
-    add("--csv", type=Path, default=Path("bench_latency.csv"), help="also the name of .png")
+    add("--quick", action="store_true", help="one round of 3")
+    add("--csv", type=Path, default=Path("bench_latency.csv"))
     args = parser.parse_args(arguments)
     if args.quick:
-        args.rounds, args.repeats, args.warmup, args.matmul = 1, 3, 1, 256
+        args.rounds, args.repeats, args.warmup = 1, 3, 1
     if min(args.rounds, args.repeats, args.pictures, args.threads or 1) < 1:
         parser.error("--rounds, --repeats, --threads and --pictures must be at least 1")
     random = "" if args.random_weights is None else f"-random-{args.random_weights}"
@@ -170,7 +153,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--rows matches none of {', '.join(row.name for row in ROWS)}")
     count, args.pictures = args.pictures, [None]
     if args.images is not None:
-        every = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in IMAGES)
+        every = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not every:
             parser.error(f"--images: no picture in {args.images}")
         args.pictures = [str(path) for path in every[:: max(1, len(every) // count)][:count]]
@@ -227,12 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         list(args.image_size), args.boxes, args.repeats, args.warmup, args.seconds,
     )  # fmt: skip
     rows = select(args.rows, args.bundle)
-    counted = job.run(
-        job.Job("harness.peaks:count_flops", {"preset": args.preset, "boxes": args.boxes})
-    )
-    if "flops" not in counted:
-        print(f"no shares: {job.status(counted)}", file=sys.stderr)
-    lines = measure_products(args, rows)
+    lines: list[Line] = []
     found: dict[str, Reports] = {row.name: [] for row in rows}
     try:
         measure(args, rows, plan, found)
@@ -243,8 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: found.get(pattern.format(row.torch_device), [])
             for name, pattern in (("times_eager", EAGER), ("times_keep_pages", KEEPS_PAGES))
         }
-        peak = peak_of(row, lines)
-        own = lines_of(row, found[row.name], against, counted.get("flops"), peak)
+        own = lines_of(row, found[row.name], against)
         if random and "int8" in row.precision:
             own = [{**line, "note": "random weights flatter int8"} for line in own]
         lines += own
@@ -252,18 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(args: argparse.Namespace, lines: Sequence[Line], facts: Line) -> int:
-    """CSV, chart and table; 1 when a row failed or differs."""
+    """CSV and table; 1 when a row failed or differs."""
     print(tables(lines))
     write_csv(args.csv, lines, facts)
-    bars = [
-        (f"{line['row']}, {line['part']}", line["p50_ms"], line["p99_ms"])
-        for line in lines
-        if line.get("stage") == WHOLE
-    ]
-    if bars:
-        where = facts["gpu"] if facts["driver"] else facts["cpu"]
-        title = f"{args.preset}: one inspection, {where}, {facts['date']}"
-        write_chart(args.csv.with_suffix(".png"), bars, title)
     bad = [
         f"{line['row']} {line['status'] if line['status'] != 'measured' else line['agrees']}"
         for line in lines

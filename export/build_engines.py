@@ -10,7 +10,7 @@
 
 Every graph is held against PyTorch, and the whole against the plain reference; a bundle that does
 not agree is not written. Graphs that did not change since the bundle was built last are taken
-over. Engines are held against what the bundle recorded of its float32 graphs before they are
+over. Engines are held against the golden outputs of the float32 graphs before they are
 written; that needs TensorRT, and neither PyTorch nor onnx. Exit code: 0 built, 1 an error (one
 sentence on stderr, nothing changed), 2 wrong usage, 130 interrupted.
 """

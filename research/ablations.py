@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import whole_number
+from clipsam.research.cli.arguments import add_dataset, whole_number
 from clipsam.research.cli.run import check_outputs, run_command
-from clipsam.research.data.datasets import LAYOUTS, LabelledImage, recognise
+from clipsam.research.data.datasets import LabelledImage, recognise
 from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.protocols import check_protocol, format_protocol, protocol_notes
 from clipsam.research.evaluation.tables import (
@@ -290,26 +290,18 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundle", type=Path, help="whose SAM and prompt options are used")
-    parser.add_argument("dataset", help="a folder, or `synthetic`")
+    add_dataset(parser)
     parser.add_argument("--table", type=int, choices=(2, 3), default=2)
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="tiny")
     parser.add_argument("--clip_weights", type=Path)
     parser.add_argument("--umci_weights", type=Path)
     parser.add_argument("--strip_weights", type=Path, help="UMCI trained with --paths strip")
     parser.add_argument("--scale_weights", type=Path, help="UMCI trained with --paths scale")
     parser.add_argument("--runs", type=Path, help="folder searched for umci.safetensors files")
-    parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
     parser.add_argument(
         "--size",
         type=whole_number(0),
         help="side for the metrics; 0: image size (default: CLIP's input for MVTec AD, else 0)",
-    )
-    parser.add_argument(
-        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
-    )
-    parser.add_argument(
-        "--count", type=whole_number(), default=200, help="images of the synthetic set"
     )
     parser.add_argument("--json", type=Path, help="write the table as JSON")
     parser.add_argument("--csv", type=Path, help="write the table as CSV")

@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import whole_number
+from clipsam.research.cli.arguments import add_dataset, whole_number
 from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import (
-    LAYOUTS,
     LabelledImage,
     limits,
 )
@@ -213,23 +212,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,  # what is not known here may be meant for `ablations`
     )
     parser.add_argument("bundle", help="a bundle's folder; with --torch a preset's name")
-    parser.add_argument("dataset", help="a folder, or `synthetic`")
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
+    add_dataset(parser)
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), help="a table of the paper")
-    parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
-    parser.add_argument(
-        "--size",
-        type=whole_number(0),
-        help="side for the metrics; 0: image size (default: 0, CLIP's input with --protocol)",
-    )
+    parser.add_argument("--size", type=whole_number(0),
+        help="side for the metrics; 0: image size (default: 0, CLIP's input with --protocol)"
+    )  # fmt: skip
     parser.add_argument(
         "--norm", choices=NORMS, default=FIXED, help="Eq. 9's scale (default: fixed, the box's)"
-    )
-    parser.add_argument(
-        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
-    )
-    parser.add_argument(
-        "--count", type=whole_number(), default=200, help="images of the synthetic set"
     )
     parser.add_argument("--without-mmr", action="store_true", help="stop at the rough map")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")

@@ -4,7 +4,7 @@
     python -m clipsam.research.pretrain_tiny sam  --save_path runs/tiny   # beside its clip
     python -m clipsam.research.train --preset tiny --dataset synthetic --save_path runs/tiny
 
-Everything they see is made by `synthetic.py`. The same commands run on a CPU and on a GPU, resume
+`research/synthetic` makes everything they see. The same commands run on a CPU and on a GPU, resume
 after an interruption, and end with `clip.safetensors` and `sam.safetensors` in the save path.
 """
 
@@ -21,7 +21,7 @@ from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
 from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import PRESETS, Preset
-from clipsam.research.models.tiny_shared import own_tensors
+from clipsam.research.models.tiny import own_tensors
 from clipsam.research.training import clip_task as pretrain_clip
 from clipsam.research.training import sam_task as pretrain_sam
 from clipsam.research.training.loop import LoopConfig, run

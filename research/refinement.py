@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import number, whole_number
+from clipsam.research.cli.arguments import add_dataset, number
 from clipsam.research.cli.run import run_command
-from clipsam.research.data.datasets import LAYOUTS, LabelledImage
+from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.subjects import BundleModel, known_word
 from clipsam.research.evaluation.tables import Tally, dataset_row, format_rows, table
@@ -138,17 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("dataset", help="a folder, or `synthetic`")
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
-    parser.add_argument("--category", help="the prompts' word (default: the folder's name)")
+    add_dataset(parser)
     parser.add_argument(
         "--weights", type=number(0, 1), nargs="+", default=WEIGHTS, help="of the masks, 0 to 1"
-    )
-    parser.add_argument(
-        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
-    )
-    parser.add_argument(
-        "--count", type=whole_number(), default=200, help="images of the synthetic set"
     )
     return parser
 

@@ -219,32 +219,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--image_size", type=count)
     add("--epoch", type=count, default=6)
     add("--steps", type=count, default=1000, help="of --dataset synthetic")
-    add(
-        "--synthetic_images",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
+    add("--synthetic_images", type=whole_number(0), default=0, metavar="N",
         help="procedural images made once, whose features are cached and seen over and over "
-        "(default: 0, every image is new)",
-    )
+        "(default: 0, every image is new)")  # fmt: skip
     add("--learning_rate", type=number(0), default=1e-4)
     add("--batch_size", type=count, default=8, help="of all processes together")
     add("--hidden_dim", type=count, help="c_h (table 3)")
     add("--pool_sizes", type=count, nargs="+", help="s of the scale path (table 3)")
     add("--paths", nargs="+", choices=("strip", "scale"), help="table 2")
     add("--validate_every", type=count, help="further checkpoints every N steps, also of synthetic")
-    add(
-        "--validation_images",
-        type=whole_number(0),
-        help="procedural ones (default: 96 for synthetic, else 0)",
-    )
+    add("--validation_images", type=whole_number(0),
+        help="procedural ones (default: 96 for synthetic, else 0)")  # fmt: skip
     add("--focal_weight", type=number(0), default=1.0, help="of Eq. 10 beside Eq. 11 (paper: 1)")
-    add(
-        "--steering",
-        type=number(0, 1),
-        default=0.0,
-        help="share of procedural images with odd words",
-    )
+    add("--steering", type=number(0, 1), default=0.0,
+        help="share of procedural images with odd words")  # fmt: skip
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: mixed precision")
     add("--bf16", dest="precision", action="store_const", const="bf16", help="--precision bf16")
     add("--no_cache", action="store_true", help="run CLIP in every epoch, keep no features")
@@ -252,12 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--augment", nargs="+", choices=AUGMENTATIONS, default=[], help="needs --no_cache")
     add("--overfit_batch", action="store_true", help="only check that one batch can be learned")
     add("--overfit_steps", type=count, default=100)
-    add(
-        "--workers",
-        type=whole_number(0),
-        default=1,
-        help="processes that load data, of each process",
-    )
+    add("--workers", type=whole_number(0), default=1,
+        help="processes that load data, of each process")  # fmt: skip
     add("--seed", type=whole_number(0, 2**39), default=0)  # held-out pictures start at 2**40
     add("--deterministic", action="store_true", help="deterministic operations on a GPU, slower")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

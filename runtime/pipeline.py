@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -283,12 +282,7 @@ class ClipSAM:
     def __enter__(self) -> ClipSAM:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -6,7 +6,8 @@ Nothing here imports torch before a fixture needs it: the runtime's tests run wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,14 +40,31 @@ def exporter() -> None:
         pytest.importorskip(module, reason=reason)
 
 
+def _once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """The folder of a bundle that the workers of pytest-xdist share: the first that asks builds it.
+
+    A bundle appears whole or not at all, so that what is there is complete.
+    """
+    from clipsam.research.data.file_lock import locked
+
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with locked(root / f"{name}.lock", lambda: None):
+        if not (root / name).exists():
+            build(root / name)
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def random_bundle(exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a `tiny` bundle with random weights (seed 0). Copy it before changing it."""
     from clipsam.export.build_engines import main
 
-    folder = tmp_path_factory.mktemp("bundles") / "tiny-random"
-    assert main(["--random-weights", "0", "--threads", "1", "--output", str(folder)]) == 0
-    return folder
+    def build(folder: Path) -> None:
+        assert main(["--random-weights", "0", "--threads", "1", "--output", str(folder)]) == 0
+
+    return _once(tmp_path_factory, "tiny-random", build)
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +72,10 @@ def tiny_bundle(exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The folder of the `tiny` bundle, built from the repository's weights as `make demo` does."""
     from clipsam.export.build_engines import main
 
-    folder = tmp_path_factory.mktemp("bundles") / "tiny"
-    assert main(["--threads", "1", "--output", str(folder)]) == 0
-    return folder
+    def build(folder: Path) -> None:
+        assert main(["--threads", "1", "--output", str(folder)]) == 0
+
+    return _once(tmp_path_factory, "tiny", build)
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +114,13 @@ def small_bundle(small_preset: Preset, tmp_path_factory: pytest.TempPathFactory)
     from clipsam.export.bundle.build import BuildOptions, build
     from clipsam.export.graphs.checkpoints import Checkpoints
 
-    folder = tmp_path_factory.mktemp("bundles") / "small-random"
-    build(BuildOptions(small_preset, folder, Checkpoints(random_seed=1), threads=1))
-    return folder
+    return _once(
+        tmp_path_factory,
+        "small-random",
+        lambda folder: build(
+            BuildOptions(small_preset, folder, Checkpoints(random_seed=1), threads=1)
+        ),
+    )
 
 
 @pytest.fixture(scope="module")

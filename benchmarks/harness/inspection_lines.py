@@ -23,17 +23,10 @@ def walls_of(calls: Sequence[Mapping[str, Sequence[float]]], stage: str) -> list
     return [call[stage][0] for call in calls]
 
 
-def lines_of(
-    row: Row,
-    reports: Reports,
-    against: Mapping[str, Reports],
-    flops: Mapping[str, float] | None = None,
-    peak: float | None = None,
-) -> list[Line]:
+def lines_of(row: Row, reports: Reports, against: Mapping[str, Reports]) -> list[Line]:
     """The lines of the CSV for one row: one for every part and stage, or why there are none.
 
-    `against` are the reports of the rows that it is compared with; `flops` of every graph for the
-    defective part; `peak` in TFLOP/s.
+    `against` are the reports of the rows that it is compared with.
     """
     head: Line = {"row": row.name, "device": row.device, "precision": row.precision}
     head["status"] = job.status(reports[-1]) if reports else "not run: interrupted"
@@ -60,13 +53,6 @@ def lines_of(
             line |= spread(medians, "round_ms")
             for name, others in against.items():
                 line |= ratios(name, others, reports, part, stage)
-            graphs = GRAPHS if part == DEFECTIVE else GRAPHS[:1]
-            counted = {WHOLE: graphs, **{graph: (graph,) for graph in graphs}}.get(stage)
-            if flops and counted:
-                line["gflop"] = round(sum(flops[graph] for graph in counted) / 1e9, 3)
-                if peak:
-                    line["peak_tflops"] = peak
-                    line["share"] = round(line["gflop"] / line["p50_ms"] / peak, 4)
             lines.append({**line, **of_row})
     return lines
 
@@ -88,20 +74,6 @@ def ratios(name: str, others: Reports, ours: Reports, part: str, stage: str) -> 
     return found
 
 
-def peak_of(row: Row, products: Sequence[Line]) -> float | None:
-    """The fastest matrix product of the row's device: in its precision, or in fp32."""
-    return max(
-        (
-            line["peak_tflops"]
-            for line in products
-            if line["device"] == row.torch_device
-            and line["precision"] in (row.precision, "fp32")
-            and "peak_tflops" in line
-        ),
-        default=None,
-    )
-
-
 def tables(lines: Sequence[Line]) -> str:
     """All rows in Markdown, wall clock in milliseconds."""
     body, other = [], []
@@ -109,10 +81,7 @@ def tables(lines: Sequence[Line]) -> str:
         own = [line for line in lines if line["row"] == row]
         by = {(line["part"], line["stage"]): line for line in own if "stage" in line}
         if not by:
-            for x in own:
-                rate = f"{x['peak_tflops']} TFLOP/s" if "peak_tflops" in x else x["status"]
-                names = (row, x.get("backend", ""), x["device"], x["precision"])
-                other.append(f"- {' '.join(filter(None, names))}: {rate}")
+            other += [f"- {row}: {line['status']}" for line in own]
             continue
         good, bad = by[GOOD, WHOLE], by[DEFECTIVE, WHOLE]
         note = bad.get("agrees", True)
@@ -121,11 +90,10 @@ def tables(lines: Sequence[Line]) -> str:
              f"{bad['p99_ms']:.1f}",
              *(x.get("times_eager", "") for x in (good, bad)), bad.get("times_keep_pages", ""),
              *(f"{by[DEFECTIVE, s]['p50_ms']:.1f}" for s in (*GRAPHS, OUTSIDE)),
-             *(f"{by[DEFECTIVE, s].get('share', 0):.0%}" for s in GRAPHS[:2]),
              bad["cold_start_s"], bad["peak_rss_mb"], bad.get("mask_iou", ""),
              note if note is not True else bad.get("note", "")]
         )  # fmt: skip
     head = ["ms (of CPU time)", "good part", "defective part", "p99", "good x eager",
             "defective x eager", "x keep-pages", "CLIP", "SAM encoder", "decoder", "outside",
-            "CLIP share", "encoder share", "start s", "peak MB", "mask IoU", "note"]  # fmt: skip
+            "start s", "peak MB", "mask IoU", "note"]  # fmt: skip
     return "\n\n".join(filter(None, ("\n".join(other), table(head, body) if body else "")))

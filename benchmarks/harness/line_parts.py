@@ -1,4 +1,8 @@
-"""The parts of `bench_line.py`: pictures whose corner says what is planted for them."""
+"""The parts of `bench_line.py`, whose corner says what is planted for them, and its processes.
+
+What a user imports to inspect a part comes first in a process and is timed; what plants parts is
+imported after that.
+"""
 
 from __future__ import annotations
 
@@ -6,65 +10,47 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-
-from clipsam.runtime import ClipSAM, Result
-from clipsam.runtime.backends.base import Array, Session
-from harness.planted import Wrapped, picture, planted_map
+if TYPE_CHECKING:
+    from clipsam.runtime import ClipSAM
 
 KINDS = ("good", "defective")
 PICTURES = 4  # of each kind, no two alike
 _CORNER = 8  # the mark is this share of a side: white on a defective part, black on a good one
-TOLERANCE = 1e-5  # of a map, for a batch of several
 
 
-class MarkedSession(Wrapped):
-    """`clip_umci`, run as always; then the maps are those that the marks ask for."""
+def plant(model: ClipSAM, boxes: int) -> ClipSAM:
+    """The model with CLIP's map replaced by the one that a picture's mark asks for."""
+    import numpy as np
 
-    def __init__(self, inner: Session, boxes: int) -> None:
-        super().__init__(inner)
-        size = int(inner.inputs["image"].shape[1])
-        self.maps = np.stack([planted_map(size, 0), planted_map(size, boxes)])
-        self.at = size // _CORNER // 2
+    from clipsam.runtime import ClipSAM
+    from clipsam.runtime.backends.base import Array, Session, SessionWrapper
+    from harness.planted import planted_map
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        self.inner.run(feeds)
-        marks = feeds["image"][:, self.at, self.at].mean(1) > 127
-        return {"rough": self.maps[marks.astype(int)]}
+    class MarkedSession(SessionWrapper):
+        def __init__(self, inner: Session) -> None:
+            super().__init__(inner)
+            size = int(inner.inputs["image"].shape[1])
+            self.maps = np.stack([planted_map(size, 0), planted_map(size, boxes)])
+            self.at = size // _CORNER // 2
 
+        def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            self.inner.run(feeds)
+            marks = feeds["image"][:, self.at, self.at].mean(1) > 127
+            return {"rough": self.maps[marks.astype(int)]}
 
-class Asleep(Wrapped):
-    """Waits instead of computing, and then answers what was computed once."""
-
-    def __init__(self, inner: Session, milliseconds: float) -> None:
-        super().__init__(inner)
-        self.seconds = milliseconds / 1e3
-        self.answers: dict[Any, dict[str, Array]] = {}
-
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        shapes = tuple(array.shape for array in feeds.values())
-        if shapes not in self.answers:
-            self.answers[shapes] = self.inner.run(feeds)
-        time.sleep(self.seconds * len(feeds.get("text", [0])))  # as long for each of a batch
-        return {name: array.copy() for name, array in self.answers[shapes].items()}
-
-
-def plant(model: ClipSAM, boxes: int, asleep: Sequence[float] | None = None) -> ClipSAM:
-    """The model with marks obeyed; with `asleep`, engines that wait (CLIP, SAM's encoder) in ms."""
-    sessions = dict(model.sessions)
-    if asleep is not None:
-        for name, wait in zip(("clip_umci", "sam_encoder"), asleep, strict=True):
-            sessions[name] = Asleep(sessions[name], wait)
-        sessions["sam_decoder"] = Asleep(sessions["sam_decoder"], 0)
-    sessions["clip_umci"] = MarkedSession(sessions["clip_umci"], boxes)
-    return ClipSAM(model.bundle, sessions)
+    marked = MarkedSession(model.sessions["clip_umci"])
+    return ClipSAM(model.bundle, {**model.sessions, "clip_umci": marked})
 
 
 def write_parts(folder: Path, height: int, width: int) -> None:
     """good-0.jpg … and defective-0.jpg …: pictures of noise with their mark."""
+    import cv2
+    import numpy as np
+
+    from harness.planted import picture
+
     for kind, mark in zip(KINDS, (0, 255), strict=True):
         for number in range(PICTURES):
             image = np.roll(picture(height, width), number * 37, (0, 1))
@@ -81,18 +67,53 @@ def schedule(folder: Path, parts: int, share: float) -> list[Path]:
     return paths
 
 
-def compare(found: Sequence[Result], expected: Sequence[Result], *, exact: bool) -> float:
-    """The largest difference of the maps; AssertionError where it or anything else is too much."""
-    worst = 0.0
-    assert len(found) == len(expected), f"{len(found)} results of {len(expected)} parts"
-    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert one.verdict == other.verdict, f"part {number}: {one.verdict}, not {other.verdict}"
-        same = (one.regions, one.prompts, one.refined) == (
-            other.regions, other.prompts, other.refined,
-        )  # fmt: skip
-        assert same or not exact, f"part {number}: other regions"
-        difference = float(np.abs(one.score_map - other.score_map).max())
-        assert difference <= (0 if exact else TOLERANCE), f"part {number}: off by {difference}"
-        assert not exact or np.array_equal(one.mask, other.mask), f"part {number}: another mask"
-        worst = max(worst, difference)
-    return worst
+def cold_start(
+    *, threads: int | None, started: float, opened: list[Any], boxes: int, folder: str
+) -> dict[str, float]:
+    """A task: seconds from the start of the process to each step, and its CPU seconds until the
+    first verdicts. `opened` are bundle, provider and precision."""
+    found: dict[str, float] = {}
+
+    def note(name: str) -> None:
+        found[name] = time.monotonic() - started
+
+    note("python_s")
+    from clipsam.runtime import ClipSAM, read_image
+
+    note("imported_s")
+    bundle, provider, precision = opened
+    with ClipSAM.open(bundle, provider, threads, precision) as model:
+        note("opened_s")
+        planted = plant(model, boxes)
+        planting = time.monotonic() - started - found["opened_s"]  # no part of a start
+        for kind in KINDS:
+            planted.inspect(read_image(Path(folder) / f"{kind}-0.jpg"))
+            note(f"first_{kind}_s")
+            found[f"first_{kind}_s"] -= planting
+            found[f"cpu_first_{kind}_s"] = time.process_time()
+    return found
+
+
+def inspect_all(
+    *,
+    threads: int | None,
+    started: float,
+    opened: Sequence[Any],
+    boxes: int,
+    folder: str,
+    parts: int,
+    line: bool,
+) -> dict[str, float]:
+    """A task, for its peak of memory: parts, every other one defective, one by one or in a line."""
+    from clipsam.runtime import ClipSAM, read_image
+
+    bundle, provider, precision = opened
+    with ClipSAM.open(bundle, provider, threads, precision) as model:
+        planted, paths = plant(model, boxes), schedule(Path(folder), parts, 50)
+        if line:
+            for part in planted.inspect_many(paths):
+                part.result()
+        else:
+            for path in paths:
+                planted.inspect(read_image(path))
+    return {}

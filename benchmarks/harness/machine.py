@@ -7,10 +7,10 @@ import os
 import platform
 import statistics
 import subprocess
-import threading
+import tempfile
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 
 DISTRIBUTIONS = (
     "clipsam", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt",
@@ -48,43 +48,26 @@ class GpuMonitor:
 
     def __init__(self) -> None:
         self.figures: dict[str, float] = {}
-        self._process: subprocess.Popen[str] | None = None
-        self._samples: list[list[float | None]] = []
-        self._reader: threading.Thread | None = None
 
     def __enter__(self) -> GpuMonitor:
         self._before = _number(_query("memory.used")[0])
+        self._said = tempfile.TemporaryFile("w+")
         command = [*_smi(*_SAMPLED), f"--loop-ms={_PERIOD_MS}"]
-        try:
+        self._process: subprocess.Popen[str] | None = None
+        with suppress(OSError):
             self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                command, stdout=self._said, stderr=subprocess.DEVNULL, text=True
             )
-        except OSError:
-            return self
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
         return self
 
-    def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._samples.append([_number(field) for field in line.split(",")])
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process is None or self._reader is None:
-            return
-        self._process.terminate()
-        self._reader.join()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        whole = [sample for sample in self._samples if len(sample) == len(_SAMPLED)]
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        self._said.seek(0)
+        samples = [[_number(field) for field in line.split(",")] for line in self._said]
+        self._said.close()
+        whole = [sample for sample in samples if len(sample) == len(_SAMPLED)]
         memory, sm, mem = (
             [number for sample in whole if (number := sample[i]) is not None]
             for i in range(len(_SAMPLED))

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
-
-
-def now_mb() -> float:
-    """Resident memory now, in 10^6 bytes (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def peak_mb() -> float:

@@ -31,7 +31,7 @@ class Row:
 
     @property
     def torch_device(self) -> str:
-        """Whose peak its share is taken of."""
+        """Where PyTorch runs what it is compared with."""
         return "cpu" if self.device == "cpu" else "cuda"
 
 

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clipsam.runtime.backends.base import Array, Session
+from clipsam.runtime.backends.base import Array, Session, SessionWrapper
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.geometry import Geometry
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.sam import Masks
 from harness.agreement import Outcome
 from harness.clock import Clock
-from harness.planted import Wrapped, planted_map
+from harness.planted import planted_map
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Subject(Protocol):
         """Inspect, and return all that was found."""
 
 
-class TimedSession(Wrapped):
+class TimedSession(SessionWrapper):
     """A session whose runs are a stage, and which remembers what it returned last."""
 
     def __init__(self, inner: Session, name: str, clock: Clock) -> None:
@@ -72,7 +72,7 @@ class TimedSession(Wrapped):
         return self.returned
 
 
-class PlantedSession(Wrapped):
+class PlantedSession(SessionWrapper):
     """`clip_umci`, run as always; then its map is the planted one."""
 
     def __init__(self, inner: Session) -> None:

@@ -217,30 +217,25 @@ def graph_modules(
 
 def graph_specs(preset: Preset) -> dict[str, tuple[list[TensorSpec], list[TensorSpec]]]:
     """Inputs and outputs of the three graphs, in the order of their modules' arguments."""
-    size, side, dim = preset.clip_image_size, preset.sam.image_size, preset.sam.prompt_dim
-    grid, spec = side // 16, TensorSpec
-    embedding = spec("embedding", "float32", (1, dim, grid, grid))
+    size, text = preset.clip_image_size, preset.umci.text_dim
+    side, dim, grid = preset.sam.image_size, preset.sam.prompt_dim, preset.sam.image_size // 16
+    embedding = TensorSpec("embedding", "float32", (1, dim, grid, grid))
+    points = ("prompts", "points")
     return {
         "clip_umci": (
-            [
-                spec("image", "uint8", ("batch", size, size, 3)),
-                spec("text", "float32", ("batch", preset.umci.text_dim, 2)),
-            ],
-            [spec("rough", "float32", ("batch", size, size))],
+            [TensorSpec("image", "uint8", ("batch", size, size, 3)),
+             TensorSpec("text", "float32", ("batch", text, 2))],
+            [TensorSpec("rough", "float32", ("batch", size, size))],
         ),
         "sam_encoder": (
-            [spec("image", "uint8", (1, side, side, 3)), spec("valid_size", "int64", (2,))],
+            [TensorSpec("image", "uint8", (1, side, side, 3)),
+             TensorSpec("valid_size", "int64", (2,))],
             [embedding],
         ),
         "sam_decoder": (
-            [
-                embedding,
-                spec("point_coords", "float32", ("prompts", "points", 2)),
-                spec("point_labels", "float32", ("prompts", "points")),
-            ],
-            [
-                spec("logits", "float32", ("prompts", 3, 4 * grid, 4 * grid)),
-                spec("scores", "float32", ("prompts", 3)),
-            ],
+            [embedding, TensorSpec("point_coords", "float32", (*points, 2)),
+             TensorSpec("point_labels", "float32", points)],
+            [TensorSpec("logits", "float32", ("prompts", 3, 4 * grid, 4 * grid)),
+             TensorSpec("scores", "float32", ("prompts", 3))],
         ),
-    }
+    }  # fmt: skip

@@ -35,12 +35,12 @@ from clipsam.export.parity.bundle_vs_reference import (
     check_threshold,
     run_reference,
 )
-from clipsam.export.parity.golden import RECORDED, write_recording
+from clipsam.export.parity.golden import GOLDEN, write_golden
 from clipsam.export.parity.golden_record import (
     Asked,
-    make_recording,
+    golden_steps,
+    make_golden,
     open_all,
-    recording_steps,
     shrink,
 )
 from clipsam.export.parity.inputs import varied_images
@@ -72,7 +72,7 @@ from clipsam.runtime.core.files import sha256
 from clipsam.runtime.stages.rough_map import rough_map
 
 _END_TO_END_IMAGES = 4
-_RECORDED_OWN = 2  # of the user's images
+_GOLDEN_OWN = 2  # of the user's images
 
 
 @dataclass(frozen=True)
@@ -341,17 +341,17 @@ class _Build:
         own: list[Asked] = []
         with (
             open_all(bundle, self.options.threads) as sessions,
-            stage("recording", recording_steps(asked, expected[True][:_RECORDED_OWN])) as bar,
+            stage("golden", golden_steps(asked, expected[True][:_GOLDEN_OWN])) as bar,
         ):
-            for item in expected[True][:_RECORDED_OWN]:
+            for item in expected[True][:_GOLDEN_OWN]:
                 image = shrink(item.image)
                 rough = rough_map(sessions["clip_umci"], image, bundle.text(item.category))
                 threshold = check_threshold(rough, item.options.threshold)
                 own.append(
                     (item.name, image, item.category, replace(item.options, threshold=threshold))
                 )
-            recording = make_recording(bundle, sessions, asked, own, bar.update)
-        write_recording(self.folder / RECORDED, recording)
+            golden = make_golden(bundle, sessions, asked, own, bar.update)
+        write_golden(self.folder / GOLDEN, golden)
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
         reasons = {variant.stem: why for variant, why in self.refused.items()}

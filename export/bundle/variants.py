@@ -11,7 +11,12 @@ from typing import Any
 from clipsam.export.bundle.progress import counted
 from clipsam.export.graphs.onnx_export import DATA_SUFFIX, tensor_specs
 from clipsam.export.graphs.sources import GraphSource
-from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck, Recorded, check_graph
+from clipsam.export.parity.onnx_vs_torch import (
+    DisagreementError,
+    GoldenCase,
+    GraphCheck,
+    check_graph,
+)
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.bundle import FLOAT32
@@ -98,10 +103,10 @@ def steps(source: GraphSource, precision: str) -> int:
     return 1 + standard + own + recipe.native
 
 
-def _cases(source: GraphSource, precision: str) -> Sequence[Recorded]:
+def _cases(source: GraphSource, precision: str) -> Sequence[GoldenCase]:
     checked_on = RECIPES[precision].checked_on
-    standard = [] if checked_on == "own" else source.recorded
-    return [*standard, *([] if checked_on == "standard" else source.recorded_images)]
+    standard = [] if checked_on == "own" else source.golden
+    return [*standard, *([] if checked_on == "standard" else source.golden_images)]
 
 
 def _check_tensors(graph: str, precision: str, folder: Path, path: Path) -> None:

@@ -109,7 +109,7 @@ def save_graph(model: onnx.ModelProto, path: Path, inline_bytes: int = _INLINE_B
     """Write a model with all its weights, beside it if they are more than that, and check it."""
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     external, beside = size > inline_bytes, path.with_name(f"{path.name}{DATA_SUFFIX}")
-    beside.unlink(missing_ok=True)  # what is there would be added to
+    beside.unlink(missing_ok=True)  # onnx appends to a file that exists
     onnx.save(
         model,
         path,

@@ -26,7 +26,7 @@ from clipsam.export.parity.inputs import (
     sam_encoder_cases,
     varied_images,
 )
-from clipsam.export.parity.onnx_vs_torch import Recorded, record
+from clipsam.export.parity.onnx_vs_torch import GoldenCase, golden_cases
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset
 from clipsam.research.models.umci import UMCIStages
@@ -40,7 +40,7 @@ class GraphSource:
 
     Attributes:
       module: float32, what every precision is made from and compared with.
-      example, axes: see `to_onnx.export_graph`.
+      example, axes: see `onnx_export.export_graph`.
       cases: what every precision but int8 is checked on.
       images: the user's, if there are any; int8 takes its ranges from them and is checked on them
         alone, since it is made for nothing else. int8-dynamic is checked on them, too.
@@ -57,16 +57,16 @@ class GraphSource:
     images: CalibrationImages | None = None
 
     @cached_property
-    def recorded(self) -> list[Recorded]:
+    def golden(self) -> list[GoldenCase]:
         """What the module says of `cases`."""
-        return record(self.name, self.module, self.cases)
+        return golden_cases(self.name, self.module, self.cases)
 
     @cached_property
-    def recorded_images(self) -> list[Recorded]:
+    def golden_images(self) -> list[GoldenCase]:
         """What the module says of the user's images that were held out."""
         if self.images is None or self.name == "sam_decoder":
             return []
-        return record(self.name, self.module, self._image_cases(self.images.held_out))
+        return golden_cases(self.name, self.module, self._image_cases(self.images.held_out))
 
     def calibration(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The graph's inputs for every image that ranges are taken from."""

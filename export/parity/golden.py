@@ -1,6 +1,6 @@
 """What the float32 graphs say of a few inputs, kept in the bundle: engines are judged by it.
 
-    recorded.npz   `index` (JSON text) and the arrays it names, each once; nothing is pickled
+    golden.npz   `index` (JSON text) and the arrays it names, each once; nothing is pickled
 
 The box that builds engines then needs neither PyTorch nor onnxruntime. Inputs are noise and
 pictures, in the smallest and largest sizes that engines take; the pictures are inspected whole.
@@ -26,7 +26,7 @@ from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 
-RECORDED = "recorded.npz"
+GOLDEN = "golden.npz"
 SCHEMA = 1
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -44,7 +44,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Recording:
+class GoldenOutputs:
     """The content of the file.
 
     Attributes:
@@ -68,12 +68,12 @@ class Recording:
         return self.pictures[len(self.pictures) - self.own :] if own else self.pictures
 
 
-def write_recording(path: Path, recording: Recording) -> None:
-    """Write `recorded.npz`; raises OutputError."""
+def write_golden(path: Path, golden: GoldenOutputs) -> None:
+    """Write `golden.npz`; raises OutputError."""
     store = _Store()
     index = {
         "schema": SCHEMA,
-        "own": recording.own,
+        "own": golden.own,
         "cases": [
             {
                 "graph": case.graph,
@@ -82,7 +82,7 @@ def write_recording(path: Path, recording: Recording) -> None:
                 "feeds": store.add_all(case.feeds),
                 "outputs": store.add_all(case.outputs),
             }
-            for case in recording.cases
+            for case in golden.cases
         ],
         "pictures": [
             {
@@ -102,7 +102,7 @@ def write_recording(path: Path, recording: Recording) -> None:
                     }
                 ),
             }
-            for picture, rough in zip(recording.pictures, recording.roughs, strict=True)
+            for picture, rough in zip(golden.pictures, golden.roughs, strict=True)
         ],
     }
     buffer = io.BytesIO()
@@ -111,13 +111,13 @@ def write_recording(path: Path, recording: Recording) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_recording(folder: Path) -> Recording:
-    """The recording of the bundle in `folder`; raises BundleError."""
-    path = folder / RECORDED
+def read_golden(folder: Path) -> GoldenOutputs:
+    """The golden of the bundle in `folder`; raises BundleError."""
+    path = folder / GOLDEN
     again = "build the bundle again with `python export/build_engines.py`"
     if not path.exists():
         raise BundleError(
-            f"The bundle {folder} has no {RECORDED}, by which engines are judged: {again}."
+            f"The bundle {folder} has no {GOLDEN}, by which engines are judged: {again}."
         )
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -138,9 +138,9 @@ def read_recording(folder: Path) -> Recording:
         found = [_picture(entry, arrays) for entry in index["pictures"]]
         own = int(index["own"])
     except Exception as error:  # zipfile, zlib, JSON and NumPy each have their own
-        raise BundleError(f"{RECORDED} cannot be read ({error}): {again}.") from error
+        raise BundleError(f"{GOLDEN} cannot be read ({error}): {again}.") from error
     pictures, roughs = tuple(p for p, _ in found), tuple(rough for _, rough in found)
-    return Recording(cases, pictures, roughs, own)
+    return GoldenOutputs(cases, pictures, roughs, own)
 
 
 def _picture(entry: Mapping[str, Any], arrays: Arrays) -> tuple[Picture, NDArray[np.float32]]:

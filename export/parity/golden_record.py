@@ -1,4 +1,4 @@
-"""Makes what `recorded.py` keeps: the float32 graphs, run when a bundle is built."""
+"""Makes what `golden.py` keeps: the float32 graphs, run when a bundle is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.export.parity.golden import Case, Recording
+from clipsam.export.parity.golden import Case, GoldenOutputs
 from clipsam.export.parity.inspection import Picture
 from clipsam.export.parity.profiles import BOX_POINTS, axis_sizes
 from clipsam.runtime.backends.base import Session, check_finite, open_session
@@ -30,7 +30,7 @@ from clipsam.runtime.stages.prompts import (
 from clipsam.runtime.stages.rough_map import rough_map
 from clipsam.runtime.stages.sam import Segmenter
 
-LARGEST = 512  # pixels a side of a recorded picture of the user's
+LARGEST = 512  # pixels a side of a golden picture of the user's
 
 # An image by name, its category, and how its prompts are found.
 Asked = tuple[str, Image, str, PromptOptions]
@@ -56,17 +56,17 @@ def shrink(image: Image) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def make_recording(
+def make_golden(
     bundle: Bundle,
     sessions: Mapping[str, Session],
     asked: Sequence[Asked],
     own: Sequence[Asked] = (),
     progress: Callable[[], object] = lambda: None,
-) -> Recording:
+) -> GoldenOutputs:
     """Run the float32 graphs, opened as `sessions`, on noise, on the pictures `asked` and on the
     user's `own`.
 
-    Calls `progress` `recording_steps` times.
+    Calls `progress` `golden_steps` times.
     """
     cases = []
     embeddings: list[NDArray[Any]] = []
@@ -86,11 +86,11 @@ def make_recording(
         pictures.append(picture)
         roughs.append(rough)
         progress()
-    return Recording(tuple(cases), tuple(pictures), tuple(roughs), len(own))
+    return GoldenOutputs(tuple(cases), tuple(pictures), tuple(roughs), len(own))
 
 
-def recording_steps(asked: Sequence[object], own: Sequence[object] = ()) -> int:
-    """How often `make_recording` reports progress."""
+def golden_steps(asked: Sequence[object], own: Sequence[object] = ()) -> int:
+    """How often `make_golden` reports progress."""
     return 6 + len(asked) + (3 + len(own) if own else 0)
 
 

@@ -1,7 +1,7 @@
 """One picture through the whole pipeline, against what float32 said of it.
 
 No torch and no onnx in here: bundles are held against PyTorch by it, and engines on the box against
-what the bundle recorded.
+the bundle's golden outputs.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class DisagreementError(ExportError):
 
 
 @dataclass(frozen=True)
-class Recorded:
+class GoldenCase:
     """One input of a graph and what PyTorch in float32 makes of it."""
 
     name: str
@@ -55,21 +55,21 @@ class Recorded:
 
 
 @torch.no_grad()
-def record(name: str, module: nn.Module, cases: Iterable[GraphCase]) -> list[Recorded]:
+def golden_cases(name: str, module: nn.Module, cases: Iterable[GraphCase]) -> list[GoldenCase]:
     """What the float32 module of the graph called `name` says of every case."""
-    recorded = []
+    golden = []
     for case in cases:
         outputs = module(*case.feeds.values())
         tensors = outputs if isinstance(outputs, tuple) else (outputs,)
         arrays = (tensor.numpy() for tensor in tensors)
-        recorded.append(
-            Recorded(
+        golden.append(
+            GoldenCase(
                 case.name,
                 {key: value.numpy() for key, value in case.feeds.items()},
                 dict(zip(GRAPHS[name][1], arrays, strict=True)),
             )
         )
-    return recorded
+    return golden
 
 
 @contextlib.contextmanager
@@ -89,12 +89,12 @@ def checkable(path: Path, precision: str) -> Iterator[Path]:
 def check_graph(
     name: str,
     path: Path,
-    recorded: Iterable[Recorded],
+    golden: Iterable[GoldenCase],
     precision: str = FLOAT32,
     threads: int | None = None,
     emulated: bool = True,
 ) -> list[GraphCheck]:
-    """Run the ONNX file at `path` on the recorded inputs.
+    """Run the ONNX file at `path` on the inputs of the golden cases.
 
     With `emulated` false onnxruntime runs the file itself, which says that it can, and little
     about precision. Raises DisagreementError, naming graph, error, tolerance and what to use
@@ -105,7 +105,7 @@ def check_graph(
         checkable(path, precision if emulated else FLOAT32) as file,
         open_session(file, "cpu", threads) as session,
     ):
-        for case in recorded:
+        for case in golden:
             found = session.run(case.feeds)
             for output, expected in case.outputs.items():
                 check = compare(name, case.name, output, expected, found[output], precision)

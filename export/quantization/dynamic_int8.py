@@ -1,4 +1,4 @@
-"""int8 for CPUs: large MatMuls with int8 weights, their activations quantised as they come.
+"""int8 for CPUs: large MatMuls with int8 weights, their activations quantized as they come.
 
 Weights are symmetric, one scale an output channel. Activations are uint8, one scale and zero point
 a tensor, taken at run time from that very tensor (`DynamicQuantizeLinear`), so that no ranges need
@@ -82,7 +82,7 @@ class _Trial:
         return min(self.plain, self.smoothed)
 
 
-class DynamicQuantiser:
+class DynamicQuantizer:
     """Measures the MatMuls of the float32 graph at `base` once, and writes it as often as needed.
 
     Weights that lie beside the graph, as those of large ones do, are read one at a time: no more of
@@ -157,9 +157,9 @@ class DynamicQuantiser:
                 node, self._weights(node, tensor), self._trials[name].divisors, constants
             )
         nodes: list[NodeProto] = []
-        quantised: set[str] = set()  # tensors that are there in uint8
+        quantized: set[str] = set()  # tensors that are there in uint8
         for node in graph.node:
-            nodes += layers[node.name].nodes(quantised) if node.name in layers else [node]
+            nodes += layers[node.name].nodes(quantized) if node.name in layers else [node]
         del graph.node[:]
         graph.node.extend(nodes)
         used = {name for node in graph.node for name in node.input}
@@ -187,14 +187,14 @@ def make(
     Errors of MatMuls that are small alone add up: every attempt leaves fewer of them int8. Raises
     GraphRefusedError when too few are left.
     """
-    quantiser = DynamicQuantiser(path.with_name(f"{source.name}.onnx"), source.trial(), threads)
-    for limit in quantiser.limits():
-        quantiser.write(path, limit)
+    quantizer = DynamicQuantizer(path.with_name(f"{source.name}.onnx"), source.trial(), threads)
+    for limit in quantizer.limits():
+        quantizer.write(path, limit)
         yield
 
 
 def read_record(path: Path) -> DynamicInt8:
-    """What `DynamicQuantiser.write` left on record in the graph at `path`."""
+    """What `DynamicQuantizer.write` left on record in the graph at `path`."""
     metadata = onnx.load(path, load_external_data=False).metadata_props
     return DynamicInt8(**json.loads(next(p.value for p in metadata if p.key == _METADATA)))
 
@@ -298,8 +298,8 @@ class _Layer:
         for name, value in values.items():
             constants.append(numpy_helper.from_array(value, f"{self._name}__{name}"))
 
-    def nodes(self, quantised: set[str]) -> list[NodeProto]:
-        """The nodes in order; `quantised` are the tensors that earlier ones left in uint8."""
+    def nodes(self, quantized: set[str]) -> list[NodeProto]:
+        """The nodes in order; `quantized` are the tensors that earlier ones left in uint8."""
         name, source = self._name, self._node.input[0]
         made: list[NodeProto] = []
 
@@ -311,8 +311,8 @@ class _Layer:
             add("Mul", [source, f"{name}__factors"], [f"{name}__smoothed"])
             source = f"{name}__smoothed"
         parts = [f"{source}__uint8", f"{source}__scale", f"{source}__zero"]
-        if source not in quantised:
-            quantised.add(source)
+        if source not in quantized:
+            quantized.add(source)
             add("DynamicQuantizeLinear", [source], parts)
         integers, scale, zero = parts
         product, bias = f"{name}__product", list(self._node.input[2:])

@@ -41,20 +41,20 @@ _METADATA = "clipsam.int8"
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """What became of the MatMuls that could be int8: name -> error of the layer tried alone."""
 
     int8: Mapping[str, float]
     left_out: Mapping[str, float]
 
 
-def quantise(
+def quantize(
     base: Path,
     output: Path,
     images: Callable[[], Iterable[Mapping[str, NDArray[Any]]]],
     precision: str = "fp16",
     threads: int | None = None,
-) -> Quantised:
+) -> Quantized:
     """Write the graph at `base`, which is in `precision`, with int8 MatMuls to `output`.
 
     `images` gives the feeds that ranges are taken from. Raises ExportError when no MatMul stands
@@ -68,7 +68,7 @@ def quantise(
     errors = {
         name: layer_error(seen[node.input[0]], values) for name, (node, values) in weights.items()
     }
-    result = Quantised(
+    result = Quantized(
         {name: error for name, error in errors.items() if error <= MAX_LAYER_ERROR},
         {name: error for name, error in errors.items() if error > MAX_LAYER_ERROR},
     )
@@ -80,9 +80,9 @@ def quantise(
         )
     tensors = {weights[name][0].input[0] for name in result.int8}
     limits = {tensor: seen[tensor].limit() for tensor in sorted(tensors)}
-    quantised = _insert(model, list(result.int8), limits)
-    quantised.metadata_props.add(key=_METADATA, value=json.dumps(asdict(result)))
-    save_graph(quantised, output)
+    quantized = _insert(model, list(result.int8), limits)
+    quantized.metadata_props.add(key=_METADATA, value=json.dumps(asdict(result)))
+    save_graph(quantized, output)
     return result
 
 
@@ -91,14 +91,14 @@ def make(
 ) -> Iterator[None]:
     """Write the graph of `source` to `path`, from its fp16 file beside it; see `Recipe.module`."""
     base = path.with_name(f"{source.name}.fp16.onnx")
-    quantise(base, path, source.calibration, "fp16", threads)
+    quantize(base, path, source.calibration, "fp16", threads)
     yield
 
 
-def read_record(path: Path) -> Quantised:
-    """What `quantise` left on record in the graph at `path`."""
+def read_record(path: Path) -> Quantized:
+    """What `quantize` left on record in the graph at `path`."""
     metadata = onnx.load(path, load_external_data=False).metadata_props
-    return Quantised(**json.loads(next(p.value for p in metadata if p.key == _METADATA)))
+    return Quantized(**json.loads(next(p.value for p in metadata if p.key == _METADATA)))
 
 
 def layer_error(seen: Activations, weights: NDArray[np.float32]) -> float:
@@ -190,8 +190,8 @@ def _insert(
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()  # it appends its nodes at the end
-    quantised: onnx.ModelProto = quantizer.model.model
-    return quantised
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
 
 
 @contextlib.contextmanager

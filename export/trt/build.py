@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clipsam.export.parity.golden import RECORDED, Recording, read_recording
+from clipsam.export.parity.golden import GOLDEN, GoldenOutputs, read_golden
 from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.trt.builder import build_engine, timing_cache_path
@@ -84,17 +84,17 @@ def build_engines(
     for precision in precisions:  # before the minutes that follow
         for name in GRAPHS:
             bundle.graph_entry(name, precision)
-    if RECORDED in bundle.manifest.files or not (folder / RECORDED).exists():
-        recording = read_recording(folder)
+    if GOLDEN in bundle.manifest.files or not (folder / GOLDEN).exists():
+        golden = read_golden(folder)
     else:
         raise BundleError(
-            f"{RECORDED} is not one of the bundle's files: build the bundle again with "
+            f"{GOLDEN} is not one of the bundle's files: build the bundle again with "
             "`python export/build_engines.py`."
         )
     report = EngineReport()
     for precision in dict.fromkeys(precisions):
         while True:
-            job = _Job(trt, cuda, bundle, recording, flags or BuildFlags(), fallback, say)
+            job = _Job(trt, cuda, bundle, golden, flags or BuildFlags(), fallback, say)
             try:
                 job.run(precision)
             except GateError as error:
@@ -130,12 +130,12 @@ class _Job:
         trt: Any,
         cuda: Cuda,
         bundle: Bundle,
-        recording: Recording,
+        golden: GoldenOutputs,
         flags: BuildFlags,
         fallback: bool,
         say: Say,
     ) -> None:
-        self.trt, self.cuda, self.bundle, self.recording = trt, cuda, bundle, recording
+        self.trt, self.cuda, self.bundle, self.golden = trt, cuda, bundle, golden
         self.flags, self.fallback, self.say = flags, fallback, say
         self.box = Box(trt.__version__, cuda.compute_capability, cuda.gpu_name)
         self.report = EngineReport()
@@ -169,7 +169,7 @@ class _Job:
                 return []
             self.say("The three engines together.")
             whole = check_whole(
-                self.bundle, sessions, self.recording.pictures_for(precision), precision
+                self.bundle, sessions, self.golden.pictures_for(precision), precision
             )
         together = {
             "end_to_end": {
@@ -249,7 +249,7 @@ class _Job:
             checks = check_session(
                 name,
                 session,
-                self.recording.cases_for(name, entry.precision),
+                self.golden.cases_for(name, entry.precision),
                 entry.precision,
                 [p for p, graphs in self.bundle.manifest.variants.items() if name in graphs],
             )

@@ -1,7 +1,7 @@
 """The gate: no engine is written before it said what the float32 graph says.
 
 Half-precision SAM encoders that are silently wrong are the field's best known failure: they raise
-nothing and look exactly like a bad model. Every fresh engine runs on the bundle's recorded inputs,
+nothing and look exactly like a bad model. Every fresh engine runs on the bundle's golden cases,
 twice each, since a second run may be a replayed CUDA graph; then the three of them as a whole.
 No torch, onnx or onnxruntime in here, and no TensorRT: any `Session` can be judged.
 """
@@ -53,7 +53,7 @@ def check_session(
     precision: str,
     there: Collection[str],
 ) -> list[GraphCheck]:
-    """Hold one engine against the recorded outputs of its graph.
+    """Hold one engine against the golden outputs of its graph.
 
     `there` are the precisions that the bundle has the graph in. Raises GateError, naming graph,
     error and the safer precision, at the first output that is not finite or out of tolerance, and
@@ -76,7 +76,7 @@ def check_session(
                     )
     if not checks:
         raise _refusal(
-            f"The bundle recorded nothing of {graph}, so its engine cannot be judged",
+            f"The bundle has no golden outputs of {graph}, so its engine cannot be judged",
             graph,
             precision,
             None,
@@ -90,7 +90,7 @@ def check_whole(
     pictures: Iterable[Picture],
     precision: str,
 ) -> list[EndToEndCheck]:
-    """Hold the three engines together against the recorded pictures; raises GateError."""
+    """Hold the three engines together against the golden pictures; raises GateError."""
     remembering = {name: Remembering(session) for name, session in sessions.items()}
     safer = safer_precision(precision, bundle.precisions)
     checks = []
@@ -116,7 +116,7 @@ def check_whole(
             )
     if not any(check.prompts for check in checks):
         raise _refusal(
-            "No recorded picture reaches SAM, so the engines cannot be judged as a whole",
+            "No golden picture reaches SAM, so the engines cannot be judged as a whole",
             None,
             precision,
             None,

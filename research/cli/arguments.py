@@ -1,10 +1,12 @@
-"""Arguments that the commands of `research` share: numbers within bounds."""
+"""Arguments that the commands of `research` share: numbers within bounds, and a data set."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable
+
+from clipsam.research.data.layouts import LAYOUTS
 
 
 def whole_number(least: int = 1, most: int | None = None) -> Callable[[str], int]:
@@ -37,3 +39,13 @@ def number(low: float, high: float = math.inf) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """The data set to work on, as `selection.select_items` takes it."""
+    add = parser.add_argument
+    add("dataset", help="a folder, or `synthetic`")
+    add("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
+    add("--category", help="the prompts' word (default: the folder's name)")
+    add("--limit", type=whole_number(), help="only N images of each defect, evenly spread")
+    add("--count", type=whole_number(), default=200, help="images of the synthetic set")

@@ -1,7 +1,7 @@
 """Data sets as lists of labelled images: the field's layouts, anyone's folders, the synthetic set.
 
-items = find_dataset(Path("VisA"))            # layout found by looking; every defect has a mask
-listing = open_dataset(Path("my_parts"))      # as far as it goes, masks may be missing
+listing = open_dataset(Path("my_parts"))      # layout found by looking; masks may be missing
+check_paired(listing)                         # every defective image has one
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipsam.research.data.layouts import LAYOUTS, detect
-from clipsam.research.data.layouts import mvtec_category as _mvtec_category
 from clipsam.research.data.samples import GOOD, LabelledImage, Listing
 from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime.core.errors import DatasetError
@@ -24,9 +23,7 @@ __all__ = [
     "LabelledImage",
     "Listing",
     "check_gaps",
-    "find_dataset",
     "limits",
-    "mvtec_category",
     "open_dataset",
     "recognise",
     "synthetic_dataset",
@@ -81,19 +78,6 @@ def open_dataset(root: Path, category: str | None = None, layout: str | None = N
     return listing
 
 
-def find_dataset(
-    root: Path, category: str | None = None, layout: str | None = None
-) -> list[LabelledImage]:
-    """The test split of a folder in any of the layouts, every defective image with its mask.
-
-    `category` and `layout` as in `open_dataset`. Raises DatasetError naming the first image
-    without a mask, or what the folder lacks.
-    """
-    listing = open_dataset(root, category, layout)
-    check_paired(listing)
-    return listing.images
-
-
 def check_paired(listing: Listing) -> None:
     """Raise DatasetError naming the first defective image without a mask."""
     without = {item.image_path for item in listing.images if not item.has_truth}
@@ -136,20 +120,6 @@ def without_masks_at_all(images: Sequence[LabelledImage]) -> set[tuple[str, str]
     defective = [item for item in images if not item.good]
     masked = {(item.group, item.defect) for item in defective if item.has_truth}
     return {(item.group, item.defect) for item in defective} - masked
-
-
-def mvtec_category(root: Path, category: str) -> list[LabelledImage]:
-    """The test split of one category folder in MVTec AD's layout.
-
-    `category` is the word for the text prompts. Raises DatasetError as `find_dataset` does.
-    """
-    if not (root / "test").is_dir():
-        raise DatasetError(f"{root} has no folder test/: give one category in MVTec AD's layout.")
-    listing = _mvtec_category(root, category)
-    if not listing.images:
-        raise DatasetError(f"{root / 'test'} holds no images ({', '.join(SUFFIXES)}).")
-    check_paired(listing)
-    return listing.images
 
 
 def recognise(items: Sequence[LabelledImage]) -> tuple[str, int, int] | None:

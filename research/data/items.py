@@ -18,7 +18,7 @@ from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime.stages.preprocess import clip_input
 
 # image uint8 [S,S,3] or cached CLIP features float16 [taps,H,W,C]; mask [S,S] of 0 and 1;
-# category; wording (see `steering`)
+# category; wording (see `wording`)
 Item = tuple[Tensor, Tensor, str, str]
 # the same of B items: [B,S,S,3] or [B,taps,H,W,C]; [B,S,S]; B words each
 Batch = tuple[Tensor, Tensor, list[str], list[str]]
@@ -89,7 +89,7 @@ class Epochs(Dataset[Item]):
 
 
 class Reworded(Dataset[Item]):
-    """A data set in which a share of the items gets odd words (see `steering`), by the seed alone.
+    """A data set in which a share of the items gets odd words (see `wording`), by the seed alone.
 
     The words belong to the place, not to the image: an image seen again gets others.
     """

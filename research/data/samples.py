@@ -71,7 +71,7 @@ class LabelledImage:
 class Listing:
     """What a layout found in a folder. Paths are not opened, but for KSDD2's masks."""
 
-    layout: str  # its name, a key of `datasets_layouts.LAYOUTS`
+    layout: str  # its name, a key of `layouts.LAYOUTS`
     images: list[LabelledImage]  # the test split
     train: list[Path] = field(default_factory=list)  # images of the training split
     problems: list[tuple[Path, str]] = field(default_factory=list)  # what keeps it from being whole

@@ -43,7 +43,7 @@ def format_protocol(
 ) -> str:
     """The published rows and ours, in percent; every row says which it is.
 
-    `ours` are names and rows of `evaluate_rows.table`. A published row of the same name stands
+    `ours` are names and rows of `tables.table`. A published row of the same name stands
     right above ours.
     """
     lines = [

@@ -26,7 +26,7 @@ OF_TORCH = ("clip_weights", "umci_weights", "sam_weights", "device")
 
 
 class Model(Protocol):
-    """A bundle (`BundleModel`) or PyTorch (`evaluate_torch.TorchModel`)."""
+    """A bundle (`BundleModel`) or PyTorch (`torch_subject.TorchModel`)."""
 
     identity: str
     categories: Collection[str]

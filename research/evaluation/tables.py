@@ -1,6 +1,6 @@
 """Sums of an evaluation and the rows of its tables: by defect or category, mean, image level.
 
-Pixels go into one histogram a row (`metrics_stream`) and are forgotten; of an image only its name
+Pixels go into one histogram a row (`streamed_metrics`) and are forgotten; of an image only its name
 and a few numbers stay, so the size of a data set is bounded by time alone.
 """
 

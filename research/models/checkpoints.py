@@ -25,7 +25,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from clipsam.research.models.presets import SAM_CONFIGS, Preset, build_clip, build_sam
-from clipsam.research.models.tiny_shared import with_embedding
+from clipsam.research.models.tiny import with_embedding
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
 from clipsam.runtime.core.errors import WeightsError
 from clipsam.runtime.core.files import sha256, write_with

@@ -1,12 +1,12 @@
 """The three models: what they are made of. `paper` is the mission, `tiny` ships with weights.
 
-Building a model gives it random weights; `weights.py` fills them from checkpoints.
+Building a model gives it random weights; `checkpoints.py` fills them from checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import open_clip
@@ -20,7 +20,7 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
-from clipsam.research.models.tiny_embedding import TwoScaleEmbedding, UNetEmbedding
+from clipsam.research.models.tiny import TwoScaleEmbedding, UNetEmbedding
 from clipsam.research.models.umci import UMCIConfig
 from clipsam.runtime.stages.decision import DecisionOptions
 from clipsam.runtime.stages.fusion import FusionOptions
@@ -66,25 +66,23 @@ _VIT_B = SamConfig(dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
 _VIT_L = SamConfig(dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
 SAM_CONFIGS = {"vit_h": SamConfig(), "vit_l": _VIT_L, "vit_b": _VIT_B}
 
+_PAPER = Preset(
+    name="paper",
+    clip_name="ViT-L-14-336-quickgelu",
+    clip_image_size=336,
+    features_list=(6, 12, 18, 24),
+    sam_type="vit_h",
+    sam=SAM_CONFIGS["vit_h"],
+    umci=UMCIConfig(),
+    description="the paper's models: OpenAI CLIP ViT-L-14-336, SAM ViT-H, UMCI of the user",
+)
 PRESETS = {
-    "paper": Preset(
-        name="paper",
-        clip_name="ViT-L-14-336-quickgelu",
-        clip_image_size=336,
-        features_list=(6, 12, 18, 24),
-        sam_type="vit_h",
-        sam=SAM_CONFIGS["vit_h"],
-        umci=UMCIConfig(),
-        description="the paper's models: OpenAI CLIP ViT-L-14-336, SAM ViT-H, UMCI of the user",
-    ),
-    "vit-b": Preset(
+    "paper": _PAPER,
+    "vit-b": replace(
+        _PAPER,
         name="vit-b",
-        clip_name="ViT-L-14-336-quickgelu",
-        clip_image_size=336,
-        features_list=(6, 12, 18, 24),
         sam_type="vit_b",
         sam=SAM_CONFIGS["vit_b"],
-        umci=UMCIConfig(),
         description="the paper's CLIP with SAM ViT-B, for smaller boxes",
     ),
     "tiny": Preset(

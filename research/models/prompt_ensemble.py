@@ -10,14 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORMAL_STATES = (
-    "{}",
-    "flawless {}",
-    "perfect {}",
-    "unblemished {}",
-    "{} without flaw",
-    "{} without defect",
+    "{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw", "{} without defect",
     "{} without damage",
-)
+)  # fmt: skip
 ABNORMAL_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
 TEMPLATES = tuple(
     template.format(article=article)

@@ -13,48 +13,22 @@ from clipsam.research.synthetic.scenes import Scene
 from clipsam.research.synthetic.textures import Rng, choose
 
 _GOOD = (
-    "flawless",
-    "flawless",
-    "perfect",
-    "perfect",
-    "unblemished",
-    "good",
-    "undamaged",
-    "intact",
-    "normal",
-    "clean",
-)
+    "flawless", "flawless", "perfect", "perfect", "unblemished", "good", "undamaged", "intact",
+    "normal", "clean",
+)  # fmt: skip
 _GOOD_TAILS = (
-    "without flaw",
-    "without defect",
-    "without damage",
-    "without defects",
-    "without any damage",
+    "without flaw", "without defect", "without damage", "without defects", "without any damage",
     "in good order",
-)
+)  # fmt: skip
 _BAD = (
-    "damaged",
-    "damaged",
-    "damaged",
-    "defective",
-    "flawed",
-    "faulty",
-    "anomalous",
-    "broken",
+    "damaged", "damaged", "damaged", "defective", "flawed", "faulty", "anomalous", "broken",
     "imperfect",
-)
+)  # fmt: skip
 _BAD_TAILS = ("with flaw", "with defect", "with damage", "with a defect", "with defects")
 _SHOTS = (
-    "a photo of",
-    "a photo of",
-    "a close-up photo of",
-    "a cropped photo of",
-    "a picture of",
-    "an image of",
-    "an inspection image of",
-    "an industrial photo of",
-    "",
-)
+    "a photo of", "a photo of", "a close-up photo of", "a cropped photo of", "a picture of",
+    "an image of", "an inspection image of", "an industrial photo of", "",
+)  # fmt: skip
 _PURPOSES = ("for visual inspection", "for anomaly detection")
 
 _PLURAL = ("capsules", "macaroni")

@@ -9,7 +9,7 @@ number of processes changes nothing but the order in which floating point number
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,34 +20,15 @@ from clipsam.runtime.core.errors import ClipSAMError, ProviderError
 T = TypeVar("T")
 
 
-class Processes(Protocol):
-    """The group of processes that train together. Collective: all must make the same calls."""
+class Processes:
+    """The group of processes that train together, here this one alone. Collective: all of a group
+    must make the same calls.
 
-    rank: int  # of this process, from 0
-    world: int  # how many there are
-    device: torch.device  # of this process
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """A module over the same parameters, whose gradients are averaged over the processes."""
-
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of this process's share of the loss."""
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over the processes."""
-
-    def barrier(self) -> None:
-        """Return when every process has come here."""
-
-    def broadcast(self, value: T) -> T:
-        """The first process's value, on every process."""
-
-    def close(self) -> None:
-        """Leave the group."""
-
-
-class OneProcess:
-    """The group of this process alone."""
+    Attributes:
+      rank: of this process, from 0.
+      world: how many there are.
+      device: of this process.
+    """
 
     rank, world = 0, 1
 
@@ -55,25 +36,29 @@ class OneProcess:
         self.device = torch.device(device)
 
     def wrap(self, module: nn.Module) -> nn.Module:
+        """A module over the same parameters, whose gradients are averaged over the processes."""
         return module
 
     def backward(self, loss: Tensor) -> None:
+        """Gradients of this process's share of the loss."""
         loss.backward()
 
     def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
         return value
 
     def barrier(self) -> None:
-        pass
+        """Return when every process has come here."""
 
     def broadcast(self, value: T) -> T:
+        """The first process's value, on every process."""
         return value
 
     def close(self) -> None:
-        pass
+        """Leave the group."""
 
 
-class FabricProcesses:
+class FabricProcesses(Processes):
     """The group that torchrun started, through Lightning Fabric: gloo on CPUs, NCCL on GPUs."""
 
     def __init__(self, accelerator: str) -> None:
@@ -124,7 +109,7 @@ def start_processes(device: str) -> Processes:
     several processes and Lightning Fabric is missing, ProviderError when the device is.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return OneProcess(torch_device(device))
+        return Processes(torch_device(device))
     kind, local = device.split(":")[0], int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # Counted, not used: every process would set itself up on the first GPU.
     if kind == "cuda" and torch.cuda.device_count() < local:

@@ -2,7 +2,7 @@
 
 A step's batch depends on the step number and the seed alone, and the checkpoint holds weights,
 optimizer and step, so a run that was killed and started again ends where an uninterrupted one
-ends. Checkpoints are written to a temporary name and renamed. Several processes (`processes.py`)
+ends. Checkpoints are written to a temporary name and renamed. Several processes (`distributed.py`)
 share out the same batches.
 """
 
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from clipsam.research.data.loader import make_loader
-from clipsam.research.training.distributed import OneProcess, Processes, share_of
+from clipsam.research.training.distributed import Processes, share_of
 from clipsam.research.training.ema import EMA
 from clipsam.research.training.log import TrainingLog
 from clipsam.runtime.core.errors import ClipSAMError, OutputError, WeightsError
@@ -92,7 +92,7 @@ def run(
     The best state by `validate()["score"]` is loaded into `task.module` at the end; where there
     is no score, the last state stays. Several `processes` need a `ParallelTask`.
     """
-    group = processes or OneProcess()
+    group = processes or Processes()
     first = group.rank == 0
     _check_length(dataset, config)
     config.save_path.mkdir(parents=True, exist_ok=True)

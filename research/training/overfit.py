@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipsam.research.data.items import Batch, Item, collate
-from clipsam.research.training.distributed import OneProcess
+from clipsam.research.training.distributed import Processes
 from clipsam.research.training.loop import LoopConfig, Task, make_optimizer, take_step
 
 ENOUGH = 0.5  # the loss must fall below this share of what it was
@@ -26,7 +26,7 @@ def overfit(task: Task, batch: Batch, learning_rate: float, steps: int) -> tuple
     config = LoopConfig(steps, len(batch[1]), learning_rate, Path(), weight_decay=0.0)
     optimizer = make_optimizer([p for p in task.module.parameters() if p.requires_grad], config)
     losses = [
-        take_step(task, batch, optimizer, learning_rate, OneProcess())[0] for _ in range(steps + 1)
+        take_step(task, batch, optimizer, learning_rate, Processes())[0] for _ in range(steps + 1)
     ]
     return losses[0], losses[-1]  # of the weights after no step and after `steps` steps
 

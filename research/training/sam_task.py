@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from clipsam.research.models.presets import Preset, build_sam
-from clipsam.research.models.tiny_shared import IN_SAM
+from clipsam.research.models.tiny import IN_SAM
 from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.research.training.clip_task import share_loss, token_shares
 from clipsam.research.training.losses import binary_focal_dice

@@ -26,8 +26,8 @@ class UmciTask:
 
     `validation` is their number; without any there is no score. With `bf16` CLIP and UMCI run in
     mixed precision; weights, loss and optimizer stay float32. With `steering` (training does some
-    of it, see `steering.py`) the score asks for both: a UMCI that ignores its words finds defects
-    sooner and would be kept.
+    of it, see `data/wording.py`) the score asks for both: a UMCI that ignores its words finds
+    defects sooner and would be kept.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class UmciTask:
 
 
 def _target(mask: Tensor, wording: str) -> Tensor:
-    """What the "abnormal" column means under this wording (see `steering`)."""
+    """What the "abnormal" column means under this wording (see `wording`)."""
     if wording == SWAPPED:
         return 1 - mask
     return mask if wording == PLAIN else torch.zeros_like(mask)

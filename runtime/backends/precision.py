@@ -1,7 +1,7 @@
 """The precisions a graph may compute in, and what is safer than each.
 
 One table for the build and for the box. How a precision is made and how far it may be from float32
-is the export's half, `export/precisions.py`.
+is the export's half, `export/precisions/recipes.py`.
 """
 
 from __future__ import annotations

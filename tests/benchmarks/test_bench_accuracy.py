@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 from support.engine_toy import break_encoder
-from support.recorded_toy import build_recorded_toy
+from support.golden_toy import build_golden_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,10 +32,10 @@ def rows(text: str, start: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in table if row[0].startswith(start)]
 
 
-def test_right_and_wrong_engines(
+def test_right_engines_are_within_and_wrong_ones_are_not(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = build_recorded_toy(tmp_path / "bundle", "fp16")
+    bundle = build_golden_toy(tmp_path / "bundle", "fp16")
     break_encoder(bundle)
     assert bench.main([str(bundle), "--precision", "fp32", "fp16", "--threads", "1"]) == 0
     exact, half = capsys.readouterr().out.split("fp16 by cpu")
@@ -50,14 +50,14 @@ def test_right_and_wrong_engines(
     assert {row[-1] for row in rows(half, "clip_umci")} == {"yes"}
 
 
-def test_what_cannot_be_opened(
+def test_what_cannot_be_opened_is_an_error_in_words(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.main([str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_the_commands_of_the_page(bench: ModuleType) -> None:
+def test_the_commands_of_the_page_are_parsed(bench: ModuleType) -> None:
     page = (ROOT / "docs" / "on_the_box.md").read_text()
     commands = [line for line in page.splitlines() if "bench_accuracy.py " in line]
     parsed = [bench.parse(shlex.split(line)[2:]) for line in commands if line.endswith("fp16")]

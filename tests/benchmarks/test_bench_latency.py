@@ -19,10 +19,10 @@ import bench_latency as bench
 import cv2
 import numpy as np
 import pytest
-from harness import chart, inspection, machine, peaks
+from harness import inspection, job, machine
 from harness.agreement import Outcome, agreement
 from harness.clock import Clock
-from harness.inspection_lines import Reports, lines_of, peak_of
+from harness.inspection_lines import Reports, lines_of
 from harness.planted import DEFECTIVE, GOOD, planted_map
 from harness.rows import ROWS, Row, select
 from harness.subjects import Plan
@@ -64,9 +64,6 @@ def test_the_engine_agrees_with_eager_in_processes_of_their_own(
                 assert 0 < p50 <= p90 <= p99
                 assert line["n"] == "3"
                 assert float(line["cold_start_s"]) > 0
-            share = by[row, part, "clip_umci"]
-            rate = float(share["gflop"]) / float(share["p50_ms"]) / float(share["peak_tflops"])
-            assert float(share["share"]) == pytest.approx(rate, rel=0.02, abs=1e-3)
     ours, eager = by[ENGINE, DEFECTIVE, "whole"], by[EAGER, DEFECTIVE, "whole"]
     ratio = float(eager["round_ms"]) / float(ours["round_ms"])
     assert float(ours["times_eager"]) == pytest.approx(ratio, rel=1e-2)
@@ -76,11 +73,7 @@ def test_the_engine_agrees_with_eager_in_processes_of_their_own(
     assert 50 < float(ours["peak_rss_mb"]) < float(eager["peak_rss_mb"])  # each its own
     (fp16,) = (line for line in lines if line["row"] == "ort-cpu-fp16")
     assert fp16["status"].startswith("not run: The bundle has no graph clip_umci in fp16")
-    assert {line["backend"] for line in lines if line["row"] == "matrix peak"} == {
-        "NumPy", "ONNX Runtime", "PyTorch",
-    }  # fmt: skip
     assert all(line["date"] and line["cpu"] and "numpy" in line["versions"] for line in lines)
-    assert cv2.imread(str(out.with_suffix(".png"))) is not None
     assert "ort-cpu-fp16" in capfd.readouterr().out
 
 
@@ -102,12 +95,12 @@ def test_rounds_go_both_ways_and_a_failed_row_is_not_started_again(
 ) -> None:
     started: list[str] = []
 
-    def run(job: Any) -> dict[str, Any]:
-        name = job.arguments["row"]["name"]
+    def run(asked: job.Job) -> dict[str, Any]:
+        name = asked.arguments["row"]["name"]
         started.append(name)
         return {"failed": "x"} if name == "ort-cpu-fp16" else {"calls": {}, "cold_start_s": 1.0}
 
-    monkeypatch.setattr(bench.job, "run", run)
+    monkeypatch.setattr(job, "run", run)
     args = bench.parse(["--bundle", str(toy), "--rounds", "2", "--rows", "ort-cpu-*"])
     args.pictures = []
     rows = [replace(BY_NAME[f"ort-cpu-{p}"], bundle=str(toy)) for p in ("fp32", "fp16", "int8")]
@@ -131,13 +124,15 @@ def test_several_bundles_have_rows_of_their_own(toy: Path, tmp_path: Path) -> No
     assert [row.bundle for row in rows] == ["", str(toy), str(tmp_path / "other")]
 
 
-def test_no_row_of_that_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_that_does_not_exist_is_refused_with_the_list(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         bench.parse(["--rows", "openvino"])
     assert "tensorrt-fp16" in capsys.readouterr().err
 
 
-def test_no_row_that_could_never_run() -> None:
+def test_no_row_is_there_that_could_never_run() -> None:
     """Every precision of a bundle, where the backend can run it."""
     rows: dict[str, list[str]] = {"cpu": [], "cuda": [], "tensorrt": []}
     for row in ROWS:
@@ -163,7 +158,8 @@ def test_the_pictures_are_spread_over_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_sees_as_many_boxes_as_were_planted(boxes: int, preset: str) -> None:
     rough = planted_map(PRESETS[preset].clip_image_size, boxes)
-    prompts = find_prompts(cv2.resize(rough, (1000, 700)), PRESETS[preset].prompts)
+    resized = np.asarray(cv2.resize(rough, (1000, 700)), np.float32)
+    prompts = find_prompts(resized, PRESETS[preset].prompts)
     assert (len(prompts), prompts.dropped) == (boxes, 0)
 
 
@@ -182,15 +178,16 @@ class OneBox:
 
 def test_every_inspection_has_stages_of_its_own_in_milliseconds() -> None:
     subject: Any = OneBox()
-    calls = inspection.inspect(subject, None, 1, 3, 60)
+    image = np.zeros((8, 8, 3), np.uint8)
+    calls = inspection.inspect(subject, image, 1, 3, 60)
     assert len(calls) == subject.count == 3
     for call in calls:
         assert call["whole"][0] >= call["clip_umci"][0] >= 2
         outside = call["whole"][0] - call["clip_umci"][0]
         assert call["outside the graphs"][0] == pytest.approx(outside)
-    assert len(inspection.inspect(subject, None, 1, 1000, 0.0)) == 1  # out of time
+    assert len(inspection.inspect(subject, image, 1, 1000, 0.0)) == 1  # out of time
     with pytest.raises(RuntimeError, match="given 1 prompts, not 0"):
-        inspection.inspect(subject, None, 0, 1, 60)
+        inspection.inspect(subject, image, 0, 1, 60)
 
 
 def report(factor: float, sam: bool = True) -> dict[str, Any]:
@@ -207,37 +204,18 @@ def report(factor: float, sam: bool = True) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_percentiles_shares_and_ratios() -> None:
-    flops = {"clip_umci": 1e9, "sam_encoder": 5e9, "sam_decoder": 2e9}
+def test_percentiles_are_of_all_rounds_and_ratios_of_each() -> None:
     against = {"times_eager": [report(4.0), report(8.0)], "times_keep_pages": [{"failed": "x"}]}
-    lines = lines_of(BY_NAME[ENGINE], [report(1.0), report(1.0)], against, flops, 1.0)
+    lines = lines_of(BY_NAME[ENGINE], [report(1.0), report(1.0)], against)
     found = {(line["part"], line["stage"]): line for line in lines}
     clip = found[GOOD, "clip_umci"]
     assert (clip["n"], clip["p50_ms"], clip["p90_ms"], clip["cpu_ms"]) == (202, 51, 91, 25.5)
-    assert clip["share"] == pytest.approx(1 / 51, abs=1e-4)  # 1 GFLOP in 51 ms at 1 TFLOP/s
-    assert found[GOOD, "whole"]["gflop"] == 1  # SAM does not run
-    assert found[DEFECTIVE, "whole"]["gflop"] == 1 + 5 + 2
     assert [clip[f"times_eager{end}"] for end in ("", "_min", "_max")] == [6, 4, 8]  # by round
     assert clip["times_eager_cpu"] == 6
     assert "times_keep_pages" not in clip  # that row was not measured
     assert clip["sm_clock_mhz"] == 1500
-    without = lines_of(BY_NAME[ENGINE], [report(1.0)], {})
-    assert not any("share" in line or "gflop" in line for line in without)
     (line,) = lines_of(BY_NAME[ENGINE], [], {})
     assert line["status"] == "not run: interrupted"
-
-
-def test_whose_peak_a_share_is_taken_of() -> None:
-    def product(device: str, precision: str, rate: float) -> dict[str, Any]:
-        return {"device": device, "precision": precision, "peak_tflops": rate}
-
-    lines = [product("cpu", "fp32", 2.0), product("cpu", "fp32", 3.0), product("cpu", "fp16", 1.0)]
-    lines.append({"device": "cpu", "precision": "int8", "status": "not run: …"})
-    assert peak_of(BY_NAME["ort-cpu-fp16"], lines) == 3.0  # which runs in fp32 there
-    assert peak_of(BY_NAME["ort-cpu-int8"], lines) == 3.0
-    assert peak_of(BY_NAME["tensorrt-fp32"], lines) is None
-    lines += [product("cuda", "fp32", 1.0), product("cuda", "fp16", 9.0)]
-    assert peak_of(BY_NAME["tensorrt-fp16"], lines) == 9.0
 
 
 def outcome(rows: int = 5, verdict: str = "good") -> Outcome:
@@ -260,17 +238,6 @@ def test_agreement_is_of_the_worst_picture(tmp_path: Path) -> None:
     assert (other["agrees"], other["same_verdict"]) == ("DIFFERS: verdict", False)
 
 
-def test_flops_against_a_count_by_hand() -> None:
-    """ViT-H's encoder: products of weights and of attention; the rest is under one percent."""
-    flops = peaks.count_flops(threads=1, started=0, preset="paper", boxes=4)["flops"]
-    tokens, padded, width, window = 64**2, 70**2, 1280, 14**2
-    by_hand = 32 * 16 * tokens * width**2  # MLPs
-    by_hand += 8 * (28 * padded + 4 * tokens) * width**2  # queries, keys, values, projection
-    by_hand += 4 * 4 * tokens**2 * width + 28 * 4 * 25 * window**2 * width  # attention
-    assert flops["sam_encoder"] == pytest.approx(by_hand, rel=0.01)
-    assert flops["sam_encoder"] > by_hand
-
-
 def test_the_pytorch_rows_are_the_bundles_models(tiny_bundle: Path) -> None:
     """Eager and bf16 (not compiled here) compute the bundle's rough map; their specs are its."""
     import torch
@@ -285,7 +252,7 @@ def test_the_pytorch_rows_are_the_bundles_models(tiny_bundle: Path) -> None:
         eager = torch_rows.EagerSubject(BY_NAME[EAGER], plan)
         text = model.bundle.text(model.bundle.manifest.categories[0])[None]
         np.testing.assert_array_equal(eager.text.numpy(), text)
-        feeds = {"image": image, "text": text}
+        feeds: dict[str, Any] = {"image": image, "text": text}
         expected = model.sessions["clip_umci"].run(feeds)["rough"]
         assert np.ptp(expected) > 0.5
         np.testing.assert_allclose(eager.rough_map(image), expected, atol=1e-4)
@@ -300,26 +267,11 @@ def test_the_pytorch_rows_are_the_bundles_models(tiny_bundle: Path) -> None:
                 assert all(a.agrees(b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_the_best_round_of_every_librarys_product_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for _, precision, call in peaks._products("cpu", 8, 1):
-        if precision == "fp32":  # of matrices of ones
-            found = call()
-            product = found if isinstance(found, np.ndarray) else found[0]
-            assert (np.asarray(product) == np.full((8, 8), 8)).all()
-    seconds = iter([0.5, 0.25, *[1.0] * 100])
-    monkeypatch.setattr(peaks, "_seconds", lambda call: next(seconds))
-    products = peaks.measure_peaks(threads=1, started=0, device="cpu", side=32)["products"]
-    assert products[0] == {
-        "backend": "NumPy", "precision": "fp32", "status": "measured",
-        "peak_tflops": round(2 * 32**3 / 0.25 / 1e12, 5),
-    }  # fmt: skip
-
-
 SMI = """#!/bin/sh
 case "$*" in
   *name,driver_version*) echo "Fake GPU, 600.1, 1980" ;;
   *--loop-ms*) echo "1000, 1500, 2600"; echo "3000, [N/A], 2600"; echo "2000, 1700, 2600"; echo "20"
-    exec sleep 60 ;;
+    touch "$0.said"; exec sleep 60 ;;
   *) echo 400 ;;
 esac
 """
@@ -335,7 +287,7 @@ def test_the_monitor_reads_memory_and_clocks(
     facts = machine.machine(2)
     assert (facts["gpu"], facts["driver"], facts["threads"]) == ("Fake GPU", "600.1", 2)
     with machine.GpuMonitor() as monitor:
-        while len(monitor._samples) < 4:
+        while not (tmp_path / "nvidia-smi.said").exists():
             time.sleep(0.01)
     assert monitor.figures == {
         "gpu_memory_mb": 2600, "sm_clock_mhz": 1600, "memory_clock_mhz": 2600,
@@ -350,16 +302,6 @@ def test_without_nvidia_smi_there_is_no_monitor(
         pass
     assert monitor.figures == {}
     assert machine.machine(None)["gpu"] == "none that nvidia-smi tells of"
-
-
-def test_the_charts_axis_is_logarithmic() -> None:
-    bars = [("a", 1.0, 1.5), ("b", 10.0, 15.0), ("c", 100.0, 150.0)]
-    drawn = chart.draw_chart(bars, "title")
-    counts = [
-        int((drawn == np.array(colour, np.uint8)).all(axis=2).sum()) for colour in chart._COLOURS
-    ]
-    # The first begins where the axis does; the third is twice as long as the second.
-    assert counts[0] > 1.9 * counts[1] > 0
 
 
 ON_THE_BOX = Path(__file__).resolve().parents[2] / "docs" / "on_the_box.md"

@@ -24,7 +24,8 @@ SHELL = ("git", "make", ".")
 
 def commands() -> list[list[str]]:
     """The words of every command in the page's console blocks, variables filled in."""
-    found, values = [], {}
+    found: list[list[str]] = []
+    values: dict[str, str] = {}
     for block in re.findall(r"```console\n(.*?)```", GUIDE.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             for name, value in values.items():

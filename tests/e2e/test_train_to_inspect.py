@@ -11,7 +11,7 @@ from support.whole_way import whole_way
 
 
 @pytest.mark.slow
-def test_train_evaluate_export_inspect(tmp_path: Path) -> None:
+def test_a_trained_model_is_evaluated_exported_and_inspects(tmp_path: Path) -> None:
     """Runs of the same steps end with the same weights: exactly the same on one process, within
     1e-6 on two (only the order of additions differs); the bundle measures what PyTorch does."""
     threads = torch.get_num_threads()

@@ -14,7 +14,7 @@ import pytest
 from support.blocked import BLOCK
 from support.engine_toy import Fake, break_encoder, engines, fake_workshop, no_leftovers
 from support.fake_builder import STEPS, Workshop
-from support.recorded_toy import build_recorded_toy
+from support.golden_toy import build_golden_toy
 from support.trt_engines import FAKE_BOX
 
 from clipsam.export.build_engines import main
@@ -30,7 +30,7 @@ def fake() -> Iterator[Fake]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return build_recorded_toy(tmp_path / "bundle", "fp16", "int8")
+    return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_command_builds_engines_and_keeps_them(
     assert "Kept: clip_umci fp16" in capsys.readouterr().out
 
 
-def test_the_command_on_a_wrong_engine(
+def test_the_command_refuses_a_wrong_engine(
     broken: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--engines-only", str(broken)]) == 1
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_the_build(
     def interrupt(step: int) -> None:
         seen.append(step)
         if len(seen) == 2:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if len(seen) > 2:
             raise AssertionError("the build went on")
 

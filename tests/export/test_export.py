@@ -33,13 +33,15 @@ from clipsam.export.parity.inputs import (
     sam_decoder_cases,
     sam_encoder_cases,
 )
-from clipsam.export.parity.onnx_vs_torch import check_graph, compare, format_table, record
+from clipsam.export.parity.onnx_vs_torch import check_graph, compare, format_table, golden_cases
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.export.quantization import floating
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.core.errors import ExportError, OutputError
+
+pytestmark = pytest.mark.slow  # exports
 
 REPOSITORY = Path(build_engines.__file__).resolve().parent.parent
 NOISE = Checkpoints(random_seed=1)
@@ -172,9 +174,9 @@ def test_an_altered_graph_is_refused(
     small_preset: Preset, small_bundle: Path, tmp_path: Path
 ) -> None:
     sam = NOISE.load_sam(small_preset)[0]
-    recorded = record("sam_decoder", SamDecoderGraph(sam), sam_decoder_cases(256, 64))
+    golden = golden_cases("sam_decoder", SamDecoderGraph(sam), sam_decoder_cases(256, 64))
     path = small_bundle / "sam_decoder.onnx"
-    assert all(c.passed for c in check_graph("sam_decoder", path, recorded, threads=1))
+    assert all(c.passed for c in check_graph("sam_decoder", path, golden, threads=1))
 
     model = onnx.load(path)
     weights = next(t for t in model.graph.initializer if t.name == "no_mask")
@@ -185,7 +187,7 @@ def test_an_altered_graph_is_refused(
     with pytest.raises(
         ExportError, match=r"sam_decoder in fp32 does not agree.*logits.*\(1e-04 is allowed\)"
     ):
-        check_graph("sam_decoder", tmp_path / "altered.onnx", recorded, threads=1)
+        check_graph("sam_decoder", tmp_path / "altered.onnx", golden, threads=1)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.images.reader import write_png
 from clipsam.runtime.pipeline import ClipSAM
 
+pytestmark = pytest.mark.slow  # exports
+
 NOISE = Checkpoints(random_seed=1)  # that of `small_bundle`
 
 
@@ -90,7 +92,8 @@ def test_every_precision_is_built_and_checked(precise: tuple[Path, BuildReport])
         if (precision, name) != ("int8", "sam_decoder")
     }
     assert {c.precision for c in report.end_to_end} == set(bundle.precisions)
-    assert all(check.passed for check in (*report.graphs, *report.end_to_end))
+    assert all(check.passed for check in report.graphs)
+    assert all(check.passed for check in report.end_to_end)
     for check in report.end_to_end:
         assert check.prompts > 0
         # Of the masks of a 56 x 40 image one pixel is more than the tolerance.
@@ -139,7 +142,7 @@ def test_precisions_are_taken_over(
 ) -> None:
     folder = Path(shutil.copytree(precise[0], tmp_path / "bundle"))
     monkeypatch.setattr(floating, "export_graph", _must_not_run)
-    monkeypatch.setattr(static_int8, "quantise", _must_not_run)
+    monkeypatch.setattr(static_int8, "quantize", _must_not_run)
     options = BuildOptions(
         small_preset, folder, NOISE, precisions=("int8",), calibration=good_parts, threads=1
     )

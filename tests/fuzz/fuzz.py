@@ -80,8 +80,8 @@ def mutate(data: bytes, draw: random.Random, other: bytes) -> bytes:
         elif kind == 2:
             width = draw.choice((2, 4, 8))
             value = draw.choice((0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, size, at))
-            order = draw.choice(("little", "big"))
-            changed[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, order)
+            number = (value % (1 << 8 * width)).to_bytes(width, "little")
+            changed[at : at + width] = number if draw.random() < 0.5 else number[::-1]
         elif kind == 3:
             del changed[at : at + draw.choice((1, 2, 8, 100, size))]
         elif kind == 4:

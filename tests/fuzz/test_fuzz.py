@@ -23,7 +23,7 @@ def _fuzz(folder: Path, *args: str, code: str = "") -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("target", ["images", "manifests", "bundles", "results"])
-def test_nothing_but_our_own_errors(target: str, tmp_path: Path) -> None:
+def test_mutated_files_raise_nothing_but_our_own_errors(target: str, tmp_path: Path) -> None:
     done = _fuzz(tmp_path, target, "--count", "120", "--seconds", "100")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / f"{target}-0.json").read_text())["next"] == 120

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from clipsam.research.ablations import (
     Ablations,
+    RoughMap,
     Variant,
     find_runs,
     missing_rows,
@@ -28,8 +31,8 @@ from clipsam.runtime.stages.prompts import PromptOptions
 OPTIONS = PromptOptions()
 
 
-def maker(level: float) -> object:
-    def rough(taps: list[Tensor], text: Tensor, size: int) -> Tensor:
+def maker(level: float) -> RoughMap:
+    def rough(taps: Sequence[Tensor], text: Tensor, size: int) -> Tensor:
         return torch.full((1, size, size), level)
 
     return rough
@@ -37,14 +40,14 @@ def maker(level: float) -> object:
 
 def test_the_rows_carry_the_papers_names() -> None:
     strip, scale, umci, similarity = (maker(v) for v in (0.1, 0.2, 0.3, 0.4))
-    rows = table_2(OPTIONS, similarity, umci, {"strip": strip, "scale": scale})  # type: ignore[arg-type]
+    rows = table_2(OPTIONS, similarity, umci, {"strip": strip, "scale": scale})
     assert {r.name for r in rows} == {r.method for r in published(2, "mvtec")}
     assert [r.name for r in rows if not r.refine] == ["w/o MMR"]
     base = UMCIConfig()
     others = [(replace(base, hidden_dim=c), strip) for c in (194, 256)]
     others += [(replace(base, pool_sizes=s), scale) for s in ((2, 4), (6, 10))]
     others.append((replace(base, paths=("strip",)), strip))  # of table 2: no row here
-    rows = table_3(OPTIONS, base, umci, others)  # type: ignore[arg-type]
+    rows = table_3(OPTIONS, base, umci, others)
     assert {r.name for r in rows} == {r.method for r in published(3, "mvtec")}
     by_name = {r.name: r for r in rows}
     assert by_name["c_h 384"].maker is by_name["s 3 & 9"].maker is umci
@@ -81,10 +84,10 @@ def test_every_row_goes_its_own_way_and_sam_sees_the_image_once(
     )
     weak, strong = maker(0.46), maker(0.8)
     rows = [
-        Variant("weak", weak, OPTIONS),  # type: ignore[arg-type]
-        Variant("lower", weak, replace(OPTIONS, threshold=0.45)),  # type: ignore[arg-type]
-        Variant("rough", strong, OPTIONS, refine=False),  # type: ignore[arg-type]
-        Variant("full", strong, OPTIONS),  # type: ignore[arg-type]
+        Variant("weak", weak, OPTIONS),
+        Variant("lower", weak, replace(OPTIONS, threshold=0.45)),
+        Variant("rough", strong, OPTIONS, refine=False),
+        Variant("full", strong, OPTIONS),
     ]
 
     class Sam:
@@ -98,11 +101,11 @@ def test_every_row_goes_its_own_way_and_sam_sees_the_image_once(
             self.decoded += 1
             return SimpleNamespace()
 
-    ablations = Ablations.__new__(Ablations)
+    ablations: Any = Ablations.__new__(Ablations)
     ablations.mask_weight = 1.0
     ablations.variants, ablations.masks_per_box, sam = rows, 3, Sam()
-    ablations.sam = sam  # type: ignore[assignment]
-    ablations.features = type("F", (), {"image_size": 16, "__call__": lambda s, x: [x]})()  # type: ignore[assignment]
+    ablations.sam = sam
+    ablations.features = type("F", (), {"image_size": 16, "__call__": lambda s, x: [x]})()
     ablations._text = {"object": torch.zeros(1, 4, 2)}
     finals = ablations.finals(np.zeros((20, 30, 3), np.uint8), "object")
     means = {name: float(final.mean()) for name, final in finals.items()}

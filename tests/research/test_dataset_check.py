@@ -135,7 +135,9 @@ def test_a_rotated_photograph_is_compared_as_it_is_decoded(tmp_path: Path) -> No
     assert "is 60x40, its image is 40x60" in check(open_dataset(root)).problems[0][1]
 
 
-def test_visa_with_a_file_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_missing_of_visa_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make_visa(tmp_path / "VisA")
     (root / "candle/Data/Images/Normal/0001.JPG").unlink()
     (root / "candle/Data/Masks/Anomaly/000.png").unlink()

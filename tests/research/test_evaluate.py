@@ -26,10 +26,12 @@ from support.dataset_folders import (
     square,
     write,
 )
+from support.exact_pro import pro_score
 
 from clipsam.export.graphs.checkpoints import Checkpoints
-from clipsam.research.evaluate import BundleModel, evaluate, main
-from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluate import evaluate, main
+from clipsam.research.evaluation.metrics import pixel_metrics
+from clipsam.research.evaluation.subjects import BundleModel
 from clipsam.research.evaluation.tables import Tally, dataset_row, table
 from clipsam.research.evaluation.torch_subject import TorchModel
 from clipsam.research.models.presets import Preset, get_tokenizer
@@ -67,7 +69,8 @@ class Brightness:
         mask = final > 0.7
         return Result(
             "anomalous" if mask.any() else "good", float(final.max()), 0.7, (), category,
-            *image.shape[:2], 0, 0, refine, "fixed", "", {}, final, mask,
+            image.shape[0], image.shape[1], 0, 0, refine, norm="fixed", bundle="", timings={},
+            score_map=final, mask=mask,
         )  # fmt: skip
 
 
@@ -84,7 +87,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Brightness:
 
 
 def test_figures_are_those_of_the_pooled_pixels(fake: Brightness, tmp_path: Path) -> None:
-    from clipsam.research.data.datasets import find_dataset
+    from support.dataset_folders import find_dataset
 
     items = find_dataset(make_mvtec(tmp_path / "nut"))
     rows = {row["set"]: row for row in table(evaluate(fake, items, 0))}
@@ -131,7 +134,7 @@ def test_several_categories_get_a_row_each_and_their_mean(
     assert written is not None
 
 
-def test_the_error_of_an_image(tmp_path: Path) -> None:
+def test_the_error_of_an_image_is_how_wrong_its_answer_is(tmp_path: Path) -> None:
     from clipsam.research.data.datasets import LabelledImage
 
     def item(defect: str) -> LabelledImage:

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.dataset_folders import make_mvtec, picture, write
+from support.dataset_folders import find_dataset, make_mvtec, picture, write
+from support.exact_pro import pro_score
 
-from clipsam.research.data.datasets import find_dataset
 from clipsam.research.evaluate import evaluate, main
 from clipsam.research.evaluation.contact_sheet import COLUMNS, TILE, small_map, with_final
-from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.metrics import pixel_metrics
 from clipsam.research.evaluation.normalisation import headroom, unclipped
 from clipsam.research.evaluation.tables import table
 from clipsam.runtime.core.result import Result
@@ -56,8 +56,9 @@ class Sums:
         total = self.total(image)
         final, mask = fixed_scale(total, 3), total > 2
         return Result(
-            "anomalous", float(final.max()), 0.5, (), category, *image.shape[:2], 0, 0, refine,
-            norm, "", {}, final if norm == "fixed" else image_scale(total), mask,
+            "anomalous", float(final.max()), 0.5, (), category, image.shape[0], image.shape[1], 0,
+            0, refine, norm=norm, bundle="", timings={},
+            score_map=final if norm == "fixed" else image_scale(total), mask=mask,
         )  # fmt: skip
 
 
@@ -77,7 +78,10 @@ def test_what_the_fixed_scale_cut_off_is_found_again(overlapping: bool) -> None:
 
 def test_a_map_cut_off_everywhere_stays() -> None:
     full = np.ones((2, 3), np.float32)
-    result = Result("good", 1.0, 0.5, (), "", 2, 3, 0, 0, True, "fixed", "", {}, full, full > 2)
+    result = Result(
+        "good", 1.0, 0.5, (), "", 2, 3, 0, 0, True, norm="fixed", bundle="", timings={},
+        score_map=full, mask=full > 2,
+    )  # fmt: skip
     np.testing.assert_array_equal(unclipped(result, lambda norm: result), full)
     full[0, 0] = 0.5  # one pixel alone, the lowest: no second to draw the line through
     low = Result("good", 1.0, 0.5, (), "", 2, 3, 0, 0, True, "fixed", "", {}, full, full > 2)
@@ -136,7 +140,7 @@ def test_the_command_says_the_norm_and_draws_it(
     assert "a scale of its own" in capsys.readouterr().out
 
 
-def test_a_row_with_another_final_map() -> None:
+def test_a_row_of_the_sheet_takes_another_final_map() -> None:
     row = np.zeros((TILE, TILE * len(COLUMNS), 3), np.uint8)
     final = np.full((50, 70), 0.5, np.float32)
     changed = with_final(row, small_map(final))

@@ -17,7 +17,7 @@ from clipsam.research import pretrain_tiny
 from clipsam.research.data.datasets import SYNTHETIC_TEST_SEED
 from clipsam.research.models.checkpoints import load_clip, load_sam, save_weights
 from clipsam.research.models.presets import PRESETS
-from clipsam.research.models.tiny_shared import IN_SAM
+from clipsam.research.models.tiny import IN_SAM
 from clipsam.research.pretrain_tiny import main as pretrain
 from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.research.training import sam_task as pretrain_sam
@@ -25,6 +25,8 @@ from clipsam.research.training.clip_task import VALIDATION_SEED, share_metrics
 from clipsam.research.training.sam_prompts import seen_prompts
 from clipsam.research.training.sam_task import PromptedMasks
 from clipsam.runtime.core.errors import WeightsError
+
+pytestmark = pytest.mark.slow  # trains
 
 TINY = PRESETS["tiny"]
 

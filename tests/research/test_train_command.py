@@ -26,13 +26,15 @@ from clipsam.research.models.umci import UMCIStages
 from clipsam.research.train import _parser, main
 from clipsam.research.training.distributed import (
     FabricProcesses,
-    OneProcess,
+    Processes,
     share_of,
     start_processes,
 )
 from clipsam.research.training.log import read_log
 from clipsam.research.training.umci_task import UmciTask
 from clipsam.runtime.core.errors import ClipSAMError, ProviderError, WeightsError
+
+pytestmark = pytest.mark.slow  # trains
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +251,7 @@ def test_umci_runs_as_it_was_trained_or_not_at_all(tmp_path: Path) -> None:
         trained_preset(preset, path)
 
 
-def test_interrupted_while_it_trains(
+def test_an_interruption_while_it_trains_is_told(
     weights: Path,
     data: Path,
     tmp_path: Path,
@@ -286,7 +288,7 @@ def test_epochs_end_where_their_last_image_is() -> None:
     assert epoch_ends(2, 4, 8) == (1,)
 
 
-class Group(OneProcess):
+class Group(Processes):
     """One of several processes, as far as sharing out goes."""
 
     def __init__(self, rank: int, world: int) -> None:

@@ -9,6 +9,7 @@ import shutil
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,13 @@ WRONG: dict[str, Callable[[Values], Any]] = {
     ),
 }
 
-NUMBERS = ({}, [], True, None, "1", 1e999, -1, 1e30, 10**30)
+
+def _first_input(spec: dict[str, Any], values: dict[str, Any]) -> None:
+    """The manifest's `values` with another first input of clip_umci."""
+    values["variants"]["fp32"]["clip_umci"]["inputs"][0] = spec
+
+
+NUMBERS: tuple[Any, ...] = ({}, [], True, None, "1", 1e999, -1, 1e30, 10**30)
 
 
 def _put(value: Any, *keys: str) -> Callable[[Values], Any]:
@@ -216,9 +223,7 @@ for shape in (
     None,
 ):
     image = {"name": "image", "dtype": "uint8", "shape": shape}
-    WRONG[f"image {shape!r:.20}"] = lambda v, image=image: v["variants"]["fp32"]["clip_umci"][
-        "inputs"
-    ].__setitem__(0, image)
+    WRONG[f"image {shape!r:.20}"] = partial(_first_input, image)
 WRONG["categories a word"] = _put("object", "categories")
 WRONG["no category"] = _put([], "categories")
 WRONG["a category twice"] = _put(["object", "object"], "categories")
@@ -234,7 +239,7 @@ def test_a_damaged_manifest_is_refused(toy: Path, name: str) -> None:
     refuse(toy, "manifest.json is (damaged|not JSON)")
 
 
-def test_a_number_that_overflows(toy: Path) -> None:
+def test_a_number_that_overflows_is_refused(toy: Path) -> None:
     path = toy / "manifest.json"
     path.write_text(path.read_text().replace('"threshold": 0.47', '"threshold": 1e999'))
     refuse(toy, "threshold of prompts is not finite")
@@ -299,7 +304,7 @@ def test_a_variant_has_the_tensors_of_float32(toy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip_umci.onnx", "text_features.npz", "parity.json"])
-def test_missing_truncated_and_altered_files(toy: Path, name: str) -> None:
+def test_missing_truncated_and_altered_files_are_refused(toy: Path, name: str) -> None:
     path = toy / name
     data = path.read_bytes()
     path.write_bytes(data[:-1])
@@ -383,7 +388,7 @@ def _with_external_weights(path: Path, weight: float, hide: str, location: str) 
     model = onnx.load(path)
     for node in model.graph.node:
         node.output[:] = ["before" if name == "rough" else name for name in node.output]
-    tensor = onnx.TensorProto(name="secret", data_type=1, dims=[1], data_location=1)
+    tensor = onnx.TensorProto(name="secret", data_type=1, dims=[1], data_location="EXTERNAL")
     for key, value in (("location", location), ("length", "4")):
         tensor.external_data.add(key=key, value=value)
     if hide == "initializer":

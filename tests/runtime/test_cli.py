@@ -103,7 +103,9 @@ def test_one_stem_twice_keeps_the_suffixes(run: Run, tmp_path: Path) -> None:
     assert not np.asarray(Image.open(output / "part.jpg.mask.png")).any()
 
 
-def test_two_images_for_the_same_files(run: Run, images: Path, tmp_path: Path) -> None:
+def test_two_images_that_would_write_the_same_files_are_refused(
+    run: Run, images: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     save(other / "bad.png", bright_square())
@@ -246,7 +248,7 @@ def test_jobs_are_found_in_a_fixed_order(tmp_path: Path) -> None:
     assert names == ["a.PNG", "b.png", "c/a.jpg", "c.webp"]
 
 
-def test_progress_on_a_terminal(
+def test_progress_is_shown_on_a_terminal_alone(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

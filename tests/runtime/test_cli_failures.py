@@ -36,7 +36,7 @@ def images(tmp_path: Path) -> Path:
     return make_images(tmp_path / "images")
 
 
-def test_a_bad_image_among_good_ones(run: Run, images: Path, tmp_path: Path) -> None:
+def test_a_bad_image_does_not_stop_the_good_ones(run: Run, images: Path, tmp_path: Path) -> None:
     (images / "cut.png").write_bytes((images / "bad.png").read_bytes()[:200])
     done = run(images, tmp_path / "missing.png", "--output", tmp_path / "out")
     assert done.code == 1
@@ -99,7 +99,8 @@ def test_a_full_disk_leaves_whole_files_and_resume_goes_on(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """After `room` files nothing more fits: what is there is whole, and --resume goes on."""
-    output, written = tmp_path / "out", []
+    output = tmp_path / "out"
+    written: list[Path] = []
     real = Path.write_bytes
 
     def write(path: Path, data: bytes) -> int:
@@ -124,7 +125,7 @@ def test_a_full_disk_leaves_whole_files_and_resume_goes_on(
     assert len(listing(output)) == 13
 
 
-def test_a_full_disk_for_the_rows(
+def test_a_disk_too_full_for_a_row_is_told(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that does not fit is not left half-written, and the next run goes on."""

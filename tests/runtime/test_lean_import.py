@@ -59,7 +59,7 @@ def test_everything_of_the_public_face_is_there_without_an_engine() -> None:
     assert {"ClipSAM", "overlay", "read_image", "write_png", "write_score_tiff"} <= set(names)
 
 
-def test_the_block_blocks() -> None:
+def test_the_blocker_of_imports_works() -> None:
     done = run("import PIL", RESEARCH)
     assert done.returncode != 0
     assert "PIL is blocked" in done.stderr

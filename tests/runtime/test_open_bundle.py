@@ -89,7 +89,7 @@ def test_tensorrt_inspects_as_onnxruntime_does(bundle: Path, cuda: FakeCuda) -> 
 def test_the_gpu_can_be_chosen(bundle: Path, cuda: FakeCuda, tmp_path: Path) -> None:
     """Every call that works on the device is made while the chosen one is current."""
     write_engines(bundle)
-    with ClipSAM.open(bundle, "tensorrt", device_id=np.int64(1)) as model:  # type: ignore[arg-type]
+    with ClipSAM.open(bundle, "tensorrt", device_id=np.int64(1)) as model:
         part = bright_square()
         result = model.inspect(part)
     assert (model.provider, model.device_id) == ("tensorrt", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from support.toy_bundle import SCORES, bright_square, build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, CategoryError, ClipSAM, ImageError, Result, SessionError
-from clipsam.runtime import timing as clock_module
 from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.bundle import Manifest, write_manifest, write_text_features
 from clipsam.runtime.stages.prompts import PromptOptions
@@ -53,7 +53,7 @@ class Model:
         self.cost = {"clip_umci": 0.010, "sam_encoder": 0.200, "sam_decoder": 0.030}
         bundle = Bundle.open(folder)
         self.spies = {name: self._spy(bundle, name) for name in self.cost}
-        monkeypatch.setattr(clock_module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         self.model = ClipSAM(bundle, dict(self.spies))
 
     def _spy(self, bundle: Bundle, name: str) -> Spy:
@@ -208,7 +208,7 @@ def test_warm_up_tells_the_deadline_what_sam_costs(spied: Model) -> None:
     assert spied.model.inspect(bright_square(), deadline_ms=250).refined
 
 
-def test_warm_up_of_a_bundle_without_object(tmp_path: Path) -> None:
+def test_warm_up_runs_without_the_category_object(tmp_path: Path) -> None:
     features = np.ones((1, 4, 2), np.float32)
     folder = build_toy_bundle(tmp_path / "a")
     write_text_features(folder / "text_features.npz", ("bolt",), features)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from clipsam.runtime import (
 )
 from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.images.reader import write_png
+from clipsam.runtime.stream import Item
 from clipsam.runtime.timing import Clock
 
 Feeds = dict[str, Array]
@@ -120,7 +122,7 @@ def same(found: Result, expected: Result) -> None:
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("norm", ["fixed", "image"])
-def test_the_same_as_one_by_one(model: ClipSAM, batch: int, norm: str) -> None:
+def test_a_line_says_what_one_by_one_says(model: ClipSAM, batch: int, norm: str) -> None:
     images = parts(14)
     line = list(model.inspect_many(images, "metal nut", norm=norm, batch=batch))
     assert len({part.result().verdict for part in line}) == 2
@@ -130,7 +132,7 @@ def test_the_same_as_one_by_one(model: ClipSAM, batch: int, norm: str) -> None:
         same(part.result(), model.inspect(image, "metal nut", norm=norm))
 
 
-def test_the_trained_model_one_by_one_and_in_batches(tiny_bundle: Path) -> None:
+def test_the_trained_model_says_the_same_in_batches(tiny_bundle: Path) -> None:
     """Bit for bit one at a time; in batches the same verdicts and maps within float's rounding."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (3, 96, 128, 3), np.uint8)
@@ -150,7 +152,7 @@ def test_an_empty_stream_yields_nothing(model: ClipSAM) -> None:
 
 def test_every_image_may_name_its_own_category(model: ClipSAM) -> None:
     image = bright_square()
-    items = [image, (image, "nothing"), (image, "metal nut"), (image, "botle"), image]
+    items: list[Item] = [image, (image, "nothing"), (image, "metal nut"), (image, "botle"), image]
     line = list(model.inspect_many(items, "bottle", batch=4))
     words = [part.outcome.category for part in line if isinstance(part.outcome, Result)]
     assert words == ["bottle", "nothing", "metal nut", "bottle"]
@@ -174,7 +176,15 @@ def test_a_stream_takes_files_and_arrays(model: ClipSAM, tmp_path: Path) -> None
 def test_a_bad_image_does_not_lose_the_others(model: ClipSAM, tmp_path: Path, batch: int) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG")
     good = bright_square()
-    items = [good, tmp_path / "no.png", good, good[..., 0], tmp_path / "cut.png", "a\0b", good]
+    items: list[Item] = [
+        good,
+        tmp_path / "no.png",
+        good,
+        good[..., 0],
+        tmp_path / "cut.png",
+        "a\0b",
+        good,
+    ]
     line = list(model.inspect_many(items, batch=batch))
     assert [isinstance(part.outcome, Result) for part in line] == [1, 0, 1, 0, 0, 0, 1]
     for number, words in ((1, "no.png cannot be read"), (3, "repeat a gray"), (4, "cut.png is da")):
@@ -184,7 +194,7 @@ def test_a_bad_image_does_not_lose_the_others(model: ClipSAM, tmp_path: Path, ba
     same(line[6].result(), model.inspect(good))
 
 
-def test_an_engine_that_overflows_on_one_image(watching: Watching) -> None:
+def test_an_engine_that_overflows_fails_that_image_alone(watching: Watching) -> None:
     def overflow(outputs: Feeds) -> None:
         outputs["rough"][outputs["rough"].max((1, 2)) > 0.9] = np.nan
 
@@ -399,13 +409,17 @@ def test_an_image_may_be_overwritten_once_it_is_given(watching: Watching) -> Non
     np.testing.assert_array_equal(line[0].image, bright_square())
 
 
+def _after(waited: float, clock: Clock) -> float:
+    return waited
+
+
 def test_the_deadline_counts_from_the_source(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SAM is known to take 230 ms; waiting behind another part is part of the time."""
     monkeypatch.setattr(watching.model, "_refine_ms", 230.0)
     for waited, refined in ((100.0, True), (300.0, False)):
-        monkeypatch.setattr(Clock, "total", property(lambda clock, waited=waited: waited))
+        monkeypatch.setattr(Clock, "total", property(partial(_after, waited)))
         (part,) = watching.model.inspect_many([bright_square()], deadline_ms=400)
         assert part.result().refined is refined
         assert part.result().anomalous
@@ -437,7 +451,7 @@ def test_a_line_that_is_never_started(model: ClipSAM) -> None:
     line.close()
 
 
-def test_a_forgotten_line_in_a_cycle(model: ClipSAM) -> None:
+def test_a_forgotten_line_in_a_cycle_is_stopped(model: ClipSAM) -> None:
     line = model.inspect_many(DARK for _ in count())
     next(line)
     cycle: list[object] = [line]
@@ -566,7 +580,7 @@ def test_a_process_can_end(toy: Path, how: str) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_toy_is_shrunk(toy: Path, model: ClipSAM) -> None:
+def test_the_pictures_above_have_to_be_shrunk(toy: Path, model: ClipSAM) -> None:
     """The images above are not the size that CLIP sees, so that shrinking is part of the tests."""
     assert all(image.shape[:2] != (CLIP_SIZE, CLIP_SIZE) for image in parts(8))
     assert isinstance(next(model.inspect_many([DARK])), Inspected)

@@ -79,7 +79,9 @@ class State:
 
 class Soak:
     def __init__(self, way: str, options: argparse.Namespace) -> None:
-        self.way, self.parts, self.folder = way, options.parts, options.folder / way
+        self.way = way
+        self.parts: int = options.parts
+        self.folder: Path = options.folder / way
         for place in ("home", "tmp"):
             (self.folder / place).mkdir(parents=True, exist_ok=True)
         if not (self.folder / "bundle/manifest.json").exists():
@@ -93,7 +95,7 @@ class Soak:
         ]
         self.kept = self.folder / "state.json"
         self.state = State(**json.loads(self.kept.read_text())) if self.kept.exists() else State()
-        self._read = 0, 0  # bytes of the log and lines in them
+        self._read: tuple[int, int] = 0, 0  # bytes of the log and lines in them
         self.out = self.folder / "out"
         self.log = self.folder / "log" if way == "many" else self.out / "results.jsonl"
 
@@ -170,8 +172,9 @@ class Soak:
         with self.log.open("rb") as file:
             file.seek(at)
             data = file.read(size - at)
-        self._read = at + len(data), lines + data.count(b"\n")
-        return self._read[1]
+        lines += data.count(b"\n")
+        self._read = at + len(data), lines
+        return lines
 
     def finished(self) -> bool:
         return self.judged() >= self.parts

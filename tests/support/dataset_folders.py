@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.research.data.datasets import LabelledImage, check_paired, open_dataset
+
 HEIGHT, WIDTH = 40, 60
 SQUARE = (slice(8, 16), slice(20, 32))  # 96 pixels
 SQUARE_AREA = 96
@@ -98,3 +100,12 @@ def make_ksdd2(root: Path) -> Path:
     for suffix in ("", "_GT"):
         write(root / "train" / f"10001{suffix} (copy).png", picture(True))
     return root
+
+
+def find_dataset(
+    root: Path, category: str | None = None, layout: str | None = None
+) -> list[LabelledImage]:
+    """The test split of a folder, every defective image with its mask."""
+    listing = open_dataset(root, category, layout)
+    check_paired(listing)
+    return listing.images

@@ -11,7 +11,7 @@ from clipsam.runtime.bundle import GRAPHS
 from support.fake_builder import Workshop, install
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt import FakeTensorRT
-from support.recorded_toy import break_normalisation, rehash
+from support.golden_toy import break_normalisation, rehash
 from support.trt_engines import FAKE_BOX, fake_box
 
 Fake = tuple[FakeCuda, FakeTensorRT, Workshop]

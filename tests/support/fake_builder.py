@@ -52,7 +52,7 @@ class Workshop:
         self.graphs: list[str] = []
 
 
-def install(trt: FakeTensorRT) -> Workshop:
+def install(trt: Any) -> Workshop:
     """Give the fake module its builder."""
     shop = Workshop()
     trt.IProgressMonitor = IProgressMonitor

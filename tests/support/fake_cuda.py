@@ -51,7 +51,7 @@ _WORDS = {
     719: b"unspecified launch failure",
     901: b"operation failed due to a previous error during capture",
 }
-Work = Callable[[], None]
+Work = Callable[[], object]
 
 
 class FakeCuda:
@@ -190,7 +190,7 @@ class FakeCuda:
         inside = self.holds(sides[0], target, size) and self.holds(sides[1], source, size)
         if stream not in self.streams or not inside:
             return INVALID
-        self.enqueue(stream, lambda: ctypes.memmove(target, source, size) and None)
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, size))
         return 0
 
     def _cudaStreamCreateWithFlags(self, stream: Any, flags: int) -> int:

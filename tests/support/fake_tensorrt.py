@@ -3,7 +3,7 @@
 It keeps the rules that NVIDIA documents and our code has to obey, and fails or raises where they
 are broken: a context without memory, addresses or a profile does not run; the first run after a
 change of shape cannot be captured; a context is not changed once a graph was captured from it; the
-first logger of the process stays. It has no name that the real module lacks (test_trt_api.py). It
+first logger of the process stays. It has no name that the real module lacks (test_api.py). It
 shows that our control flow is right by these rules, and nothing of TensorRT's own behaviour.
 """
 
@@ -139,7 +139,7 @@ class Engine:
         return len(self.tensors)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
+        return str(list(self.tensors)[index])
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
@@ -299,7 +299,8 @@ class Context:
         address = self._addresses[name]
         assert self.trt.cuda.holds("device", address, size), f"{name} lies outside its buffer"
         memory = (ctypes.c_ubyte * size).from_address(address)
-        return np.frombuffer(memory, dtype).reshape(shape)
+        found: NDArray[Any] = np.frombuffer(memoryview(memory), dtype).reshape(shape)
+        return found
 
 
 def _axes(value: Any) -> tuple[int | str, ...]:

@@ -1,8 +1,9 @@
 """PRO with 200 thresholds, threshold by threshold and region by region, as most published zero-shot
 tables were computed: the slow form that `PixelHistogram.pro_200` is held against.
 
-It differs from `metrics.pro_score` in three ways: only 200 evenly spaced thresholds are tried, the
-curve ends at the last of them below the limit instead of at the limit, and the false positive rates
+It differs from `exact_pro.pro_score` in three ways: only 200 evenly spaced thresholds are tried,
+the curve ends at the last of them below the limit instead of at the limit, and the false positive
+rates
 that are left are stretched over 0..1.
 """
 

@@ -27,7 +27,7 @@ OUTPUTS = (
 
 def make_graph(folder: Path, name: str = "small.onnx") -> Path:
     """Write the graph into `folder`: product = left^T right, brightness = picture, same = left."""
-    nodes = [
+    nodes: list[Any] = [
         ("Transpose", ["left"], "turned", {"perm": [1, 0]}),
         ("MatMul", ["turned", "right"], "product", {}),
         ("Cast", ["picture"], "brightness", {"to": TensorProto.FLOAT}),

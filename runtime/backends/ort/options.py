@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipsam.runtime.backends.ort.memory import use_shared_arena
-
 EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _OF_PROVIDER: dict[str, dict[str, str]] = {
@@ -41,7 +39,6 @@ def session_options(ort: Any, provider: str, threads: int | None) -> Any:
         # Idle threads of one session would go on spinning while another one works on the cores:
         # with two threads on two cores a defective part takes 1.6 times as long.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        use_shared_arena(ort, options)
     else:
         # An operator the device cannot run is an error, not a quiet copy to the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

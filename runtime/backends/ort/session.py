@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipsam.runtime.backends.base import Array, Session, TensorSpec
-from clipsam.runtime.backends.ort.memory import give_back, trim_malloc
+from clipsam.runtime.backends.ort.memory import trim_malloc
 from clipsam.runtime.backends.ort.options import (
     EXECUTION_PROVIDERS,
     session_arguments,
@@ -78,7 +78,7 @@ class OrtSession(Session):
             )
         if provider == "cpu":
             trim_malloc()
-        self.provider, self.precision, self._ort = provider, precision, ort
+        self.provider, self.precision = provider, precision
         self.device_id = None if provider == "cpu" else device_id or 0
         # With outputs that the device copies straight into the caller's arrays. On the CPU
         # onnxruntime's own way copies no more.
@@ -138,12 +138,11 @@ class OrtSession(Session):
         return {name: results[name] for name in self.outputs}
 
     def close(self) -> None:
-        """Free the graph and the memory of its runs (on the CPU: of all that runs no more)."""
-        if self._session is None:
-            return
+        """Free the graph and the memory of its runs."""
+        if self._session is not None and self.provider == "cpu":
+            self._session = None
+            trim_malloc()
         self._session = None
-        if self.provider == "cpu":
-            give_back(self._ort)
 
 
 def _import_onnxruntime(provider: str) -> Any:

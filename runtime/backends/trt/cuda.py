@@ -305,6 +305,6 @@ def _usable_library() -> Any:
 
 
 def _error_words(library: Any, code: int) -> str:
-    # Taken, or the next call of another library in this process would report it as its own.
+    # Clear it: otherwise the next CUDA call of another library here would report this error.
     library.cudaGetLastError()
     return str(library.cudaGetErrorString(code).decode(errors="replace"))

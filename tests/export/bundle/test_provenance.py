@@ -30,7 +30,7 @@ def test_an_edit_a_new_file_and_another_name_change_the_digest_of_the_sources(
 def test_the_key_hashes_the_module_that_holds_tinys_embedding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = provenance._ROOT / "research" / "models" / "tiny_shared.py"
+    source = provenance._ROOT / "research" / "models" / "tiny.py"
     monkeypatch.setattr(provenance, "_ROOT", tmp_path)
     copy = tmp_path / "research" / "models" / source.name
     copy.parent.mkdir(parents=True)

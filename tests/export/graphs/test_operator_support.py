@@ -25,13 +25,15 @@ from clipsam.export.graphs.onnx_export import BF16_OPSET, OPSETS, export_graph
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.inputs import image_cases, varied_images
 from clipsam.export.quantization.half import DTYPES, HalfPrecision
-from clipsam.export.quantization.static_int8 import quantise
+from clipsam.export.quantization.static_int8 import quantize
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS, Preset, SamConfig
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import can_run
 from clipsam.runtime.bundle import GRAPHS
+
+pytestmark = pytest.mark.slow  # exports
 
 OPSET_RANGE = (9, 24)
 TYPES = {"FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL"}
@@ -53,7 +55,7 @@ SUPPORTED: dict[str, frozenset[str]] = {
     "Squeeze": _FIB, "Sub": _FI, "Tanh": _F, "Transpose": _FIB, "Unsqueeze": _FIB,
 }  # fmt: skip
 
-_RESIZE = {
+_RESIZE: dict[str, set[Any]] = {
     "mode": {"nearest", "linear"},
     "coordinate_transformation_mode": {
         "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners",
@@ -104,7 +106,7 @@ def audit(model: onnx.ModelProto) -> list[str]:
 def _restrictions(
     node: NodeProto, constants: Mapping[str, TensorProto], ranks: Mapping[str, int]
 ) -> Iterator[str]:
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     names = list(node.input)
     if node.op_type == "Resize":
         for name, allowed in _RESIZE.items():
@@ -252,7 +254,7 @@ def test_int8_graphs_stay_within_documented_support(
         for case in image_cases(graph, varied_images(2), size, source.text):
             yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
 
-    quantise(tmp_path / "base.onnx", tmp_path / "int8.onnx", feeds, threads=1)
+    quantize(tmp_path / "base.onnx", tmp_path / "int8.onnx", feeds, threads=1)
     assert audit(onnx.load(tmp_path / "int8.onnx")) == []
 
 
@@ -260,7 +262,7 @@ def test_int8_graphs_stay_within_documented_support(
 
 
 def _model(
-    operator: str, inputs: dict[str, tuple[int, list[int]]], opset: int = 20, **attributes: Any
+    operator: str, inputs: Mapping[str, tuple[int, list[int]]], opset: int = 20, **attributes: Any
 ) -> onnx.ModelProto:
     """One node on graph inputs name -> (type, shape); the output's type is that of the first."""
     graph = helper.make_graph(
@@ -309,7 +311,7 @@ _QKV = {name: (TensorProto.FLOAT16, [1, 8, 32]) for name in "qkv"}
     ],
     ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
 )  # fmt: skip
-def test_the_audit_fails_on(model: onnx.ModelProto, problem: str) -> None:
+def test_the_audit_names_what_is_not_documented(model: onnx.ModelProto, problem: str) -> None:
     assert problem in audit(model)
 
 

@@ -99,7 +99,7 @@ def test_the_encoder_given_stays_as_it_is(sam: Sam) -> None:
 
 
 @pytest.mark.parametrize(("side", "channels"), [(64, 208), (14, 112)])
-def test_head_sizes_of_vit_h(side: int, channels: int) -> None:
+def test_attention_is_the_same_at_vit_hs_head_sizes(side: int, channels: int) -> None:
     module = MaskFreeAttention(_attention(side, dim=80, heads=1))
     assert 80 + module.one_hot.shape[1] == channels
     assert channels % 8 == 0
@@ -151,7 +151,7 @@ def test_slices_bound_the_scores(
 
 
 @pytest.mark.parametrize("heads", [12, 16])
-def test_slices_of_the_published_encoders(heads: int) -> None:
+def test_the_published_encoders_are_cut_into_slices(heads: int) -> None:
     """A global block of ViT-B, L and H takes 16 slices; all windows of a block are one."""
     assert sam_attention._rows_a_slice(64, heads * 64 * 64 * 64) == 4
     assert sam_attention._rows_a_slice(14, 25 * heads * 14 * 14 * 14) == 14
@@ -181,6 +181,7 @@ def test_blocked_keeps_the_weights_and_the_encoder_given(sam: Sam) -> None:
         assert bool(old.attn.qkv.bias[48:].any())  # not zeroed in place
 
 
+@pytest.mark.slow  # exports
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_every_attention_exports_and_agrees_with_pytorch(

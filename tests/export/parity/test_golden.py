@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.recorded_toy import build_recorded_toy, record_toy
+from support.golden_toy import build_golden_toy, golden_toy_outputs
 
-from clipsam.export.parity.golden import RECORDED, Recording, read_recording, write_recording
-from clipsam.export.parity.golden_record import LARGEST, open_all, recording_steps, shrink
+from clipsam.export.parity.golden import GOLDEN, GoldenOutputs, read_golden, write_golden
+from clipsam.export.parity.golden_record import LARGEST, golden_steps, open_all, shrink
 from clipsam.export.parity.inspection import compare_picture
 from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import compare
@@ -22,10 +22,10 @@ from clipsam.runtime.bundle import GRAPHS, Bundle
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_recorded_toy(tmp_path_factory.mktemp("toy") / "bundle")
+    return build_golden_toy(tmp_path_factory.mktemp("toy") / "bundle")
 
 
-def _same(a: Recording, b: Recording) -> None:
+def _same(a: GoldenOutputs, b: GoldenOutputs) -> None:
     assert len(a.cases) == len(b.cases)
     for one, other in zip(a.cases, b.cases, strict=True):
         assert (one.graph, one.name, one.own) == (other.graph, other.name, other.own)
@@ -45,18 +45,18 @@ def _same(a: Recording, b: Recording) -> None:
 
 
 def test_what_is_read_is_what_was_written(toy: Path, tmp_path: Path) -> None:
-    found, made = read_recording(toy), record_toy(toy)
+    found, made = read_golden(toy), golden_toy_outputs(toy)
     _same(found, made)
-    write_recording(tmp_path / RECORDED, found)
-    assert (tmp_path / RECORDED).read_bytes() == (toy / RECORDED).read_bytes()
-    assert RECORDED in Bundle.open(toy).manifest.files
+    write_golden(tmp_path / GOLDEN, found)
+    assert (tmp_path / GOLDEN).read_bytes() == (toy / GOLDEN).read_bytes()
+    assert GOLDEN in Bundle.open(toy).manifest.files
 
 
 def test_inputs_reach_from_the_smallest_to_the_largest_engine_size(toy: Path) -> None:
-    manifest, recording = Bundle.open(toy).manifest, read_recording(toy)
+    manifest, golden = Bundle.open(toy).manifest, read_golden(toy)
     for name in GRAPHS:
         entry = manifest.graphs[name]
-        cases = recording.cases_for(name, "fp16")
+        cases = golden.cases_for(name, "fp16")
         assert cases
         for tensor, profile in graph_profiles(entry, axis_sizes(manifest)).items():
             shapes = {case.feeds[tensor].shape for case in cases}
@@ -72,41 +72,41 @@ def test_inputs_reach_from_the_smallest_to_the_largest_engine_size(toy: Path) ->
 
 
 def test_the_outputs_are_float32s(toy: Path) -> None:
-    bundle, recording = Bundle.open(toy), read_recording(toy)
-    assert {picture.verdict for picture in recording.pictures} == {"good", "anomalous"}
-    assert any(picture.masks.any() for picture in recording.pictures)
+    bundle, golden = Bundle.open(toy), read_golden(toy)
+    assert {picture.verdict for picture in golden.pictures} == {"good", "anomalous"}
+    assert any(picture.masks.any() for picture in golden.pictures)
     with open_all(bundle, 1) as sessions:
-        for case in recording.cases:
+        for case in golden.cases:
             found = sessions[case.graph].run(case.feeds)
             assert all(
                 compare(case.graph, "", name, case.outputs[name], found[name]).passed
                 for name in found
             )
-        for picture in recording.pictures:
+        for picture in golden.pictures:
             assert compare_picture(bundle, sessions, picture, "fp32").passed
 
 
 def test_int8_is_judged_by_the_users_images(toy: Path) -> None:
-    recording = read_recording(toy)
-    assert {case.own for case in recording.cases_for("sam_encoder", "int8")} == {True}
-    assert len(recording.cases_for("sam_encoder", "fp16")) == 3
-    assert recording.pictures_for("int8") == recording.pictures[-1:]
-    assert recording.pictures_for("bf16") == recording.pictures
-    assert recording_steps([0, 0, 0], [0]) == len(recording.cases) + len(recording.pictures)
+    golden = read_golden(toy)
+    assert {case.own for case in golden.cases_for("sam_encoder", "int8")} == {True}
+    assert len(golden.cases_for("sam_encoder", "fp16")) == 3
+    assert golden.pictures_for("int8") == golden.pictures[-1:]
+    assert golden.pictures_for("bf16") == golden.pictures
+    assert golden_steps([0, 0, 0], [0]) == len(golden.cases) + len(golden.pictures)
 
 
 def test_a_build_records_golden_outputs_that_hold(small_bundle: Path) -> None:
     """A bundle of small models, as its build leaves it: everything holds, in little space."""
-    bundle, recording = Bundle.open(small_bundle), read_recording(small_bundle)
-    assert RECORDED in bundle.manifest.files
-    assert (small_bundle / RECORDED).stat().st_size < 10e6
-    assert len(recording.pictures) == 4
-    assert any(len(picture.prompts) for picture in recording.pictures)
-    assert recording.own == 0
+    bundle, golden = Bundle.open(small_bundle), read_golden(small_bundle)
+    assert GOLDEN in bundle.manifest.files
+    assert (small_bundle / GOLDEN).stat().st_size < 10e6
+    assert len(golden.pictures) == 4
+    assert any(len(picture.prompts) for picture in golden.pictures)
+    assert golden.own == 0
     with open_all(bundle, 1) as sessions:
         for name, session in sessions.items():
-            check_session(name, session, recording.cases_for(name, "fp32"), "fp32", ["fp32"])
-        check_whole(bundle, sessions, recording.pictures, "fp32")
+            check_session(name, session, golden.cases_for(name, "fp32"), "fp32", ["fp32"])
+        check_whole(bundle, sessions, golden.pictures, "fp32")
 
 
 def test_large_pictures_are_shrunk() -> None:
@@ -115,16 +115,16 @@ def test_large_pictures_are_shrunk() -> None:
     assert shrink(small) is small
 
 
-def test_a_bundle_without_a_recording(toy: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no recorded.npz, by which .* build the bundle again"):
-        read_recording(tmp_path)
+def test_a_bundle_without_golden_outputs_is_refused(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no golden.npz, by which .* build the bundle again"):
+        read_golden(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["truncated", "schema", "pickle", "prompts"])
-def test_a_damaged_recording_is_refused(toy: Path, tmp_path: Path, what: str) -> None:
-    data = (toy / RECORDED).read_bytes()
-    path = tmp_path / RECORDED
-    with np.load(toy / RECORDED) as file:
+def test_a_file_of_damaged_golden_outputs_is_refused(toy: Path, tmp_path: Path, what: str) -> None:
+    data = (toy / GOLDEN).read_bytes()
+    path = tmp_path / GOLDEN
+    with np.load(toy / GOLDEN) as file:
         arrays = dict(file)
     index = json.loads(str(arrays["index"]))
     if what == "truncated":
@@ -137,5 +137,5 @@ def test_a_damaged_recording_is_refused(toy: Path, tmp_path: Path, what: str) ->
         else:
             arrays[index["pictures"][0]["arrays"]["boxes"]] += 1
         np.savez(path, **{**arrays, "index": np.array(json.dumps(index))})
-    with pytest.raises(BundleError, match=r"recorded.npz cannot be read \(.*\): build the bundle"):
-        read_recording(tmp_path)
+    with pytest.raises(BundleError, match=r"golden.npz cannot be read \(.*\): build the bundle"):
+        read_golden(tmp_path)

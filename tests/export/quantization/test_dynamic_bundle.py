@@ -16,6 +16,7 @@ from clipsam.export.bundle import build as build_bundle
 from clipsam.export.bundle import variants
 from clipsam.export.bundle.build import BuildOptions, BuildReport, build
 from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.parity import bundle_vs_reference, onnx_vs_torch
 from clipsam.export.parity.onnx_vs_torch import DisagreementError
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.export.quantization import dynamic_int8, floating
@@ -25,6 +26,8 @@ from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.core.errors import ExportError, ProviderError
 from clipsam.runtime.pipeline import ClipSAM
+
+pytestmark = pytest.mark.slow  # exports
 
 PRECISION = "int8-dynamic"
 
@@ -110,7 +113,7 @@ def test_an_int8_graph_is_taken_over_by_the_next_build(
 ) -> None:
     folder = Path(shutil.copytree(dynamic[0], tmp_path / "bundle"))
     monkeypatch.setattr(floating, "export_graph", _must_not_run)
-    monkeypatch.setattr(dynamic_int8, "DynamicQuantiser", _must_not_run)
+    monkeypatch.setattr(dynamic_int8, "DynamicQuantizer", _must_not_run)
     report = build(_options(small_preset, folder))
     made = {f"{name}.{PRECISION}" for name in ("clip_umci", "sam_encoder")}
     assert set(report.unchanged) == {*GRAPHS, *made}
@@ -118,7 +121,7 @@ def test_an_int8_graph_is_taken_over_by_the_next_build(
 
 def _failing(graph: str) -> Callable[..., Any]:
     """`check_graph` for which one graph is out of tolerance in int8-dynamic, however it is made."""
-    check = variants.check_graph
+    check = onnx_vs_torch.check_graph
 
     def checked(name: str, path: Path, cases: Any, precision: str, *rest: Any) -> Any:
         if (name, precision) == (graph, PRECISION):
@@ -160,7 +163,7 @@ def test_graphs_that_fail_together_are_all_left_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(shutil.copytree(dynamic[0], tmp_path / "bundle"))
-    check = build_bundle.check_end_to_end
+    check = bundle_vs_reference.check_end_to_end
 
     def checked(bundle: Bundle, *rest: Any) -> Any:
         if rest[-1] == PRECISION:

@@ -21,19 +21,26 @@ from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.parity.inputs import image_cases, varied_images
-from clipsam.export.parity.onnx_vs_torch import DisagreementError, Recorded, check_graph, record
+from clipsam.export.parity.onnx_vs_torch import (
+    DisagreementError,
+    GoldenCase,
+    check_graph,
+    golden_cases,
+)
 from clipsam.export.precisions.recipes import GraphRefusedError
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.dynamic_int8 import (
     LAYER_ERRORS,
     WEIGHT_LEVELS,
     DynamicInt8,
-    DynamicQuantiser,
+    DynamicQuantizer,
     read_record,
     smoothing,
 )
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.backends.base import open_session
+
+pytestmark = pytest.mark.slow  # exports
 
 PRECISION = "int8-dynamic"
 IMAGES = list(varied_images(3))
@@ -46,7 +53,7 @@ class Made:
     """The graph before and after, and what PyTorch says."""
 
     base: Path
-    recorded: list[Recorded]
+    golden: list[GoldenCase]
     output: Path
     result: DynamicInt8
 
@@ -67,26 +74,26 @@ def _encoder(preset: Preset, outliers: float = 1.0) -> SamEncoderGraph:
     return encoder
 
 
-def _export(encoder: SamEncoderGraph, folder: Path) -> tuple[Path, list[Recorded]]:
+def _export(encoder: SamEncoderGraph, folder: Path) -> tuple[Path, list[GoldenCase]]:
     """The float32 graph, and what PyTorch says of the last image."""
     path = folder / "sam_encoder.onnx"
     cases = list(image_cases("sam_encoder", IMAGES[2:], 256, TEXT))
     export_graph(encoder, cases[0].feeds, {}, ["embedding"], path)
-    return path, record("sam_encoder", encoder, cases)
+    return path, golden_cases("sam_encoder", encoder, cases)
 
 
 @pytest.fixture(scope="module")
 def base(
     small_preset: Preset, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[Recorded]]:
+) -> tuple[Path, list[GoldenCase]]:
     return _export(_encoder(small_preset), tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="module")
-def made(base: tuple[Path, list[Recorded]], tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(base: tuple[Path, list[GoldenCase]], tmp_path_factory: pytest.TempPathFactory) -> Made:
     output = tmp_path_factory.mktemp("int8") / "int8.onnx"
-    path, recorded = base
-    return Made(path, recorded, output, DynamicQuantiser(path, _feeds(IMAGES[:2]), 1).write(output))
+    path, golden = base
+    return Made(path, golden, output, DynamicQuantizer(path, _feeds(IMAGES[:2]), 1).write(output))
 
 
 def _naive(base: Path, output: Path) -> None:
@@ -133,7 +140,7 @@ def test_the_graph_has_onnx_operators_and_int8_weights(made: Made) -> None:
     read = {name for node in model.graph.node for name in node.input}
     assert set(constants) <= read  # the float32 weights are gone
 
-    checks = check_graph("sam_encoder", output, made.recorded, PRECISION, 1)
+    checks = check_graph("sam_encoder", output, made.golden, PRECISION, 1)
     assert 1e-3 < max(check.max_rel for check in checks) < 0.1  # int8, and not off by far
 
 
@@ -153,14 +160,14 @@ def test_it_computes_what_onnxruntime_s_own_tool_does(made: Made, tmp_path: Path
     found = []
     for path in (made.output, tmp_path / "theirs.onnx"):
         with open_session(path, "cpu", 1) as session:
-            found.append(session.run(made.recorded[0].feeds)["embedding"])
+            found.append(session.run(made.golden[0].feeds)["embedding"])
     np.testing.assert_allclose(found[0], found[1], atol=1e-4 * np.abs(found[1]).max())
 
 
 # --- which MatMuls ------------------------------------------------------------------------------
 
 
-def _products(folder: Path, seed: int = 0, **weights: NDArray[np.float32]) -> Path:
+def _products(folder: Path, **weights: NDArray[np.float32]) -> Path:
     """x float32 [1,100,64] -> x @ weights for every keyword, a Gemm where its name says so."""
     nodes, constants = [], []
     for name, values in weights.items():
@@ -175,8 +182,8 @@ def _products(folder: Path, seed: int = 0, **weights: NDArray[np.float32]) -> Pa
         else:
             nodes.append(helper.make_node("MatMul", ["x", f"{name}_w"], [name], name))
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["?"] * 2) for n in weights]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, ROWS, IN])]
-    graph = helper.make_graph(nodes, "products", inputs, outputs, constants)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, ROWS, IN])
+    graph = helper.make_graph(nodes, "products", [x], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(model, folder / "products.onnx")
     return folder / "products.onnx"
@@ -208,7 +215,7 @@ def test_the_error_foretold_is_the_error_made(kind: str, tmp_path: Path) -> None
         weights["matmul"][0] /= 100
         weights["gemm"][:, 0] /= 100
     path = _products(tmp_path, **weights)
-    result = DynamicQuantiser(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
+    result = DynamicQuantizer(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
     foretold = result.int8 if kind == "as it is" else result.smoothed
     exact, found = _run(path, x), _run(tmp_path / "int8.onnx", x)
     assert set(foretold) == {"matmul", "gemm"}
@@ -221,12 +228,12 @@ def test_tokens_that_are_too_large_leave_a_matmul_out(tmp_path: Path) -> None:
     """One scale serves all tokens, and dividing channels does not help."""
     x = _normal(1, ROWS, IN)
     path = _products(tmp_path, good=_normal(IN, OUT, seed=1))
-    plain = DynamicQuantiser(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
+    plain = DynamicQuantizer(path, [{"x": x}], 1).write(tmp_path / "int8.onnx")
     x[0, 3] *= 2000
-    quantiser = DynamicQuantiser(path, [{"x": x}], 1)
+    quantizer = DynamicQuantizer(path, [{"x": x}], 1)
     (tmp_path / "int8.onnx").unlink()
     with pytest.raises(GraphRefusedError, match="only 0% of the products of products stand int8"):
-        quantiser.write(tmp_path / "int8.onnx")
+        quantizer.write(tmp_path / "int8.onnx")
     assert not (tmp_path / "int8.onnx").exists()
     assert plain.int8["good"] < LAYER_ERRORS[0]
 
@@ -236,10 +243,10 @@ def test_what_is_left_out_is_float32_to_the_bit(tmp_path: Path) -> None:
     # What all tokens share is no signal, and drowns it, unless the weights take it out.
     centred = weights - weights.mean(axis=0)
     path = _products(tmp_path, kept=weights, fine=np.eye(IN, dtype=np.float32)[:, :OUT] + centred)
-    quantiser = DynamicQuantiser(path, [{"x": x}], 1)
-    errors = {**(r := quantiser.write(tmp_path / "all.onnx", np.inf)).int8, **r.smoothed}
+    quantizer = DynamicQuantizer(path, [{"x": x}], 1)
+    errors = {**(r := quantizer.write(tmp_path / "all.onnx", np.inf)).int8, **r.smoothed}
     worse, better = sorted(errors, key=errors.__getitem__, reverse=True)
-    result = quantiser.write(tmp_path / "one.onnx", (errors[worse] + errors[better]) / 2)
+    result = quantizer.write(tmp_path / "one.onnx", (errors[worse] + errors[better]) / 2)
     assert set(result.left_out) == {worse}
     assert result.share == 0.5
     exact, found = _run(path, x), _run(tmp_path / "one.onnx", x)
@@ -249,7 +256,7 @@ def test_what_is_left_out_is_float32_to_the_bit(tmp_path: Path) -> None:
 
 def test_few_rows_and_few_channels_stay_float32(tmp_path: Path) -> None:
     path = _products(tmp_path, large=_normal(IN, OUT), narrow=_normal(IN, 8))
-    result = DynamicQuantiser(path, [{"x": _normal(1, ROWS, IN)}], 1).write(tmp_path / "i.onnx")
+    result = DynamicQuantizer(path, [{"x": _normal(1, ROWS, IN)}], 1).write(tmp_path / "i.onnx")
     assert set(result.int8) == {"large"}
     assert result.share == 1  # of those that could be
 
@@ -257,7 +264,7 @@ def test_few_rows_and_few_channels_stay_float32(tmp_path: Path) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 20
     onnx.save(model, path)
     with pytest.raises(GraphRefusedError, match="only 0%"):
-        DynamicQuantiser(path, [{"x": _normal(1, 20, IN)}], 1).write(tmp_path / "i.onnx")
+        DynamicQuantizer(path, [{"x": _normal(1, 20, IN)}], 1).write(tmp_path / "i.onnx")
 
 
 def test_large_weights_lie_beside_the_graph(
@@ -265,14 +272,14 @@ def test_large_weights_lie_beside_the_graph(
 ) -> None:
     x = _normal(1, ROWS, IN)
     path = _products(tmp_path, large=_normal(IN, OUT), other=_normal(IN, OUT, seed=1))
-    quantiser = DynamicQuantiser(path, [{"x": x}], 1)
-    quantiser.write(tmp_path / "inline.onnx")
+    quantizer = DynamicQuantizer(path, [{"x": x}], 1)
+    quantizer.write(tmp_path / "inline.onnx")
     monkeypatch.setattr("clipsam.export.quantization.dynamic_int8.INLINE_BYTES", 1000)
-    quantiser.write(tmp_path / "int8.onnx")
+    quantizer.write(tmp_path / "int8.onnx")
     beside = tmp_path / "int8.onnx.data"
     size = beside.stat().st_size
     assert IN * OUT * 2 <= size < IN * OUT * 4  # as int8
-    quantiser.write(tmp_path / "int8.onnx")
+    quantizer.write(tmp_path / "int8.onnx")
     assert beside.stat().st_size == size  # written anew, not added to
     found, expected = (_run(tmp_path / f"{name}.onnx", x) for name in ("int8", "inline"))
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -281,15 +288,15 @@ def test_large_weights_lie_beside_the_graph(
     onnx.save(
         onnx.load(path), path, save_as_external_data=True, location="w.data", size_threshold=0
     )
-    DynamicQuantiser(path, [{"x": x}], 1).write(tmp_path / "again.onnx")
+    DynamicQuantizer(path, [{"x": x}], 1).write(tmp_path / "again.onnx")
     again = _run(tmp_path / "again.onnx", x)
     assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
 
 def test_stricter_limits_are_those_that_change_something(tmp_path: Path) -> None:
     path = _products(tmp_path, good=_normal(IN, OUT))
-    quantiser = DynamicQuantiser(path, [{"x": _normal(1, ROWS, IN)}], 1)
-    assert list(quantiser.limits()) == [LAYER_ERRORS[0]]
+    quantizer = DynamicQuantizer(path, [{"x": _normal(1, ROWS, IN)}], 1)
+    assert list(quantizer.limits()) == [LAYER_ERRORS[0]]
 
 
 def test_smoothing_leaves_alike_ranges() -> None:
@@ -310,16 +317,16 @@ def test_smoothing_leaves_alike_ranges() -> None:
 
 def test_outlier_channels_are_smoothed_or_left_out(small_preset: Preset, tmp_path: Path) -> None:
     """Random weights flatter int8; trained transformers have channels like these."""
-    path, recorded = _export(_encoder(small_preset, outliers=500.0), tmp_path)
+    path, golden = _export(_encoder(small_preset, outliers=500.0), tmp_path)
     _naive(path, tmp_path / "naive.onnx")
     with pytest.raises(DisagreementError, match="in int8-dynamic does not agree with PyTorch"):
-        check_graph("sam_encoder", tmp_path / "naive.onnx", recorded, PRECISION, 1)
+        check_graph("sam_encoder", tmp_path / "naive.onnx", golden, PRECISION, 1)
 
-    result = DynamicQuantiser(path, _feeds(IMAGES[:2]), 1).write(tmp_path / "int8.onnx")
+    result = DynamicQuantizer(path, _feeds(IMAGES[:2]), 1).write(tmp_path / "int8.onnx")
     assert len(result.int8) == 7
     ((name, error),) = result.smoothed.items()
     assert error < LAYER_ERRORS[-1]
     nodes = {node.name: node for node in onnx.load(path).graph.node}
     assert "layer_norm" in nodes[name].input[0]
-    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", recorded, PRECISION, 1)
+    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", golden, PRECISION, 1)
     assert max(check.max_rel for check in checks) < 0.1

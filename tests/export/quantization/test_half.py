@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.half_emulation import emulate
 from clipsam.export.parity.inspection import overlap, pixels_of_a_logit
-from clipsam.export.parity.onnx_vs_torch import check_graph, compare, record
+from clipsam.export.parity.onnx_vs_torch import check_graph, compare, golden_cases
 from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
 from clipsam.export.quantization.half import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
 from clipsam.research.models.clip import ClipFeatures
@@ -34,6 +35,8 @@ from clipsam.runtime.backends.precision import PRECISIONS, safer_than
 from clipsam.runtime.backends.providers import PROVIDERS, can_run, preferred_by
 from clipsam.runtime.bundle import GRAPHS
 from clipsam.runtime.core.errors import ExportError
+
+pytestmark = pytest.mark.slow  # exports
 
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # Operators that must not see half: they square, sum many values or exponentiate.
@@ -94,7 +97,7 @@ def exported(
 def test_tensors_named_alone_stay_float32(
     name: str, precision: str, sources: dict[str, GraphSource]
 ) -> None:
-    graph = sources[name].module
+    graph: Any = sources[name].module
     before = {n: t.clone() for n, t in _tensors(graph)}
     half = HalfPrecision(graph, precision).module
 
@@ -140,7 +143,7 @@ def test_precisions_are_one_list() -> None:
 
 
 @pytest.mark.parametrize(("equation", "side"), [("bhwc,hkc->bhwk", 4), ("bhwc,wkc->bhwk", 5)])
-def test_relative_positions_as_products(equation: str, side: int) -> None:
+def test_relative_positions_are_the_same_as_products(equation: str, side: int) -> None:
     x, table = torch.randn(2, 4, 5, 8), torch.randn(side, 7, 8)
     expected = torch.einsum(equation, x, table)
     torch.testing.assert_close(_PRODUCTS[equation](x, table), expected)
@@ -176,7 +179,7 @@ def test_half_where_it_pays_and_float32_where_it_matters(exported: Exported) -> 
 
 def test_numbers_are_within_tolerance(exported: Exported) -> None:
     source = exported.source
-    checks = check_graph(source.name, exported.path, source.recorded, exported.precision, 1)
+    checks = check_graph(source.name, exported.path, source.golden, exported.precision, 1)
     assert {check.output for check in checks} == set(GRAPHS[source.name][1])
     assert all(check.passed and check.precision == exported.precision for check in checks)
     # It is half precision that was run, not float32 by another name.
@@ -259,7 +262,9 @@ def test_emulation_is_what_pytorch_computes_in_half(
     source, path = sources["sam_decoder"], tmp_path / "graph.onnx"
     module = HalfPrecision(source.module, "fp16")
     export_graph(module, source.example, source.axes, GRAPHS[source.name][1], path)
-    checks = check_graph(source.name, path, record(source.name, module, source.cases), "fp16", 1)
+    checks = check_graph(
+        source.name, path, golden_cases(source.name, module, source.cases), "fp16", 1
+    )
     assert max(check.max_rel for check in checks) < 5e-3
 
 
@@ -271,7 +276,7 @@ def test_a_graph_that_breaks_the_rules_of_types_is_refused(
     module = HalfPrecision(source.module, "bf16")
     export_graph(module, source.example, source.axes, ["embedding"], path, 20)
     with pytest.raises(ExportError, match=r"breaks ONNX's rules \(.*bfloat16.*use another --opset"):
-        check_graph(source.name, path, source.recorded, "bf16", 1)
+        check_graph(source.name, path, source.golden, "bf16", 1)
 
 
 def test_emulation_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -300,14 +305,14 @@ def test_fp16_normalisation_that_overflows_is_caught(
     for convolution in (sam.image_encoder.neck[0], sam.image_encoder.neck[2]):
         convolution.weight.data *= 3000
     source = replace(sources["sam_encoder"], module=SamEncoderGraph(sam))
-    plain = sources["sam_encoder"].recorded[0].outputs["embedding"]
-    assert compare("sam_encoder", "", "", plain, source.recorded[0].outputs["embedding"]).passed
+    plain = sources["sam_encoder"].golden[0].outputs["embedding"]
+    assert compare("sam_encoder", "", "", plain, source.golden[0].outputs["embedding"]).passed
 
     def check(in_float32: tuple[type[nn.Module], ...], precision: str) -> None:
         path = tmp_path / f"sam_encoder.{precision}.onnx"
         module = HalfPrecision(source.module, precision, in_float32=in_float32)
         export_graph(module, source.example, source.axes, ["embedding"], path, BF16_OPSET)
-        check_graph("sam_encoder", path, source.recorded, precision, 1)
+        check_graph("sam_encoder", path, source.golden, precision, 1)
 
     check(IN_FLOAT32, "fp16")
     check((), "bf16")  # has float32's range
@@ -347,6 +352,6 @@ def test_a_missing_line_is_missing() -> None:
     assert overlap(np.roll(line, 5, axis=0), line) == 0
 
 
-def test_what_one_logit_covers() -> None:
+def test_one_logit_covers_as_many_pixels_as_counted() -> None:
     """SAM's logits cover the longest side: 128 of them 512 pixels are 4 x 4 each."""
     assert pixels_of_a_logit((90, 512), 128) == pixels_of_a_logit((512, 90), 128) == 16

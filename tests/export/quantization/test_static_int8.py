@@ -18,17 +18,19 @@ from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.parity.inputs import image_cases, varied_images
-from clipsam.export.parity.onnx_vs_torch import check_graph, record
+from clipsam.export.parity.onnx_vs_torch import check_graph, golden_cases
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.half import HalfPrecision
 from clipsam.export.quantization.static_int8 import (
     MAX_LAYER_ERROR,
     layer_error,
-    quantise,
+    quantize,
     read_record,
 )
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.core.errors import ExportError
+
+pytestmark = pytest.mark.slow  # exports
 
 IMAGES = list(varied_images(4))
 TEXT = np.zeros((1, 1, 2), np.float32)  # SAM's encoder reads none
@@ -117,7 +119,7 @@ def test_every_layer_that_is_listed_runs_in_int8(
     base: Path, tmp_path: Path, small_preset: Preset
 ) -> None:
     path = tmp_path / "int8.onnx"
-    result = quantise(base, path, lambda: _feeds(IMAGES[:3]), threads=1)
+    result = quantize(base, path, lambda: _feeds(IMAGES[:3]), threads=1)
     assert len(result.int8) == 8  # qkv, proj and two of the MLP, in both blocks
     assert not result.left_out
     assert read_record(path) == result
@@ -130,13 +132,12 @@ def test_every_layer_that_is_listed_runs_in_int8(
     for node in graph.node:
         if node.op_type != "MatMul":
             continue
-        sources = [makers.get(name) for name in node.input]
-        kinds = [source.op_type if source else "" for source in sources]
+        kinds = [makers[name].op_type if name in makers else "" for name in node.input]
         if node.name not in result.int8:
             assert "DequantizeLinear" not in kinds
             continue
         assert kinds == ["DequantizeLinear", "DequantizeLinear"]
-        activation, weights = sources
+        activation, weights = (makers[name] for name in node.input)
         assert makers[activation.input[0]].op_type == "QuantizeLinear"
         assert numpy_helper.to_array(constants[activation.input[1]]).shape == ()
         assert constants[weights.input[0]].data_type == TensorProto.INT8
@@ -148,8 +149,8 @@ def test_every_layer_that_is_listed_runs_in_int8(
             assert not numpy_helper.to_array(constants[source.input[2]]).any()  # symmetric
 
     cases = image_cases("sam_encoder", IMAGES[3:], 256, TEXT)
-    recorded = record("sam_encoder", _encoder(small_preset), cases)
-    checks = check_graph("sam_encoder", path, recorded, "int8", 1)
+    golden = golden_cases("sam_encoder", _encoder(small_preset), cases)
+    checks = check_graph("sam_encoder", path, golden, "int8", 1)
     assert 2e-3 < max(check.max_rel for check in checks) < 0.1  # int8, and not off by far
 
 
@@ -157,17 +158,17 @@ def test_a_layer_with_outlier_channels_is_left_out(small_preset: Preset, tmp_pat
     """Random weights flatter int8; trained transformers have channels like these."""
     encoder = _encoder(small_preset, outliers=500.0)
     cases = list(image_cases("sam_encoder", IMAGES[3:], 256, TEXT))
-    recorded = record("sam_encoder", encoder, cases)
-    plain = record("sam_encoder", _encoder(small_preset), cases)
+    golden = golden_cases("sam_encoder", encoder, cases)
+    plain = golden_cases("sam_encoder", _encoder(small_preset), cases)
     np.testing.assert_allclose(
-        recorded[0].outputs["embedding"], plain[0].outputs["embedding"], atol=1e-4
+        golden[0].outputs["embedding"], plain[0].outputs["embedding"], atol=1e-4
     )
     base = _export(encoder, tmp_path)
-    result = quantise(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:3]), threads=1)
+    result = quantize(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:3]), threads=1)
     ((_, error),) = result.left_out.items()
     assert error > MAX_LAYER_ERROR
     assert len(result.int8) == 7
-    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", recorded, "int8", 1)
+    checks = check_graph("sam_encoder", tmp_path / "int8.onnx", golden, "int8", 1)
     assert max(check.max_rel for check in checks) < 0.1
 
 
@@ -176,7 +177,7 @@ def test_a_graph_that_stands_no_int8_is_refused(
 ) -> None:
     monkeypatch.setattr("clipsam.export.quantization.static_int8.MAX_LAYER_ERROR", 1e-6)
     with pytest.raises(ExportError, match=r"No MatMul of sam_encoder.fp16 stands int8 .* use fp16"):
-        quantise(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:1]), threads=1)
+        quantize(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:1]), threads=1)
     assert not list(tmp_path.iterdir())
 
 

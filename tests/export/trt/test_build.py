@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from support.engine_toy import Fake, break_encoder, engines, fake_workshop, names, no_leftovers
-from support.recorded_toy import build_recorded_toy, rehash
+from support.golden_toy import build_golden_toy, rehash
 from support.trt_engines import FAKE_BOX
 
-from clipsam.export.parity.golden import RECORDED
+from clipsam.export.parity.golden import GOLDEN
 from clipsam.export.trt.build import EngineReport, build_engines
 from clipsam.export.trt.gate import GateError
 from clipsam.runtime import BundleError, ClipSAM
@@ -32,7 +32,7 @@ def fake() -> Iterator[Fake]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return build_recorded_toy(tmp_path / "bundle", "fp16", "int8")
+    return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
 
 
 @pytest.fixture
@@ -90,8 +90,7 @@ def test_engines_that_disagree_together_fall_back_together(
 ) -> None:
     """Each passes alone and the three together do not: all are built in the safer precision."""
     from clipsam.export.trt import build as engines_on_box
-
-    real = engines_on_box.check_whole
+    from clipsam.export.trt.gate import check_whole as real
 
     def check(opened: Any, sessions: Any, pictures: Any, precision: str) -> Any:
         if precision == "fp16":
@@ -117,19 +116,19 @@ def test_fp32_has_no_fallback(broken: Path, fake: Fake) -> None:
         build_engines(broken, ["fp32"], fallback=True)
 
 
-def test_a_recording_that_nobody_vouches_for_is_refused(bundle: Path, fake: Fake) -> None:
+def test_golden_outputs_that_nobody_vouches_for_are_refused(bundle: Path, fake: Fake) -> None:
     path = bundle / "manifest.json"
     values = json.loads(path.read_text())
-    del values["files"][RECORDED]
+    del values["files"][GOLDEN]
     path.write_text(json.dumps(values))
-    with pytest.raises(BundleError, match=r"recorded.npz is not one of the bundle's files"):
+    with pytest.raises(BundleError, match=r"golden.npz is not one of the bundle's files"):
         build_engines(bundle, ["fp32"])
 
 
 # --- boxes that share a bundle ------------------------------------------------------------------
 
 
-def test_two_models_of_one_compute_capability(bundle: Path, fake: Fake) -> None:
+def test_two_models_of_one_compute_capability_share_no_engine(bundle: Path, fake: Fake) -> None:
     """Each keeps its own engines and times; the other's are never opened."""
     cuda = fake[0]
     build_engines(bundle, ["fp16"])

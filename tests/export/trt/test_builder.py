@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from support.engine_toy import Fake, engines, fake_workshop, names, no_leftovers
 from support.fake_builder import Pool, Verbosity
-from support.recorded_toy import build_recorded_toy
+from support.golden_toy import build_golden_toy
 from support.toy_bundle import bright_square
 from support.trt_engines import FAKE_BOX, has_tensorrt
 
-from clipsam.export.parity.golden import RECORDED
+from clipsam.export.parity.golden import GOLDEN
 from clipsam.export.trt.build import build_engines
 from clipsam.export.trt.builder import timing_cache_path
 from clipsam.runtime import BundleError, ClipSAM, ClipSAMError, SessionError
@@ -38,10 +38,10 @@ def fake() -> Iterator[Fake]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return build_recorded_toy(tmp_path / "bundle", "fp16", "int8")
+    return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
 
 
-def test_from_a_bundle_to_a_verdict(bundle: Path, fake: Fake) -> None:
+def test_a_bundle_becomes_engines_that_give_a_verdict(bundle: Path, fake: Fake) -> None:
     cuda, _, shop = fake
     said: list[str] = []
     report = build_engines(bundle, say=said.append)
@@ -133,8 +133,8 @@ def test_other_failures_are_sentences(bundle: Path, fake: Fake) -> None:
     trt.refuse_start = False
     with pytest.raises(BundleError, match="no graph clip_umci in bf16"):
         build_engines(bundle, ["bf16"])
-    (bundle / RECORDED).unlink()
-    with pytest.raises(ClipSAMError, match=RECORDED):
+    (bundle / GOLDEN).unlink()
+    with pytest.raises(ClipSAMError, match=GOLDEN):
         build_engines(bundle, ["fp32"])
 
 

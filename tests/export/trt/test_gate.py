@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 from support.engine_toy import engines, fake_workshop
-from support.recorded_toy import break_normalisation, build_recorded_toy, rehash
+from support.golden_toy import break_normalisation, build_golden_toy, rehash
 
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
-from clipsam.export.parity.golden import Recording, read_recording
+from clipsam.export.parity.golden import GoldenOutputs, read_golden
 from clipsam.export.parity.golden_record import open_all
 from clipsam.export.parity.half_emulation import emulate
 from clipsam.export.parity.onnx_vs_torch import checkable
@@ -52,28 +52,30 @@ class Altered(SessionWrapper):
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Recording]:
-    folder = build_recorded_toy(tmp_path_factory.mktemp("toy") / "bundle", "fp16")
-    return Bundle.open(folder), read_recording(folder)
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, GoldenOutputs]:
+    folder = build_golden_toy(tmp_path_factory.mktemp("toy") / "bundle", "fp16")
+    return Bundle.open(folder), read_golden(folder)
 
 
-def test_right_engines_pass_the_gate(toy: tuple[Bundle, Recording]) -> None:
-    bundle, recording = toy
+def test_right_engines_pass_the_gate(toy: tuple[Bundle, GoldenOutputs]) -> None:
+    bundle, golden = toy
     with open_all(bundle, 1) as sessions:
         for name, session in sessions.items():
-            cases = recording.cases_for(name, "fp16")
+            cases = golden.cases_for(name, "fp16")
             checks = check_session(name, session, cases, "fp16", THERE)
             assert len(checks) == 2 * sum(len(case.outputs) for case in cases)
             assert max(check.max_rel for check in checks) == 0
-        whole = check_whole(bundle, sessions, recording.pictures, "fp16")
-    assert len(whole) == len(recording.pictures)
+        whole = check_whole(bundle, sessions, golden.pictures, "fp16")
+    assert len(whole) == len(golden.pictures)
     assert all(check.passed for check in whole)
 
 
 @pytest.mark.parametrize("start", [0, 1, 5])
-def test_an_engine_out_of_tolerance(toy: tuple[Bundle, Recording], start: int) -> None:
+def test_an_engine_out_of_tolerance_is_refused(
+    toy: tuple[Bundle, GoldenOutputs], start: int
+) -> None:
     """Also one whose second run, as a replayed graph, is the wrong one."""
-    bundle, recording = toy
+    bundle, golden = toy
     with open_all(bundle, 1) as sessions:
         wrong = Altered(sessions["sam_encoder"], "embedding", 1.05, start)
         message = (
@@ -83,15 +85,15 @@ def test_an_engine_out_of_tolerance(toy: tuple[Bundle, Recording], start: int) -
         )
         with pytest.raises(GateError, match=message) as caught:
             check_session(
-                "sam_encoder", wrong, recording.cases_for("sam_encoder", "fp16"), "fp16", THERE
+                "sam_encoder", wrong, golden.cases_for("sam_encoder", "fp16"), "fp16", THERE
             )
     assert (caught.value.graph, caught.value.precision) == ("sam_encoder", "fp16")
     assert caught.value.safer == "bf16"
 
 
-def test_an_engine_that_overflows_is_refused(toy: tuple[Bundle, Recording]) -> None:
-    bundle, recording = toy
-    cases = recording.cases_for("sam_decoder", "fp16")
+def test_an_engine_that_overflows_is_refused(toy: tuple[Bundle, GoldenOutputs]) -> None:
+    bundle, golden = toy
+    cases = golden.cases_for("sam_decoder", "fp16")
     with open_all(bundle, 1) as sessions:
         wrong = Altered(sessions["sam_decoder"], "scores", np.nan)
         with pytest.raises(
@@ -102,28 +104,28 @@ def test_an_engine_that_overflows_is_refused(toy: tuple[Bundle, Recording]) -> N
         with pytest.raises(
             GateError, match=r"engines in fp16 fail on the picture 'defect' \(.*not"
         ):
-            check_whole(bundle, whole, recording.pictures, "fp16")
+            check_whole(bundle, whole, golden.pictures, "fp16")
 
 
-def test_engines_that_are_wrong_together(toy: tuple[Bundle, Recording]) -> None:
-    bundle, recording = toy
+def test_engines_that_are_wrong_together(toy: tuple[Bundle, GoldenOutputs]) -> None:
+    bundle, golden = toy
     with open_all(bundle, 1) as sessions:
         wrong = {**sessions, "clip_umci": Altered(sessions["clip_umci"], "rough", 0.3)}
         with pytest.raises(
             GateError, match=r"do not agree .* on the picture 'defect': .*the verdict differs"
         ) as caught:
-            check_whole(bundle, wrong, recording.pictures, "fp16")
+            check_whole(bundle, wrong, golden.pictures, "fp16")
         assert (caught.value.graph, caught.value.safer) == (None, "fp32")
 
 
-def test_nothing_recorded_is_no_pass(toy: tuple[Bundle, Recording]) -> None:
-    bundle, recording = toy
+def test_no_golden_outputs_are_no_pass(toy: tuple[Bundle, GoldenOutputs]) -> None:
+    bundle, golden = toy
     with open_all(bundle, 1) as sessions:
-        with pytest.raises(GateError, match="recorded nothing of sam_encoder"):
+        with pytest.raises(GateError, match="has no golden outputs of sam_encoder"):
             check_session("sam_encoder", sessions["sam_encoder"], [], "fp16", THERE)
-        good = [picture for picture in recording.pictures if not len(picture.prompts)]
+        good = [picture for picture in golden.pictures if not len(picture.prompts)]
         assert good
-        with pytest.raises(GateError, match="No recorded picture reaches SAM"):
+        with pytest.raises(GateError, match="No golden picture reaches SAM"):
             check_whole(bundle, sessions, good, "fp16")
 
 
@@ -136,11 +138,11 @@ def test_the_safer_precision_is_the_next_the_bundle_has() -> None:
 
 
 def test_the_toys_overflow_is_silent_and_caught(
-    toy: tuple[Bundle, Recording], tmp_path: Path
+    toy: tuple[Bundle, GoldenOutputs], tmp_path: Path
 ) -> None:
-    _bundle, recording = toy
+    _bundle, golden = toy
     break_normalisation(tmp_path / "sam_encoder.fp16.onnx")
-    cases = recording.cases_for("sam_encoder", "fp16")
+    cases = golden.cases_for("sam_encoder", "fp16")
     with (
         checkable(tmp_path / "sam_encoder.fp16.onnx", "fp16") as path,
         open_session(path, "cpu", 1) as session,
@@ -165,6 +167,7 @@ def with_fp16(bundle: Path, encoder: Path) -> None:
     rehash(bundle)
 
 
+@pytest.mark.slow  # exports
 @pytest.mark.parametrize("normalisations", ["float32", "half"])
 def test_an_encoder_with_half_precision_layer_norm_is_caught(
     normalisations: str, small_preset: Preset, small_bundle: Path, tmp_path: Path
@@ -174,7 +177,7 @@ def test_an_encoder_with_half_precision_layer_norm_is_caught(
     not write it. The same encoder with normalisations in float32 is written.
 
     Large values before the neck's LayerNorm2d, which takes their scale out again: what the bundle
-    recorded is what this encoder says in float32, too. The stand-in for TensorRT runs the graph
+    golden is what this encoder says in float32, too. The stand-in for TensorRT runs the graph
     with every rounding written out (export/parity/half_emulation.py), which onnxruntime leaves out.
     """
     sam = Checkpoints(random_seed=1).load_sam(small_preset)[0]  # of small_bundle

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.dataset_folders import find_dataset
 
-from clipsam.research.data.datasets import find_dataset, mvtec_category, synthetic_dataset
+from clipsam.research.data.datasets import synthetic_dataset
 from clipsam.research.models.checkpoints import load_umci
 from clipsam.research.models.presets import PRESETS
 from clipsam.research.train import main as train
@@ -34,7 +35,7 @@ def category(tmp_path: Path) -> Path:
 
 
 def test_an_mvtec_folder_gives_images_and_masks(category: Path) -> None:
-    bent, good = mvtec_category(category, "nut")
+    bent, good = find_dataset(category, "nut")
     assert (bent.name, bent.defect, bent.category) == ("bent/000.png", "bent", "nut")
     image, mask = bent.load()
     assert image.shape == (40, 60, 3)
@@ -43,7 +44,7 @@ def test_an_mvtec_folder_gives_images_and_masks(category: Path) -> None:
     assert not good.load()[1].any()
 
 
-def test_a_category_or_a_folder_of_categories(category: Path) -> None:
+def test_a_category_opens_as_a_folder_of_categories_does(category: Path) -> None:
     assert [item.category for item in find_dataset(category)] == ["metal nut"] * 2
     assert len(find_dataset(category.parent)) == 2
     assert find_dataset(category, "thing")[0].category == "thing"
@@ -52,17 +53,17 @@ def test_a_category_or_a_folder_of_categories(category: Path) -> None:
 def test_a_missing_mask_is_named(category: Path) -> None:
     (category / "ground_truth" / "bent" / "000_mask.png").unlink()
     with pytest.raises(DatasetError, match=r"bent/000\.png has no mask .*000_mask\.png"):
-        mvtec_category(category, "nut")
+        find_dataset(category, "nut")
 
 
 def test_a_mask_of_another_size_is_named(category: Path) -> None:
     write(category / "ground_truth" / "bent" / "000_mask.png", np.zeros((4, 6), np.uint8))
     with pytest.raises(DatasetError, match="is 6x4, its image is 60x40"):
-        mvtec_category(category, "nut")[0].load()
+        find_dataset(category, "nut")[0].load()
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_folder_without_images(tmp_path: Path, make: bool) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path, make: bool) -> None:
     if make:
         (tmp_path / "test" / "good").mkdir(parents=True)
     with pytest.raises(DatasetError, match="test"):

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.dataset_folders import find_dataset
 from support.training_files import write_dataset
 from torch import Tensor
 
-from clipsam.research.data.datasets import LabelledImage, find_dataset
+from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.feature_cache import (
     CHUNK,
     CachedFeatures,

@@ -11,6 +11,7 @@ import pytest
 from support.dataset_folders import (
     SQUARE,
     SQUARE_AREA,
+    find_dataset,
     make_ksdd2,
     make_mtd,
     make_mvtec,
@@ -23,7 +24,6 @@ from support.dataset_folders import (
 
 from clipsam.research.data.datasets import (
     check_gaps,
-    find_dataset,
     limits,
     open_dataset,
     recognise,
@@ -158,7 +158,7 @@ def test_wrong_layouts_are_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path / "mixed")
 
 
-def test_visa_with_a_foreign_table(tmp_path: Path) -> None:
+def test_visa_with_a_foreign_table_is_refused(tmp_path: Path) -> None:
     root = make_visa(tmp_path / "VisA")
     (root / "split_csv" / "1cls.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DatasetError, match="columns object, split, label"):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from support.exact_pro import pro_score
 
-from clipsam.research.evaluation.metrics import pixel_metrics, pro_score
+from clipsam.research.evaluation.metrics import pixel_metrics
 
 
 def slow_pro(
@@ -82,7 +83,7 @@ def test_images_of_different_sizes_pool() -> None:
     assert pro_score(maps, [small, large]) == pytest.approx(1.0)
 
 
-def test_metrics_without_a_defect_or_without_a_good_pixel() -> None:
+def test_metrics_need_a_defect_and_a_good_pixel() -> None:
     nothing, everything = np.zeros((5, 5), bool), np.ones((5, 5), bool)
     score = np.random.default_rng(0).random((5, 5), dtype=np.float32)
     for mask in (nothing, everything):

@@ -25,7 +25,7 @@ def row(table: int, dataset: str, method: str) -> Published:
         (4, "mtd", "SAA+", (18.6, 17.9, 23.1, None)),
     ],
 )
-def test_gains_that_the_text_states(
+def test_the_gains_that_the_text_states_are_the_tables(
     table: int, dataset: str, other: str, gains: tuple[float | None, ...]
 ) -> None:
     ours, theirs = row(table, dataset, "ClipSAM"), row(table, dataset, other)

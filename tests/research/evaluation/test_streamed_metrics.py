@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from support.exact_pro import pro_score
 from support.pro_200 import pro_200
 
-from clipsam.research.evaluation.metrics import pro_score
 from clipsam.research.evaluation.streamed_metrics import BINS, PixelHistogram
 
 Maps = list[NDArray[np.float32]]
@@ -112,7 +112,7 @@ def below_the_floor(rng: np.random.Generator) -> tuple[Maps, Masks]:
     return scaled(1e-14)(rng)
 
 
-CASES = {
+CASES: dict[str, Callable[[np.random.Generator], tuple[Maps, Masks]]] = {
     make.__name__: make
     for make in (
         smooth, few_levels, saturated, half_saturated, one_region, one_pixel, touching, thousands,
@@ -277,13 +277,13 @@ def test_minus_zero_is_zero() -> None:
 
 
 @pytest.mark.parametrize("case", ["smooth", "half_saturated", "touching"])
-def test_pro_with_200_thresholds(case: str) -> None:
+def test_pro_with_200_thresholds_is_the_slow_loops(case: str) -> None:
     """The streamed form against the loop, thresholds moved to the next bin."""
     maps, masks = CASES[case](np.random.default_rng(5))
     assert fill(maps, masks).pro_200() == pytest.approx(pro_200(maps, masks), abs=5e-3)
 
 
-def test_the_loop_of_200_thresholds_by_hand() -> None:
+def test_the_loop_of_200_thresholds_is_right_by_hand() -> None:
     """Ten good pixels and one region of two. Above a threshold of t both of the region's pixels
     and the good ones with a score over t; below 0.3 that are one and two of ten."""
     score = np.array([[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 0.75, 0.95]], np.float32)

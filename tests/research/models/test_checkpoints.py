@@ -89,7 +89,7 @@ def _archive(model: nn.Module, path: Path) -> None:
 @pytest.mark.parametrize(
     "form", ["torchscript", "state dict", "training checkpoint", "safetensors"]
 )
-def test_clip_in_every_published_form(form: str, preset: Preset, tmp_path: Path) -> None:
+def test_clip_loads_in_every_published_form(form: str, preset: Preset, tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = build_clip(SMALL_CLIP)
     path = tmp_path / "clip.pt"
@@ -151,7 +151,7 @@ def test_offline_clip_says_where_its_weights_are(
 # --- SAM ----------------------------------------------------------------------------------------
 
 
-def test_sam_as_meta_publishes_it(preset: Preset, tmp_path: Path) -> None:
+def test_sam_loads_as_meta_publishes_it(preset: Preset, tmp_path: Path) -> None:
     model = build_sam(preset.sam)
     torch.save(model.state_dict(), tmp_path / "sam.pth")
     loaded, _ = load_sam(preset, tmp_path / "sam.pth")
@@ -198,7 +198,9 @@ def test_umci_trained_on_another_clip_is_refused(preset: Preset, tmp_path: Path)
 
 
 @pytest.mark.parametrize("metadata", ['{"colour": 3}', "[", '{"stages": 0}'])
-def test_umci_with_a_strange_description(metadata: str, preset: Preset, tmp_path: Path) -> None:
+def test_umci_with_a_strange_description_is_refused(
+    metadata: str, preset: Preset, tmp_path: Path
+) -> None:
     path = tmp_path / "umci.safetensors"
     save_file({"x": torch.zeros(2)}, path, {"umci": metadata})
     with pytest.raises(WeightsError, match="does not describe a UMCI") as caught:

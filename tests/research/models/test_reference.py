@@ -20,6 +20,8 @@ from clipsam.research.models.reference import Reference, fuse
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.pipeline import ClipSAM
 
+pytestmark = pytest.mark.slow  # exports
+
 IMAGES = 24
 
 

@@ -122,7 +122,7 @@ def test_bad_configurations_are_refused(wrong: str) -> None:
         UMCIConfig.from_json(wrong)
 
 
-def test_focal_loss_by_hand() -> None:
+def test_focal_loss_is_right_by_hand() -> None:
     p = torch.tensor([0.9, 0.2])
     logits = torch.stack([torch.zeros(2), torch.logit(p)])[None, :, None]  # 1,2,1,2
     target = torch.tensor([[[1.0, 0.0]]])
@@ -130,7 +130,7 @@ def test_focal_loss_by_hand() -> None:
     torch.testing.assert_close(focal_loss(logits, target), expected)
 
 
-def test_dice_loss_by_hand() -> None:
+def test_dice_loss_is_right_by_hand() -> None:
     p, y = torch.tensor([[[0.5, 1.0]]]), torch.tensor([[[0.0, 1.0]]])
     expected = 1 - (2 * 1.0) / (0.25 + 1.0 + 1.0)
     torch.testing.assert_close(dice_loss(p, y, smooth=0.0), torch.tensor(expected))

@@ -43,7 +43,7 @@ def conv_2d(grid: Array, w: Weights) -> Array:
     """[H,W,C] -> [H,W,c]: kernel 3 x 3, zeros beyond the border."""
     height, width, _ = grid.shape
     padded = np.pad(grid, ((1, 1), (1, 1), (0, 0)))
-    out = np.broadcast_to(w["bias"], (height, width, len(w["bias"]))).copy()
+    out: Array = np.broadcast_to(w["bias"], (height, width, len(w["bias"]))).copy()
     for i in range(3):
         for j in range(3):
             shifted = padded[i : i + height, j : j + width]

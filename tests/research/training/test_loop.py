@@ -46,7 +46,7 @@ class Fit:
 
     def validate(self) -> dict[str, float]:
         wanted = torch.ones(1, 4)
-        return {"score": -float((self.module.weight - wanted).square().sum())}
+        return {"score": -float((next(self.module.parameters()) - wanted).square().sum())}
 
 
 def config(path: Path, **changes: Any) -> LoopConfig:

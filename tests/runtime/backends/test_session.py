@@ -248,7 +248,7 @@ def test_a_run_that_fails_says_so_in_one_sentence(
     """The engine's own error comes back as one sentence, and nothing is printed."""
     path = tmp_path / "fails.onnx"
     spec = TensorSpec("x", "float32", ("n",))
-    nodes = [("Reshape", ["x", "shape"], "y", {})]
+    nodes: list[Any] = [("Reshape", ["x", "shape"], "y", {})]
     write_graph(
         path, (spec,), (TensorSpec("y", "float32", (2, 2)),), nodes, {"shape": _two_by_two()}
     )
@@ -270,7 +270,7 @@ def test_unnamed_free_axes_are_independent() -> None:
     assert axes == {}
 
 
-def test_an_unknown_provider_or_precision(tmp_path: Path) -> None:
+def test_an_unknown_provider_or_precision_is_refused(tmp_path: Path) -> None:
     path = make_graph(tmp_path)
     message = "Unknown provider 'tpu': use one of cpu, cuda, tensorrt"
     with pytest.raises(ProviderError, match=message):

@@ -87,7 +87,10 @@ def test_exif_orientation_is_applied(
     tags = Image.Exif()
     tags[0x0112] = orientation
     image = colour("RGBA") if kind == "PNG-alpha" else colour()
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 97, "subsampling": 0}}
+    options: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 97, "subsampling": 0},
+    }
     path.write_bytes(encode(image, kind.split("-")[0], exif=tags, **options.get(kind, {})))
     with Image.open(path) as file:
         expected = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
@@ -110,7 +113,7 @@ def test_a_second_picture_after_the_end_is_ignored(tmp_path: Path, quiet: None) 
     assert read_image(path).shape == (40, 60, 3)
 
 
-def test_a_limit_of_the_caller(tmp_path: Path) -> None:
+def test_a_callers_limit_is_obeyed(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(GOOD["colour.png"])
     assert read_image(path, max_pixels=40 * 60).shape == (40, 60, 3)

@@ -209,7 +209,7 @@ def test_the_decision_is_the_plain_one(name: str, refined: bool) -> None:
             assert found.regions == expected[1]
 
 
-def test_outlines_of_regions_within_regions() -> None:
+def test_regions_within_regions_have_outlines_of_their_own() -> None:
     """An outline is the region's own, not that of the hole it lies in."""
     final = np.where(rings(21), 0.9, 0).astype(np.float32)
     components = find_components(final > 0, final, 1)

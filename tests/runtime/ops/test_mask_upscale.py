@@ -115,8 +115,8 @@ def test_masks_of_other_models_sizes_are_the_plain_ones(
 def test_masks_of_random_sizes_are_the_plain_ones(arithmetic: str) -> None:
     draw = np.random.default_rng(5)
     for seed in range(150):
-        shape = [int(v) for v in draw.integers(16, 400, 2)]
-        geometry = Geometry(*shape, 128)
+        height, width = (int(v) for v in draw.integers(16, 400, 2))
+        geometry = Geometry(height, width, 128)
         logits = make_logits(KINDS[seed % len(KINDS)], 32, seed)
         expected = plain_upscale(logits, geometry) > 0
         np.testing.assert_array_equal(whole(logits, geometry)[0], expected)

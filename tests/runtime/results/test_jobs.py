@@ -13,7 +13,7 @@ import pytest
 from support.cli_run import Run, lines, listing, make_images, runner, save
 from support.toy_bundle import bright_square, build_toy_bundle
 
-from clipsam.runtime import ImageError
+from clipsam.runtime import ImageError, overlay, read_image
 from clipsam.runtime.results.index import Index
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 
@@ -154,11 +154,11 @@ def test_a_picture_too_large_for_the_memory_costs_its_row_alone(
 
         return call
 
-    read = failing(stream.read_image, lambda args: args[0].name == "good.jpg")
+    read = failing(read_image, lambda args: args[0].name == "good.jpg")
     monkeypatch.setattr(stream, "read_image", read)
     encode = failing(Segmenter.encode, lambda args: args[1].shape[:2] == (64, 64))
     monkeypatch.setattr(Segmenter, "encode", encode)
-    drawn = failing(folder.overlay, lambda args: args[0].shape[:2] == (50, 60))
+    drawn = failing(overlay, lambda args: args[0].shape[:2] == (50, 60))
     monkeypatch.setattr(folder, "overlay", drawn)
     done = run(images, "--output", tmp_path / "out")
     assert done.out.startswith("0 good, 1 anomalous, 3 could not be inspected")

@@ -15,6 +15,7 @@ from support.cli_run import NAMES, Run, lines, listing, make_images, runner, sav
 from support.toy_bundle import bright_square, build_toy_bundle
 
 from clipsam.runtime import OutputError
+from clipsam.runtime.core.files import sha256
 from clipsam.runtime.results import record as module
 from clipsam.runtime.results.index import read_index, row_line
 from clipsam.runtime.results.record import Record
@@ -86,7 +87,7 @@ def test_a_picture_written_to_meanwhile_has_no_verdict(
 ) -> None:
     from clipsam.runtime import folder
 
-    real = folder.sha256
+    real = sha256
 
     def hash_then_write(path: Path, most: int) -> str:
         found = real(path, most)

@@ -33,7 +33,7 @@ def grid(*pixels: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-def test_equation_nine_by_hand() -> None:
+def test_fusion_is_equation_nine_by_hand() -> None:
     rough = np.full((4, 4), 0.1, np.float32)
     rough[0, 0] = 0.8
     everywhere = np.ones((4, 4), np.bool_)
@@ -156,7 +156,7 @@ def test_regions_that_touch_the_border(
     assert corners == set(region.contour)
 
 
-def test_one_pixel_and_min_area() -> None:
+def test_min_area_decides_about_one_pixel() -> None:
     final = blank()
     final[7, 9] = 0.9
     mask, (region,) = refined(final, 0.25, 1e-4)  # 0.2 pixels: at least one counts
@@ -212,7 +212,7 @@ def components_of(rough: Map) -> list[Component]:
 def test_sam_may_not_argue_a_component_away() -> None:
     rough = blank()
     rough[5:9, 5:9] = rough[20:30, 20:30] = 0.9
-    final = rough / 4
+    final = rough / np.float32(4)
     final[20:25, 18:30] = 0.8  # SAM redrew one component and missed the other
     mask, regions = refined(final, 0.25, 0, components_of(rough))
     expected = final > 0.25
@@ -224,7 +224,7 @@ def test_sam_may_not_argue_a_component_away() -> None:
 def test_a_speck_that_sam_left_does_not_stand_for_the_component() -> None:
     rough = blank()
     rough[5:9, 5:9] = 0.9
-    final = rough / 4
+    final = rough / np.float32(4)
     final[6, 6] = 0.8
     mask, (region,) = refined(final, 0.25, 4 / final.size, components_of(rough))
     np.testing.assert_array_equal(mask, rough > 0.47)
@@ -236,7 +236,7 @@ def test_without_sam_the_components_are_the_answer() -> None:
     rough[5:9, 5:9] = 0.6
     rough[20:30, 20:30] = 0.99
     options = DecisionOptions(threshold=0.2)  # which 0.99 / 4 exceeds and 0.6 / 4 does not
-    found = decide(rough / 4, components_of(rough), options, refined=False)
+    found = decide(rough / np.float32(4), components_of(rough), options, refined=False)
     np.testing.assert_array_equal(found.mask, rough > 0.47)
     assert [region.area for region in found.regions] == [100, 16]
 
@@ -246,11 +246,12 @@ def test_a_part_with_a_region_is_anomalous_and_one_without_is_good() -> None:
     rough[5:9, 5:9] = 0.9
     options = DecisionOptions(threshold=0.2, score_area=0.005)
     for found, verdict in (
-        (decide(rough / 4, components_of(rough), options, refined=False), "anomalous"),
-        (decide(rough / 4, (), options, refined=False), "good"),  # a high score decides nothing
+        (decide(rough / np.float32(4), components_of(rough), options, refined=False), "anomalous"),
+        # Without a component a high score decides nothing.
+        (decide(rough / np.float32(4), (), options, refined=False), "good"),
     ):
         assert found.verdict == verdict
-        assert found.score == image_score(rough / 4, 0.005) > found.threshold == 0.2
+        assert found.score == image_score(rough / np.float32(4), 0.005) > found.threshold == 0.2
 
 
 @pytest.mark.parametrize("shape", [(17, 93), (93, 17), (64, 64), (31, 33)])
@@ -281,7 +282,7 @@ def test_the_image_score_is_the_highest_value_or_a_mean_of_the_highest() -> None
 @pytest.mark.parametrize("shape", [(1500, 2000), (90, 6000)])
 def test_the_image_score_of_a_large_map_reads_every_few_pixels(shape: tuple[int, int]) -> None:
     coarse = np.random.default_rng(0).random((48, 48), np.float32)
-    final = np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_LINEAR))
+    final = np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
     highest = np.sort(final, axis=None)[-round(0.01 * final.size) :]
     score = image_score(final, 0.01)
     assert score == pytest.approx(float(highest.mean()), abs=0.01)
@@ -299,7 +300,7 @@ def test_a_region_that_touches_no_component_is_none() -> None:
     assert mask.sum() == 25
 
 
-def test_the_weight_of_a_mask_in_equation_9() -> None:
+def test_a_mask_has_its_weight_in_equation_9() -> None:
     rough = np.full((8, 8), 0.4, np.float32)
     assert fixed_scale(rough, 3, 0.05)[0, 0] == pytest.approx(0.4 / 1.15)
     assert FusionOptions().mask_weight == 1

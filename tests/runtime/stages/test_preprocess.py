@@ -57,7 +57,8 @@ def noise(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
 
 def extreme(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
     """Only 0 and 255: the largest sums and the sharpest edges."""
-    return np.random.default_rng(seed).integers(0, 2, (*shape, 3), np.uint8) * np.uint8(255)
+    bits = np.random.default_rng(seed).integers(0, 2, (*shape, 3), np.uint8)
+    return np.asarray(bits * np.uint8(255))
 
 
 def pillow(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -70,7 +71,7 @@ def pillow(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 
 
 @pytest.mark.parametrize(("old", "new"), SHAPES, ids=str)
-def test_resize_is_pillows(old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_resizing_gives_the_bits_of_pillow(old: tuple[int, int], new: tuple[int, int]) -> None:
     for image in (noise(old), extreme(old), np.full((*old, 3), 255, np.uint8)):
         np.testing.assert_array_equal(resize_bilinear(image, *new), pillow(image, *new))
 
@@ -115,7 +116,7 @@ def test_resize_is_the_plain_one(rows: tuple[int, int], columns: tuple[int, int]
         np.testing.assert_array_equal(found, plain_resize(image, *new))
 
 
-def test_resize_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resize_is_the_same_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise((157, 203))
     expected = plain_resize(image, 61, 90)
     for chunk in (1, 700, 5000):
@@ -227,7 +228,7 @@ def test_clip_input_is_golden(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 64), (65, 63), (20, 500), (500, 20), (64, 200)])
-def test_clip_input_shape_and_gray(shape: tuple[int, int]) -> None:
+def test_clip_input_has_its_shape_and_keeps_gray_gray(shape: tuple[int, int]) -> None:
     gray = np.repeat(noise(shape)[..., :1], 3, axis=2)
     found = clip_input(gray, 64)
     assert found.shape == (1, 64, 64, 3)
@@ -276,6 +277,9 @@ def test_the_smallest_and_thinnest_images_are_accepted() -> None:
         assert check_image(image) is image
 
 
-def test_unknown_preprocessing_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown preprocessing 'crop'"):
-        PreprocessOptions(clip="crop")
+@pytest.mark.parametrize("name", ["crop", "zoom"])  # sorted before and behind what is known
+def test_unknown_preprocessing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown preprocessing '{name}'"):
+        PreprocessOptions(clip=name)
+    with pytest.raises(ValueError, match=f"unknown preprocessing 'squash-area-cubic', '{name}'"):
+        PreprocessOptions(sam=name)

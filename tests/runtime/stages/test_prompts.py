@@ -99,7 +99,7 @@ def test_min_area_is_a_fraction_of_the_image() -> None:
     assert pixel_area(1e-4, (3000, 4000)) == 1200
 
 
-def test_max_boxes_and_dropped() -> None:
+def test_components_beyond_max_boxes_are_counted_as_dropped() -> None:
     rough = squares(*((4 * i, 5, 2, 2, 0.5 + i / 100) for i in range(19)))
     prompts = find_prompts(rough, OPTIONS)
     assert len(prompts) == 16

@@ -77,9 +77,6 @@ def test_a_gpu_takes_no_operator_of_the_cpu(provider: str, refused: str | None) 
     options = session_options(onnxruntime, provider, None)
     assert options.intra_op_num_threads == 0  # all cores
     assert _entry(options, "session.disable_cpu_ep_fallback") == refused
-    # The arena that the CPU's sessions share is no GPU's.
-    shares = "1" if provider == "cpu" else None
-    assert _entry(options, "session.use_env_allocators") == shares
 
 
 def _entry(options: Any, name: str) -> str | None:

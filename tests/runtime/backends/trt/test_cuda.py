@@ -266,7 +266,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch, *fakes: object) -> None:
     monkeypatch.setattr(module, "load_libraries", lambda: iter(fakes))
 
 
-def test_an_older_library_for_an_older_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_library_is_taken_for_an_older_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     new, old = FakeCuda("by 13"), FakeCuda("by 12")
     new.failing = {"cudaGetDeviceCount": 35}
     libraries(monkeypatch, new, old)
@@ -348,7 +348,9 @@ def test_the_real_library_has_every_function(real_libraries: list[ctypes.CDLL]) 
 
 
 @pytest.mark.skipif(not no_gpu(), reason="this machine has a GPU")
-def test_the_real_library_without_a_gpu(real_libraries: list[ctypes.CDLL]) -> None:
+def test_the_real_library_without_a_gpu_is_an_error_in_words(
+    real_libraries: list[ctypes.CDLL],
+) -> None:
     """NVIDIA's own words come through ctypes."""
     with pytest.raises(
         ProviderError, match=r"no NVIDIA GPU to run on \(.*(CUDA|device).*\): check"

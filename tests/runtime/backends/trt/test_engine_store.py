@@ -57,7 +57,7 @@ def test_several_boxes_and_precisions_share_a_bundle(onnx: Path) -> None:
     assert paths[2].parent.name == "sm87-10.9.0.34-fp32-orin"
 
 
-def test_compute_capability_in_words() -> None:
+def test_a_compute_capability_has_its_short_name() -> None:
     assert [sm((8, 9)), sm((10, 0)), sm((12, 1))] == ["sm89", "sm100", "sm121"]
 
 
@@ -103,6 +103,11 @@ def test_many_others_are_not_all_listed(onnx: Path) -> None:
     assert ", sm89-10.3.0.1-fp32-fake-gpu, 3 more: build it" in refused(onnx)
 
 
+def into_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 # What is done to a good engine, and what must then be said.
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut": (lambda p: p.write_bytes(p.read_bytes()[:-1]), "was truncated or altered ("),
@@ -112,7 +117,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tag": (lambda p: flip(p, 0), "is not a TensorRT engine"),
     "layout": (lambda p: flip(p, 4), "has a header of an unknown kind (1)"),
     "version": (lambda p: flip(p, 25), "was built by TensorRT 10.12.3.9, its sidecar says 10.13"),
-    "folder": (lambda p: (p.unlink(), p.mkdir()), "cannot be read (Is a directory)"),
+    "folder": (into_a_folder, "cannot be read (Is a directory)"),
     "no sidecar": (lambda p: p.with_suffix(".json").unlink(), "cannot be used (No such file"),
     "not JSON": (
         lambda p: p.with_suffix(".json").write_text("{"),
@@ -195,7 +200,7 @@ def test_the_header_is_what_the_builder_wrote(onnx: Path) -> None:
     assert "was altered (its sha256 is not its sidecar's)" in refused(onnx)
 
 
-def test_a_header_of_the_same_version(onnx: Path) -> None:
+def test_a_header_of_the_same_version_was_altered(onnx: Path) -> None:
     flip(write_fake_engine(onnx), 30)
     assert "was altered (its header is not its sidecar's)" in refused(onnx)
 

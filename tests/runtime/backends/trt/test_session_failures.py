@@ -135,7 +135,7 @@ def all_calls(graph: Path) -> list[str]:
 
 
 def test_every_cuda_call_failing_in_turn(graph: Path) -> None:
-    """Each of the calls of a session's life fails once. Recording fails: the session goes on
+    """Each of the calls of a session's life fails once. GoldenOutputs fails: the session goes on
     without. Anything else is a SessionError. Nothing is kept but what CUDA refused to take."""
     names = all_calls(graph)
     assert len(names) > 70
@@ -160,7 +160,7 @@ def test_every_cuda_call_failing_in_turn(graph: Path) -> None:
             assert trt.contexts == set() or "recorded" in kept or "graphs" in kept
 
 
-def test_closing_an_engine_that_failed(graph: Path, cuda: FakeCuda) -> None:
+def test_an_engine_that_failed_can_be_closed(graph: Path, cuda: FakeCuda) -> None:
     """After a fault CUDA refuses everything: closing says so once, and is done."""
     session = open_session(graph, "tensorrt")
     session.run(feeds())

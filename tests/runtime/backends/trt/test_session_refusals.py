@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fake_cuda import FakeCuda
@@ -55,11 +56,12 @@ def test_an_engine_of_another_onnx_file_is_refused(tmp_path: Path, trt: FakeTens
         ("inputs", (TensorSpec("left", "float32", ("n", 4)), *INPUTS[1:])),
     ],
 )
-def test_a_sidecar_of_other_tensors(
+def test_a_sidecar_of_other_tensors_is_refused(
     tmp_path: Path, cuda: FakeCuda, field: str, value: tuple[TensorSpec, ...]
 ) -> None:
     path = make_graph(tmp_path)
-    write_fake_engine(path, **{field: value})
+    others: dict[str, Any] = {field: value}
+    write_fake_engine(path, **others)
     with pytest.raises(
         EngineError, match=r"The engine has the tensors .* where its sidecar has .*"
     ):
@@ -125,7 +127,7 @@ def test_the_last_errors_of_tensorrt_are_the_reason() -> None:
     assert words.last() == "TensorRT gave no reason"
 
 
-def test_the_words_of_another_thread() -> None:
+def test_the_words_of_another_thread_count_where_this_one_heard_none() -> None:
     """They count where this thread heard none: TensorRT also reports from threads of its own."""
     words = Words()
     thread = threading.Thread(target=words.add, args=("ERROR", "theirs"))
@@ -138,7 +140,7 @@ def test_the_words_of_another_thread() -> None:
     assert words.last() == "theirs"
 
 
-def test_one_logger_in_a_process(
+def test_a_process_has_one_logger(
     trt: FakeTensorRT, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logger = tensorrt_logger(trt)

@@ -1,4 +1,4 @@
-"""The toy bundle in several precisions, with a recording: what engines are built from in tests."""
+"""The toy bundle in several precisions, with a golden: what engines are built from in tests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from clipsam.export.parity.golden import RECORDED, Recording, write_recording
-from clipsam.export.parity.golden_record import make_recording, open_all
+from clipsam.export.parity.golden import GOLDEN, GoldenOutputs, write_golden
+from clipsam.export.parity.golden_record import make_golden, open_all
 from clipsam.runtime.bundle import Bundle
 from support.toy_bundle import Node, _graphs, bright_square, build_toy_bundle, hashes, write_graph
 
 
-def record_toy(bundle: Path) -> Recording:
+def golden_toy_outputs(bundle: Path) -> GoldenOutputs:
     """What the toy's float32 graphs say."""
     opened = Bundle.open(bundle)
     options = replace(opened.manifest.prompts, threshold=0.5)
@@ -28,11 +28,11 @@ def record_toy(bundle: Path) -> Recording:
     }
     asked = [(name, image, "object", options) for name, image in images.items()]
     with open_all(opened, 1) as sessions:
-        return make_recording(opened, sessions, asked, asked[:1])
+        return make_golden(opened, sessions, asked, asked[:1])
 
 
-def build_recorded_toy(folder: Path, *precisions: str) -> Path:
-    """The toy bundle in fp32 and `precisions`, all of the same graphs, with its recording."""
+def build_golden_toy(folder: Path, *precisions: str) -> Path:
+    """The toy bundle in fp32 and `precisions`, all of the same graphs, with its golden."""
     bundle = build_toy_bundle(folder)
     path = bundle / "manifest.json"
     values: dict[str, Any] = json.loads(path.read_text())
@@ -42,7 +42,7 @@ def build_recorded_toy(folder: Path, *precisions: str) -> Path:
             own = "fp16" if (precision, name) == ("int8", "sam_decoder") else precision
             variant[name] = {**entry, "file": f"{name}.{own}.onnx", "precision": own}
             shutil.copy(bundle / f"{name}.onnx", bundle / variant[name]["file"])
-    write_recording(bundle / RECORDED, record_toy(bundle))
+    write_golden(bundle / GOLDEN, golden_toy_outputs(bundle))
     path.write_text(json.dumps(values))
     rehash(bundle)
     return bundle
