@@ -89,7 +89,8 @@ clean:
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py
 
-# Thousands of parts, killed at random moments and resumed: half an hour, resumed where it stopped.
+# Thousands of parts, killed at random moments and resumed: half an hour. Goes on where it stopped, in
+# build/soak; remove that to start again.
 .PHONY: soak
 soak: $(STAMP)
 	$(BIN)/python tests/soak/soak.py --plot build/soak/memory.svg

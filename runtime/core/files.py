@@ -106,7 +106,7 @@ def not_written(path: Path, error: OSError) -> OutputError:
 
 
 def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDWR)
+    file = os.open(path, os.O_WRONLY)
     try:
         os.fsync(file)
     finally:

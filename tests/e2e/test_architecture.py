@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -157,3 +158,17 @@ def test_the_check_finds_circles() -> None:
     across: Graph = {"p.x.m": {"p.y.n"}, "p.y.n": set(), "p.y.o": {"p.x.k"}, "p.x.k": set()}
     assert circle(across) == []  # no files, but the folders
     assert sorted(circle(siblings(across, "p"))) == ["x", "y"]
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_files_that_a_page_names_exist(page: str) -> None:
+    named = re.findall(r"`((?:[\w.-]+/)+[\w.{},-]*)`", (ROOT / page).read_text())
+    missing = []
+    for name in named:
+        start, _, rest = name.partition("{")
+        choices, _, end = rest.partition("}")
+        for choice in choices.split(","):
+            if "NAME" not in name and not (ROOT / f"{start}{choice}{end}").exists():
+                missing.append(f"{start}{choice}{end}")
+    assert len(named) > 5
+    assert missing == []

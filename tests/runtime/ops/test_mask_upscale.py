@@ -122,6 +122,19 @@ def test_masks_of_random_sizes_are_the_plain_ones(arithmetic: str) -> None:
         np.testing.assert_array_equal(whole(logits, geometry)[0], expected)
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 129), (129, 16), (24, 130), (128, 128)])
+def test_masks_whose_one_side_stays_as_it_is_are_the_plain_ones(
+    height: int, width: int, arithmetic: str
+) -> None:
+    """One side of SAM's input is the image's to the pixel, the other is not."""
+    geometry = Geometry(height, width, 128)
+    assert any(a == b for a, b in zip(geometry.sam_shape, (height, width), strict=True))
+    for seed, kind in enumerate(KINDS):
+        logits = make_logits(kind, 32, seed)
+        expected = plain_upscale(logits, geometry) > 0
+        np.testing.assert_array_equal(whole(logits, geometry)[0], expected)
+
+
 @pytest.mark.parametrize("value", [-1.0, 0.0, -0.0])
 def test_nothing_positive_is_no_window(value: float) -> None:
     assert upscale_mask(np.full((64, 64), value, np.float32), Geometry(300, 200, 256)) is None
