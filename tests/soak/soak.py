@@ -96,8 +96,8 @@ class Soak:
         self.kept = self.folder / "state.json"
         self.state = State(**json.loads(self.kept.read_text())) if self.kept.exists() else State()
         self._read: tuple[int, int] = 0, 0  # bytes of the log and lines in them
-        self.out = self.folder / "out"
-        self.log = self.folder / "log" if way == "many" else self.out / "results.jsonl"
+        self.out: Path = self.folder / "out"
+        self.log: Path = self.folder / "log" if way == "many" else self.out / "results.jsonl"
 
     def command(self) -> list[str]:
         if self.way == "many":
