@@ -17,7 +17,7 @@ from clipsam.runtime.stages.fusion import FusionOptions
 from clipsam.runtime.stages.preprocess import PreprocessOptions
 from clipsam.runtime.stages.prompts import PromptOptions
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 FLOAT32 = "fp32"  # every bundle has it
 REBUILD = "build it again with `python export/build_engines.py`"

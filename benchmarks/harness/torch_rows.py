@@ -122,7 +122,7 @@ class EagerSubject:
             raise RuntimeError("the picture was given no prompts")
         masks, scores = (tensor.cpu().numpy() for tensor in segmented)
         final = fuse(rough, masks, scores, self.preset.fusion.mask_weight)
-        decision = decide(final, prompts.components, self.preset.decision, refined=True)
+        decision = decide(final, prompts, self.preset.decision, refined=True)
         packed = np.packbits(masks.reshape(-1, rough.size), axis=1)
         return Outcome(own[0], packed, scores, final, decision.verdict)
 

@@ -40,6 +40,13 @@ _TYPES = {
 Node = tuple[str, list[str], str, dict[str, Any]]
 
 
+def plain_part(height: int = 120, width: int = 160, level: int = 30) -> NDArray[np.uint8]:
+    """A good part HxWx3: dark, with stripes that no model sees; a flat one is not judged."""
+    image = np.full((height, width, 3), level, np.uint8)
+    image[:, np.arange(width) // 8 % 2 == 1] += 4
+    return image
+
+
 def bright_square(
     height: int = 120,
     width: int = 160,
