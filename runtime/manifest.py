@@ -24,7 +24,7 @@ REBUILD = "build it again with `python export/build_engines.py`"
 
 # The contract between export and runtime: graph -> (inputs, outputs).
 GRAPHS = {
-    "clip_umci": (("image", "text"), ("rough",)),
+    "clip_umci": (("image", "text"), ("rough", "tokens")),
     "sam_encoder": (("image", "valid_size"), ("embedding",)),
     "sam_decoder": (("embedding", "point_coords", "point_labels"), ("logits", "scores")),
 }

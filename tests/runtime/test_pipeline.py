@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ class Spy(SessionWrapper):
         self.change: Callable[[Outputs], None] = lambda outputs: None
         self.closed = False
 
-    def _run(self, feeds: Mapping[str, Array]) -> Outputs:
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> Outputs:
         self.feeds.append(feeds)
         self.before()
-        outputs = super()._run(feeds)
+        outputs = super()._run(feeds, wanted)
         self.change(outputs)
         return outputs
 

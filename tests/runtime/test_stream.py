@@ -10,7 +10,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,10 @@ class Watched(SessionWrapper):
         self.after: Callable[[Feeds], None] = lambda outputs: None
         self.batches: list[int] = []
 
-    def _run(self, feeds: Feeds) -> Feeds:  # type: ignore[override]
+    def _run(self, feeds: Feeds, wanted: Sequence[str]) -> Feeds:  # type: ignore[override]
         self.batches.append(len(feeds["image"]) if "image" in feeds else 1)
         self.before(feeds)
-        outputs = super()._run(feeds)
+        outputs = super()._run(feeds, wanted)
         self.after(outputs)
         return outputs
 
