@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.research.synthetic.textures import F32, Rng, f32, integer, log_uniform, uniform
+from clipsam.runtime.planting.textures import F32, Rng, f32, integer, log_uniform, uniform
 
 Mask = NDArray[np.bool_]
 
