@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
+from clipsam.runtime.core.errors import ClipSAMError, DamagedError, ImageError, OutputError
 from clipsam.runtime.core.files import not_written, sha256
 from clipsam.runtime.core.log import get_logger
-from clipsam.runtime.core.result import Result
+from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import MAX_BYTES, write_png, write_score_tiff
@@ -37,8 +38,13 @@ class Counts:
 
     good: int = 0
     anomalous: int = 0
-    failed: int = 0
+    not_judged: int = 0
+    failed: int = 0  # by no fault of the picture
     skipped: int = 0
+
+    def add(self, verdict: str) -> None:
+        """Count one more of this verdict."""
+        setattr(self, verdict, getattr(self, verdict) + 1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def inspect_files(
     jobs: Sequence[Job],
     output: Path,
     *,
-    category: str,
+    category: str | None,
     norm: str | None = None,
     deadline_ms: float | None = None,
     resume: bool = False,
@@ -74,6 +80,7 @@ def inspect_files(
     holds a file that this would overwrite and no inspection wrote; CategoryError. In the latter
     cases nothing was written.
     """
+    category = model.word(category)
     model.bundle.text(category)  # an unknown category fails here, not at the first image
     settings = settings_digest(
         {
@@ -83,6 +90,8 @@ def inspect_files(
             "deadline_ms": deadline_ms,
             "provider": model.provider,
             "precisions": model.precisions,
+            **model.options.settings(),
+            "calibration": model.calibration.id if model.calibration else "",
         }
     )
     counts = Counts()
@@ -155,12 +164,15 @@ def _write(
     except ClipSAMError as error:
         if isinstance(error, OutputError) and not _name_too_long(error):
             raise  # nor could the next one be written
-        counts.failed += 1
         _LOG.error("%s", error)
-        record.add_row({**row, "error": str(error)})
+        failed: dict[str, Any] = {"error": str(error)}
+        if isinstance(error, ImageError):
+            reason = DAMAGED if isinstance(error, DamagedError) else UNREADABLE
+            failed |= {"verdict": NOT_JUDGED, "reasons": [reason]}
+        record.add_row({**row, **failed})
+        counts.add(NOT_JUDGED if "verdict" in failed else "failed")
     else:
-        counts.anomalous += result.anomalous
-        counts.good += not result.anomalous
+        counts.add(result.verdict)
 
 
 def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> None:

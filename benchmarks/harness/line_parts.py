@@ -35,10 +35,10 @@ def plant(model: ClipSAM, boxes: int) -> ClipSAM:
             self.maps = np.stack([planted_map(size, 0), planted_map(size, boxes)])
             self.at = size // _CORNER // 2
 
-        def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-            self.inner.run(feeds)
+        def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+            found = self.inner.run(feeds, wanted)
             marks = feeds["image"][:, self.at, self.at].mean(1) > 127
-            return {"rough": self.maps[marks.astype(int)]}
+            return {**found, "rough": self.maps[marks.astype(int)]}
 
     marked = MarkedSession(model.sessions["clip_umci"])
     return ClipSAM(model.bundle, {**model.sessions, "clip_umci": marked})

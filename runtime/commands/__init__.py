@@ -25,6 +25,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "inspect": Command("clipsam.runtime.commands.inspection", "", "inspect images"),
+    "calibrate": Command(
+        "clipsam.runtime.commands.calibration", "", "a limit with a promise, from good parts"
+    ),
     "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),

@@ -6,8 +6,10 @@ around a whole inspection, or a branch of the tree to tell causes apart::
     ClipSAMError
     ├── OptionError         an argument out of its range or of the wrong kind; a ValueError, too
     ├── ImageError          an image that cannot be read, or is not HxWx3 uint8
+    │   └── DamagedError          its bytes are not all there, or not those that were written
     ├── CategoryError       a category the bundle has no text features for
     ├── BundleError         a bundle that is missing, damaged, altered or of another schema
+    ├── CalibrationError    a calibration that is missing, damaged, of another bundle or too small
     ├── SessionError        an engine that cannot be opened or run
     │   ├── MissingBackendError   its library is not installed
     │   ├── ProviderError         the device asked for is not the device that would run
@@ -33,12 +35,20 @@ class ImageError(ClipSAMError):
     """The image cannot be read, or an array is not HxWx3 uint8 RGB."""
 
 
+class DamagedError(ImageError):
+    """The image file is cut off, or its bytes are not those that were written."""
+
+
 class CategoryError(ClipSAMError):
     """The bundle has no text features for this category."""
 
 
 class BundleError(ClipSAMError):
     """The bundle is missing, damaged, altered, or of a schema this version cannot read."""
+
+
+class CalibrationError(ClipSAMError):
+    """A calibration is missing, damaged, or of another bundle; or there are too few good parts."""
 
 
 class SessionError(ClipSAMError):

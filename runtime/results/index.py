@@ -12,6 +12,7 @@ from typing import Any
 
 from clipsam.runtime.core.errors import OutputError
 from clipsam.runtime.core.files import open_regular
+from clipsam.runtime.core.result import NOT_JUDGED
 from clipsam.runtime.results.names import fold
 
 RESULTS = "results.jsonl"
@@ -42,7 +43,8 @@ class Index:
         image, stem = row["image"], row.get("stem")
         if isinstance(stem, str):
             self.own(image, stem)
-        if "error" not in row and not row.get("late"):  # a late part deserves another try
+        # A late part deserves another try, and who asks again wants to know what is not judged.
+        if not ("error" in row or row.get("late") or row.get("verdict") == NOT_JUDGED):
             self._stands.add(digest(image, str(row.get("sha256")), str(row.get("settings"))))
 
     def own(self, image: str, stem: str) -> None:

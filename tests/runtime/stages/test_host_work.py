@@ -34,15 +34,16 @@ def test_the_runtime_and_the_plain_host_find_the_same(
     prompts = find_prompts(rough, options)
     masks = Masks(scene.logits, scene.scores, scene.geometry) if boxes else None
     final = fixed_scale(fuse(rough, masks), MASKS)
-    decision = decide(final, prompts.components, DECISION, refined=masks is not None)
+    decision = decide(final, prompts, DECISION, refined=masks is not None)
 
-    plain_boxes, points, plain_components = plain.plain_prompts(rough, options)
+    score, plain_boxes, points, plain_components = plain.plain_prompts(rough, options)
     total = np.array(rough)
     if boxes:
         total = plain.plain_fuse(rough, scene.logits, scene.scores, scene.geometry)
     plain_final = plain.plain_fixed_scale(total, MASKS)
     mask, regions = plain.plain_decide(plain_final, plain_components, DECISION, refined=boxes > 0)
 
+    assert decision.score == score
     assert len(prompts.components) == components
     found = [
         ((c.x_min, c.y_min, c.x_max, c.y_max), c.area, c.centroid, c.evidence)
