@@ -98,6 +98,7 @@ def calibrate(
     is left out and named in `skipped`. Raises CalibrationError when the parts are too few for what
     is wanted.
     """
+    _check_number(len(good), 0, wanted)  # before minutes are spent
     skipped: list[str] = []
     thumbnails, seen = [], []
     held: list[Image] = []  # to plant on
