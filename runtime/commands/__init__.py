@@ -27,6 +27,9 @@ COMMANDS = {
     "inspect": Command("clipsam.runtime.commands.inspection", "", "inspect images"),
     "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
+    "adapt": Command(
+        "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"
+    ),
     "words": Command("clipsam.export.words", "research", "teach a bundle further product words"),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
     "evaluate": Command(
