@@ -20,6 +20,12 @@ from clipsam.research.models.umci import UMCIStages
 M = TypeVar("M", bound=nn.Module)
 
 
+def weights_folder(bundle: Path) -> Path:
+    """Where the weights of an adapted bundle are kept: beside it, since the box needs none."""
+    bundle = bundle.resolve()
+    return bundle.with_name(f"{bundle.name}.weights")
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """Where the weights come from. Without a path: what `research/models/checkpoints.py` finds by
@@ -29,6 +35,18 @@ class Checkpoints:
     sam: Path | None = None
     umci: Path | None = None
     random_seed: int | None = None
+
+    @classmethod
+    def beside(cls, bundle: Path, clip: Path | None = None) -> Checkpoints:
+        """The weights that an adapted bundle has beside it, as far as they are there; `clip`
+        comes first."""
+        folder = weights_folder(bundle)
+        found = {
+            name: path
+            for name in ("clip", "sam", "umci")
+            if (path := folder / f"{name}.safetensors").is_file()
+        }
+        return cls(**{**found, **({} if clip is None else {"clip": clip})})
 
     def load_clip(self, preset: Preset) -> tuple[CLIP, str]:
         """CLIP, and a digest of its weights: the file's sha256, or "random:SEED"."""
