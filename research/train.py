@@ -34,6 +34,7 @@ from clipsam.research.data.feature_cache import images_digest
 from clipsam.research.data.file_lock import locked
 from clipsam.research.data.items import Item, LabelledImages, SyntheticImages, collate
 from clipsam.research.models.checkpoints import load_clip, save_weights
+from clipsam.research.models.device import best_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.training.distributed import Processes, share_of, start_processes
 from clipsam.research.training.log import LOG
@@ -260,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=whole_number(0, 2**39), default=0)  # held-out pictures start at 2**40
     add("--deterministic", action="store_true", help="deterministic operations on a GPU, slower")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=best_device())
     return parser
 
 
