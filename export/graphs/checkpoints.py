@@ -13,7 +13,13 @@ from open_clip.model import CLIP
 from segment_anything.modeling import Sam
 from torch import nn
 
-from clipsam.research.models.checkpoints import load_clip, load_sam, load_umci, trained_preset
+from clipsam.research.models.checkpoints import (
+    check_pair,
+    load_clip,
+    load_sam,
+    load_umci,
+    trained_preset,
+)
 from clipsam.research.models.presets import Preset, build_clip, build_sam
 from clipsam.research.models.umci import UMCIStages
 
@@ -47,6 +53,11 @@ class Checkpoints:
         if self.umci is None and self.random_seed is not None:
             return self._noise("umci", lambda: UMCIStages(preset.umci))
         return load_umci(preset, self.umci)
+
+    def check_pair(self, preset: Preset, clip: CLIP, digest: str) -> None:
+        """Raise WeightsError where UMCI was trained on another CLIP; noise goes with anything."""
+        if not digest.startswith("random:") and (self.umci or self.random_seed is None):
+            check_pair(preset, self.umci, clip, digest)
 
     def load_sam(self, preset: Preset) -> tuple[Sam, str]:
         """SAM, and the digest of its weights."""
