@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo env bundle test check lint types fast unit trt-api test-full test-gpu mutants clean
+.PHONY: demo env bundle test check lint types fast unit trt-api test-full test-gpu gpu-day mutants clean
 
 demo: bundle
 	$(BIN)/clipsam inspect bundles/tiny examples/images --output demo
@@ -69,6 +69,11 @@ test-full: $(STAMP)
 # On a box with an NVIDIA GPU and TensorRT (pip install 'clipsam[trt]', or JetPack's own).
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# Everything that has to run once on a machine with a GPU, into build/gpu-day/report.md; start it again
+# to go on. GPU_DAY='--wheels DIR --minutes 9' and the like: docs/gpu_day.md.
+gpu-day: $(STAMP)
+	$(BIN)/python benchmarks/bench_gpu_day.py $(GPU_DAY)
 
 # Which changes of the method no test notices: hours, resumed where it stopped; `make mutants SAMPLE=60`
 # tries so many of them. Commit first, and leave the files alone meanwhile: they are changed in place.

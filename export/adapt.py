@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.model import CLIP
@@ -192,7 +193,7 @@ def _why_not(adapted: Adapted) -> str:
 
 def _save(
     adapted: Adapted, work: Path, preset: Preset, clip: CLIP, sam: Sam, clip_digest: str
-) -> dict[str, Path]:
+) -> dict[str, Any]:
     """Write what was trained into the work folder: the files by what they hold."""
     paths = {"umci": work / "umci.safetensors"}
     if adapted.embedding is not None:  # SAM keeps the embedding it was trained with

@@ -60,6 +60,7 @@ def _build(options: argparse.Namespace) -> int:
         from clipsam.export.bundle.build import BuildOptions, build
         from clipsam.export.graphs.checkpoints import Checkpoints
         from clipsam.export.parity.onnx_vs_torch import format_table
+        from clipsam.export.precisions.recipes import TOLERANCES
         from clipsam.research.models.presets import PRESETS
     except ModuleNotFoundError as error:
         print(
@@ -91,6 +92,9 @@ def _build(options: argparse.Namespace) -> int:
     print(format_table([check.to_dict() for check in report.graphs]))
     print("\nThe bundle against the PyTorch reference:")
     print(format_table([check.to_dict() for check in report.end_to_end]))
+    print("\nThe tolerances:")
+    for precision in dict.fromkeys(check.precision for check in report.end_to_end):
+        print(f"{precision}: {TOLERANCES[precision].origin()}")
     if report.unchanged:
         print(f"\nUnchanged, not exported again: {', '.join(report.unchanged)}.")
     for sentence in report.refused:

@@ -5,12 +5,13 @@
     python -m clipsam.research.ablations bundles/paper path/to/mvtec --preset paper \
         --umci_weights runs/full/umci.safetensors --runs runs --table 3
 
-CLIP runs once an image in PyTorch; on its tokens the rough maps are made: patch-text similarity
-("w/o UMCI"), UMCI with the strip path only, with the scale path only, and whole (table 2), or UMCI
-of other widths c_h and pool sizes s, and other thresholds (table 3). SAM is the bundle's; the row
-"w/o MMR" stops before it. Every row's pixels are pooled as in `evaluate`. A row whose UMCI weights
-are not given is left out and named: `--runs` is searched for them (a file says what it was trained
-as; `tiny` has some in weights/tiny/ablations).
+CLIP runs once an image in PyTorch (on `--device`, a GPU where there is one); on its tokens the
+rough maps are made: patch-text similarity ("w/o UMCI"), UMCI with the strip path only, with the
+scale path only, and whole (table 2), or UMCI of other widths c_h and pool sizes s, and other
+thresholds (table 3). SAM is the bundle's, in fp32 unless told, on the fastest provider that opens
+it here; the row "w/o MMR" stops before it. Every row's pixels are pooled as in `evaluate`. A row
+whose UMCI weights are not given is left out and named: `--runs` is searched for them (a file says
+what it was trained as; `tiny` has some in weights/tiny/ablations).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from clipsam.research.cli.arguments import add_dataset, whole_number
 from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.data.datasets import LabelledImage, recognise
 from clipsam.research.data.selection import select_items
+from clipsam.research.evaluation.opening import add_bundle_flags, open_bundle, runs_on
 from clipsam.research.evaluation.protocols import check_protocol, format_protocol, protocol_notes
 from clipsam.research.evaluation.tables import (
     Row,
@@ -45,14 +47,15 @@ from clipsam.research.evaluation.tables import (
 )
 from clipsam.research.models.checkpoints import TINY_WEIGHTS, load_clip, load_umci, trained_preset
 from clipsam.research.models.clip import ClipFeatures, PatchTextSimilarity, normalise
+from clipsam.research.models.device import best_device, torch_device
 from clipsam.research.models.presets import PRESETS, Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.research.models.umci import UMCIConfig
-from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import DatasetError, WeightsError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
@@ -79,16 +82,13 @@ class Ablations:
     """One CLIP and one SAM, several ways to a final map."""
 
     def __init__(
-        self, preset: Preset, clip: Any, bundle: Bundle, variants: Sequence[Variant]
+        self, preset: Preset, clip: Any, model: ClipSAM, variants: Sequence[Variant], device: str
     ) -> None:
-        self.clip, self.variants = clip, variants
+        self.clip, self.variants, self.device = clip, variants, device
         self.features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
-        sessions = [
-            open_session(bundle.graph_path(n), "cpu") for n in ("sam_encoder", "sam_decoder")
-        ]
-        self.sam = Segmenter(*sessions)
-        self.masks_per_box = int(sessions[1].outputs["logits"].shape[1])
-        self.mask_weight = bundle.manifest.fusion.mask_weight
+        self.sam = Segmenter(model.sessions["sam_encoder"], model.sessions["sam_decoder"])
+        self.masks_per_box = model.masks_per_box
+        self.mask_weight = model.bundle.manifest.fusion.mask_weight
         self.tokenizer = get_tokenizer()
         self._text: dict[str, Tensor] = {}
 
@@ -98,14 +98,15 @@ class Ablations:
         if category not in self._text:
             self._text[category] = text_features(self.clip, self.tokenizer, category)[None]
         size, (height, width) = self.features.image_size, image.shape[:2]
-        taps = self.features(normalise(torch.from_numpy(clip_input(image, size))))
+        pixels = torch.from_numpy(clip_input(image, size)).to(self.device)
+        taps = self.features(normalise(pixels))
         embedding = None
         rough_maps: dict[int, NDArray[np.float32]] = {}
         finals = {}
         for variant in self.variants:
             rough = rough_maps.get(id(variant.maker))
             if rough is None:
-                small = variant.maker(taps, self._text[category], size)[0].numpy()
+                small = variant.maker(taps, self._text[category], size)[0].cpu().numpy()
                 rough = np.asarray(cv2.resize(small, (width, height)), np.float32)
                 rough_maps[id(variant.maker)] = rough
             prompts = find_prompts(rough, variant.prompts)
@@ -210,23 +211,26 @@ def _run(args: argparse.Namespace) -> int:
     items = select_items(
         args.dataset, args.category, args.count, args.size or 0, args.each, args.layout
     )
-    bundle = Bundle.open(args.bundle)
+    torch_device(args.device)  # before the gigabytes
+    bundle = Bundle.open(args.bundle, verify=False)
     preset = trained_preset(PRESETS[args.preset], args.umci_weights)[0]
-    clip, _ = load_clip(preset, args.clip_weights)
-    variants = _variants(args, preset, clip.eval(), bundle.manifest.prompts)
-    ablations = Ablations(preset, clip, bundle, variants)
+    clip = load_clip(preset, args.clip_weights)[0].eval().to(args.device)
+    variants = _variants(args, preset, clip, bundle.manifest.prompts)
     known = recognise(items)
     published = known is not None and known[0] == "mvtec"  # the paper's tables 2 and 3 are about it
     size = args.size if args.size is not None else preset.clip_image_size if published else 0
     resolution = f"{size}x{size} px" if size else "image size"
     by_defect = len({item.group for item in items}) == 1 and not published
-    tallies = measure(ablations, tqdm(items, unit="image"), size, by_defect)
-    facts = {"model": f"{preset.name}, SAM of {bundle.id}", "resolution": resolution}
+    with open_bundle(bundle, args.provider, args.threads, args.precision) as model:
+        ablations = Ablations(preset, clip, model, variants, args.device)
+        tallies = measure(ablations, tqdm(items, unit="image"), size, by_defect)
+        ran = f"{preset.name} on {args.device}, SAM of {bundle.id} on {runs_on(model)}"
+    facts = {"model": ran, "resolution": resolution}
     rows = [
         {"set": name, **summary(tally), **facts, "norm": "fixed"} for name, tally in tallies.items()
     ]
     mean = "defects" if by_defect else "categories"
-    print(f"{args.dataset}, mean over {mean}, pooled pixels at {resolution}")
+    print(f"{ran}\n{args.dataset}, mean over {mean}, pooled pixels at {resolution}")
     print(format_rows(rows, first="row"))
     notes = [format_errors(rows), *missing_rows(number, tallies)]
     if published:
@@ -253,10 +257,10 @@ def _variants(
     runs = find_runs(args.runs, preset) if args.runs else {}
     if preset.name == "tiny":
         runs = {**find_runs(TINY_WEIGHTS / "ablations", preset), **runs}
-    model = load_umci(preset, args.umci_weights)[0]
+    model = load_umci(preset, args.umci_weights)[0].to(args.device)
     if args.table == 3:
         others = [
-            (config, load_umci(preset, path)[0].rough_map)
+            (config, load_umci(preset, path)[0].to(args.device).rough_map)
             for path, config in runs.items()
             if config != model.config
         ]
@@ -264,7 +268,9 @@ def _variants(
     files = {c.paths[0]: p for p, c in runs.items() if len(c.paths) == 1}
     given = {name: getattr(args, f"{name}_weights") for name in ("strip", "scale")}
     files |= {name: path for name, path in given.items() if path is not None}
-    models = {name: load_umci(preset, files[name])[0] for name in given if name in files}
+    models = {
+        name: load_umci(preset, files[name])[0].to(args.device) for name in given if name in files
+    }
     for name, found in models.items():
         if found.config.paths != (name,):
             raise WeightsError(
@@ -297,6 +303,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--strip_weights", type=Path, help="UMCI trained with --paths strip")
     parser.add_argument("--scale_weights", type=Path, help="UMCI trained with --paths scale")
     parser.add_argument("--runs", type=Path, help="folder searched for umci.safetensors files")
+    parser.add_argument("--device", default=best_device(), help="of CLIP and UMCI, in PyTorch")
+    add_bundle_flags(parser, "fp32")
     parser.add_argument(
         "--size",
         type=whole_number(0),

@@ -19,7 +19,7 @@ import torch
 from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
-from clipsam.research.models.device import torch_device
+from clipsam.research.models.device import best_device, torch_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.tiny import own_tensors
 from clipsam.research.training import clip_task as pretrain_clip
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "--validation_images", type=whole_number(0), default=128, help="0: keep the last weights"
     )
     parser.add_argument("--seed", type=whole_number(0, 2**26), default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=best_device())
     return parser
 
 

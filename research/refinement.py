@@ -26,10 +26,9 @@ from clipsam.research.cli.arguments import add_dataset, number
 from clipsam.research.cli.run import run_command
 from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.selection import select_items
+from clipsam.research.evaluation.opening import add_bundle_flags, open_bundle, runs_on
 from clipsam.research.evaluation.subjects import BundleModel, known_word
 from clipsam.research.evaluation.tables import Tally, dataset_row, format_rows, table
-from clipsam.runtime.backends.base import open_session
-from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
@@ -119,11 +118,11 @@ def _run(args: argparse.Namespace) -> int:
     items = [item for item in items if item.has_truth]
     if not items:
         raise DatasetError(f"No image of {args.dataset} has a mask: refinement needs some.")
-    bundle = Bundle.open(args.bundle)
-    graphs = [open_session(bundle.graph_path(n), "cpu") for n in ("sam_encoder", "sam_decoder")]
-    with ClipSAM.open(bundle) as model:
-        found, tallies = measure(model, Segmenter(*graphs), tqdm(items, unit="image"), args.weights)
-    print(f"{args.dataset}, {len(items)} images, bundle {bundle.id}")
+    with open_bundle(args.bundle, args.provider, args.threads, args.precision) as model:
+        sam = Segmenter(model.sessions["sam_encoder"], model.sessions["sam_decoder"])
+        found, tallies = measure(model, sam, tqdm(items, unit="image"), args.weights)
+        ran = f"bundle {model.bundle.id} on {runs_on(model)}"
+    print(f"{args.dataset}, {len(items)} images, {ran}")
     print(found)
     pooled = {weight: dataset_row(table(tally)) for weight, tally in tallies.items()}
     rows = [{**row, "set": f"{weight:g}"} for weight, row in pooled.items()]
@@ -139,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", type=Path)
     add_dataset(parser)
+    add_bundle_flags(parser)
     parser.add_argument(
         "--weights", type=number(0, 1), nargs="+", default=WEIGHTS, help="of the masks, 0 to 1"
     )

@@ -33,7 +33,13 @@ from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.feature_cache import images_digest
 from clipsam.research.data.file_lock import locked
 from clipsam.research.data.items import Item, LabelledImages, SyntheticImages, collate
-from clipsam.research.models.checkpoints import load_clip, save_weights
+from clipsam.research.models.checkpoints import (
+    CLIP_TENSORS,
+    load_clip,
+    save_weights,
+    tensors_digest,
+)
+from clipsam.research.models.device import best_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.training.distributed import Processes, share_of, start_processes
 from clipsam.research.training.log import LOG
@@ -85,6 +91,7 @@ def train(args: argparse.Namespace, processes: Processes) -> int:
     preset = configure(args)
     images = find_images(args, preset.clip_image_size)
     clip, clip_sha = load_clip(preset, args.clip_weights)
+    clip_tensors = "" if processes.rank else tensors_digest(clip)  # the first process writes it
     torch.manual_seed(args.seed)  # here, so that the seed alone decides how UMCI starts
     synthetic = args.dataset == "synthetic"
     validation = args.validation_images
@@ -103,7 +110,7 @@ def train(args: argparse.Namespace, processes: Processes) -> int:
         return _overfit_batch(args, task, images, processes)
 
     with _alone(args.save_path / "umci", processes):
-        _run(args, preset, clip_sha, images, task, processes)
+        _run(args, preset, clip_sha, clip_tensors, images, task, processes)
     return 0
 
 
@@ -111,6 +118,7 @@ def _run(
     args: argparse.Namespace,
     preset: Preset,
     clip_sha: str,
+    clip_tensors: str,
     images: list[LabelledImage],
     task: UmciTask,
     processes: Processes,
@@ -151,6 +159,7 @@ def _run(
         metadata = {
             "umci": preset.umci.to_json(),
             "clip_sha256": clip_sha,
+            CLIP_TENSORS: clip_tensors,
             "image_size": str(preset.clip_image_size),
             "features_list": json.dumps(preset.features_list),
         }
@@ -244,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         help="processes that load data, of each process")  # fmt: skip
     add("--seed", type=whole_number(0, 2**39), default=0)  # held-out pictures start at 2**40
     add("--deterministic", action="store_true", help="deterministic operations on a GPU, slower")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=best_device())
     return parser
 
 

@@ -77,6 +77,35 @@ def measure_peaks(
     return {"products": found}
 
 
+def measure_copies(device: str, size: int = 1 << 28) -> dict[str, float]:
+    """Rates of copies of `size` bytes in GB/s, the best of some: within the device (what is read
+    and what is written, together), and to it and from it through pinned memory.
+    """
+    import torch
+
+    from harness.torch_rows import need_device
+
+    need_device(device)
+    cuda = device == "cuda"
+    wait: Callable[[], object] = torch.cuda.synchronize if cuda else lambda: None
+    here = torch.ones(size, dtype=torch.uint8, device=device)
+    there = torch.empty_like(here)
+    calls = {"device_gb_s": (2, here, there)}
+    if cuda:
+        host = torch.ones(size, dtype=torch.uint8, pin_memory=True)
+        calls |= {"to_device_gb_s": (1, host, there), "from_device_gb_s": (1, here, host)}
+    found = {}
+    for name, (times, source, target) in calls.items():
+
+        def copy(source: Any = source, target: Any = target) -> None:
+            target.copy_(source, non_blocking=True)
+            wait()
+
+        copy()
+        found[name] = round(times * size / min(_seconds(copy) for _ in range(_ROUNDS)) / 1e9, 2)
+    return found
+
+
 def _products(
     device: str, side: int, threads: int | None
 ) -> list[tuple[str, str, Callable[[], object]]]:
@@ -99,7 +128,7 @@ def _products(
     if threads is not None:
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32 here, as in every engine
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     for precision, dtype in {**dtypes, "int8": torch.int8}.items():
         multiply = torch._int_mm if precision == "int8" else torch.mm

@@ -159,6 +159,7 @@ class _Build:
             clip, self.digests["clip"] = checkpoints.load_clip(preset)
             bar.update()
             umci, self.digests["umci"] = checkpoints.load_umci(preset)
+            checkpoints.check_pair(preset, clip, self.digests["clip"])
             bar.update()
             sam, self.digests["sam"] = checkpoints.load_sam(preset)
             bar.update()

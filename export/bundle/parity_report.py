@@ -11,7 +11,7 @@ from typing import Any
 from clipsam.export.bundle.reuse import PARITY
 from clipsam.export.parity.bundle_vs_reference import EndToEndCheck
 from clipsam.export.parity.onnx_vs_torch import GraphCheck, summary
-from clipsam.export.precisions.recipes import RECIPES
+from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
 from clipsam.runtime.bundle import GraphEntry
 
 Variants = Mapping[str, Mapping[str, GraphEntry]]
@@ -32,6 +32,7 @@ def write_parity(
     """
     figures = {
         "how": {precision: RECIPES[precision].how for precision in variants},
+        "tolerances": {precision: asdict(TOLERANCES[precision]) for precision in variants},
         "graphs": [check.to_dict() for check in graphs],
         "end_to_end": [check.to_dict() for check in whole],
         "refused": dict(refused),

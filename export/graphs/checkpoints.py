@@ -6,14 +6,20 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from open_clip.model import CLIP
 from segment_anything.modeling import Sam
 from torch import nn
 
-from clipsam.research.models.checkpoints import load_clip, load_sam, load_umci, trained_preset
+from clipsam.research.models.checkpoints import (
+    check_pair,
+    load_clip,
+    load_sam,
+    load_umci,
+    trained_preset,
+)
 from clipsam.research.models.presets import Preset, build_clip, build_sam
 from clipsam.research.models.umci import UMCIStages
 
@@ -41,7 +47,7 @@ class Checkpoints:
         """The weights that an adapted bundle has beside it, as far as they are there; `clip`
         comes first."""
         folder = weights_folder(bundle)
-        found = {
+        found: dict[str, Any] = {
             name: path
             for name in ("clip", "sam", "umci")
             if (path := folder / f"{name}.safetensors").is_file()
@@ -65,6 +71,11 @@ class Checkpoints:
         if self.umci is None and self.random_seed is not None:
             return self._noise("umci", lambda: UMCIStages(preset.umci))
         return load_umci(preset, self.umci)
+
+    def check_pair(self, preset: Preset, clip: CLIP, digest: str) -> None:
+        """Raise WeightsError where UMCI was trained on another CLIP; noise goes with anything."""
+        if not digest.startswith("random:") and (self.umci or self.random_seed is None):
+            check_pair(preset, self.umci, clip, digest)
 
     def load_sam(self, preset: Preset) -> tuple[Sam, str]:
         """SAM, and the digest of its weights."""

@@ -29,14 +29,16 @@ _MOVES = {
 _DTYPE_ATTRIBUTES = {"DequantizeLinear": "output_dtype"}
 
 
-def emulate(path: Path, output: Path) -> None:
+def emulate(path: Path, output: Path, rounding: bool = True) -> None:
     """Write the graph at `path`, which holds half tensors, as a float32 graph that rounds.
 
-    Weights stay half in the file (external data is referred to where it lies, so `output` must be
-    in the folder of `path`). Raises ExportError if the type of a tensor cannot be told.
+    Without `rounding` nothing but the weights is half: what the same layers say in float32, by the
+    same names, with which each of them can be compared. Weights stay half in the file (external
+    data is referred to where it lies, so `output` must be in the folder of `path`). Raises
+    ExportError if the type of a tensor cannot be told.
     """
     model = onnx.load(path, load_external_data=False)
-    types = _tensor_types(model)
+    types = tensor_types(model)
     outputs = {value.name for value in model.graph.output}
     nodes: list[NodeProto] = []
     for weights in model.graph.initializer:
@@ -45,7 +47,7 @@ def emulate(path: Path, output: Path) -> None:
             weights.name = f"{name}__half"
             nodes.append(_cast(weights.name, name, TensorProto.FLOAT))
     for node in model.graph.node:
-        nodes += _rounded(node, types, outputs)
+        nodes += _rounded(node, types, outputs, rounding)
     del model.graph.node[:]
     del model.graph.value_info[:]
     model.graph.node.extend(nodes)
@@ -53,7 +55,7 @@ def emulate(path: Path, output: Path) -> None:
 
 
 def _rounded(
-    node: NodeProto, types: dict[str, int], outputs: Collection[str]
+    node: NodeProto, types: dict[str, int], outputs: Collection[str], rounding: bool
 ) -> Iterator[NodeProto]:
     """The node on float32 tensors, then a cast to half and back for each half it returned.
 
@@ -65,15 +67,18 @@ def _rounded(
     for attribute in result.attribute:
         if attribute.name == _DTYPE_ATTRIBUTES.get(node.op_type) and attribute.i in HALF_TYPES:
             attribute.i = TensorProto.FLOAT
-    if not halves or node.op_type in _MOVES:
+    # A cast or a constant is half already: it only has to come back.
+    is_half = node.op_type in ("Cast", "Constant", "ConstantOfShape")
+    if halves and is_half and node.output[0] in outputs:
+        yield result
+        return
+    exact = not rounding and node.op_type not in ("Constant", "ConstantOfShape")
+    if exact and node.op_type == "Cast" and halves:
+        result.attribute[0].i = TensorProto.FLOAT
+    if not halves or node.op_type in _MOVES or exact:
         yield result
         return
     half = _type(halves[0], types)
-    # A cast or a constant is half already: it only has to come back.
-    is_half = node.op_type in ("Cast", "Constant", "ConstantOfShape")
-    if is_half and node.output[0] in outputs:
-        yield result
-        return
     for i, name in enumerate(node.output):
         if name in halves:
             result.output[i] = f"{name}__half" if is_half else f"{name}__float"
@@ -88,7 +93,7 @@ def _cast(source: str, target: str, to: int) -> NodeProto:
     return helper.make_node("Cast", [source], [target], f"cast_{target}", to=to)
 
 
-def _tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor by name; on the way ONNX's own rules of types are checked."""
     try:
         graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph

@@ -8,6 +8,7 @@ No torch, onnx or onnxruntime in here, and no TensorRT: any `Session` can be jud
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 
 from clipsam.export.parity.golden import Case
@@ -19,6 +20,7 @@ from clipsam.export.parity.inspection import (
     faults,
 )
 from clipsam.export.parity.tensors import GraphCheck, compare, fault
+from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.runtime.backends.base import Session
 from clipsam.runtime.backends.precision import safer_than
 from clipsam.runtime.bundle import Bundle
@@ -34,11 +36,19 @@ class GateError(ExportError):
       graph: which one; None where each passed alone and only the whole does not.
       precision: that failed.
       safer: the precision to use instead; None when there is none.
+      case: the recorded input on which it failed; None where there is no such one.
     """
 
-    def __init__(self, message: str, graph: str | None, precision: str, safer: str | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        graph: str | None,
+        precision: str,
+        safer: str | None,
+        case: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.graph, self.precision, self.safer = graph, precision, safer
+        self.graph, self.precision, self.safer, self.case = graph, precision, safer, case
 
 
 def safer_precision(precision: str, there: Collection[str]) -> str | None:
@@ -73,6 +83,7 @@ def check_session(
                         graph,
                         precision,
                         safer_precision(precision, there),
+                        case.name,
                     )
     if not checks:
         raise _refusal(
@@ -124,9 +135,16 @@ def check_whole(
     return checks
 
 
-def _refusal(problem: str, graph: str | None, precision: str, safer: str | None) -> GateError:
+def _refusal(
+    problem: str, graph: str | None, precision: str, safer: str | None, case: str | None = None
+) -> GateError:
     if safer is not None:
         advice = f"build it with --precision {safer}, or let --fallback do so"
     else:
         advice = "build the bundle again, or use another TensorRT version"
-    return GateError(f"{problem}; it was not written: {advice}.", graph, precision, safer)
+    if case is not None:
+        where = shlex.join(["BUNDLE", graph or "", "--precision", precision, "--case", case])
+        advice += f"; `clipsam diagnose {where}` finds the layer"
+        if TOLERANCES[precision].provisional:
+            advice += f" (what is allowed of {precision} is provisional: set on small models)"
+    return GateError(f"{problem}; it was not written: {advice}.", graph, precision, safer, case)

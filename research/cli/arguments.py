@@ -47,5 +47,5 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     add("dataset", help="a folder, or `synthetic`")
     add("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
     add("--category", help="the prompts' word (default: the folder's name)")
-    add("--limit", type=whole_number(), help="only N images of each defect, evenly spread")
+    add("--each", type=whole_number(), help="only N images of each defect, evenly spread")
     add("--count", type=whole_number(), default=200, help="images of the synthetic set")

@@ -11,9 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.research.cli.arguments import whole_number
-from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.research.evaluation.opening import add_bundle_flags, open_bundle, runs_on
 from clipsam.runtime.commands.sensitivity import add_options, read_options
 from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.core.result import Result
@@ -51,7 +49,7 @@ class BundleModel:
     def __init__(self, model: ClipSAM) -> None:
         self.model = model
         manifest = model.bundle.manifest
-        self.identity = f"bundle {model.bundle.id}"
+        self.identity = f"bundle {model.bundle.id} on {runs_on(model)}"
         if model.calibration:
             self.identity += f" with calibration {model.calibration.id}"
         known = model.calibration.category if model.calibration else None
@@ -85,6 +83,7 @@ def open_model(args: argparse.Namespace) -> Iterator[Model]:
     """The model that `clipsam evaluate`'s arguments name. Raises ClipSAMError."""
     if args.torch:
         from clipsam.research.evaluation.torch_subject import TorchModel, Weights
+        from clipsam.research.models.device import best_device
         from clipsam.research.models.presets import PRESETS
 
         if args.bundle not in PRESETS:
@@ -93,12 +92,11 @@ def open_model(args: argparse.Namespace) -> Iterator[Model]:
                 f"{args.bundle}."
             )
         weights = Weights(args.clip_weights, args.umci_weights, args.sam_weights)
-        yield TorchModel.load(PRESETS[args.bundle], weights, args.device or "cpu")
+        yield TorchModel.load(PRESETS[args.bundle], weights, args.device or best_device())
         return
-    provider = args.provider or "cpu"
-    with ClipSAM.open(
+    with open_bundle(
         args.bundle,
-        provider,
+        args.provider,
         args.threads,
         args.precision,
         options=read_options(args),
@@ -120,9 +118,7 @@ def check_flags(args: argparse.Namespace) -> None:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of both kinds of model."""
     bundle = parser.add_argument_group("a bundle")
-    bundle.add_argument("--provider", choices=tuple(PROVIDERS), help="default: cpu")
-    bundle.add_argument("--precision", choices=PRECISIONS, help="default: the provider's fastest")
-    bundle.add_argument("--threads", type=whole_number(), help="of the CPU (default: all)")
+    add_bundle_flags(bundle)
     bundle.add_argument("--calibration", type=Path, help="a file of `clipsam calibrate`")
     add_options(parser)
     torch = parser.add_argument_group("a PyTorch model instead of a bundle")
@@ -130,4 +126,4 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     torch.add_argument("--clip_weights", type=Path)
     torch.add_argument("--umci_weights", "--checkpoint_path", type=Path)
     torch.add_argument("--sam_weights", type=Path)
-    torch.add_argument("--device", help="cpu (default), cuda, cuda:1, ...")
+    torch.add_argument("--device", help="default: cuda where PyTorch has it, else cpu")

@@ -19,13 +19,20 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from clipsam.research.models.checkpoints import load_clip, load_sam, load_umci, trained_preset
+from clipsam.research.models.checkpoints import (
+    check_pair,
+    load_clip,
+    load_sam,
+    load_umci,
+    trained_preset,
+)
 from clipsam.research.models.clip import ClipFeatures, normalise
 from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.research.models.reference import fuse, weighted_sum
 from clipsam.research.models.umci import UMCIStages
+from clipsam.runtime.core.errors import WeightsError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.decision import decide
@@ -85,14 +92,15 @@ class TorchModel:
         Raises WeightsError, and ProviderError for a device that is not there.
         """
         torch_device(device)  # before the gigabytes
-        preset, clip_of_umci = trained_preset(preset, weights.umci)
+        preset = trained_preset(preset, weights.umci)[0]
         umci = load_umci(preset, weights.umci)[0]
         clip, clip_sha = load_clip(preset, weights.clip)
         model = cls(preset, clip, umci, load_sam(preset, weights.sam)[0], device)
-        if clip_of_umci not in (None, clip_sha):
+        try:
+            check_pair(preset, weights.umci, clip, clip_sha)
+        except WeightsError as error:
             model.notes.append(
-                "UMCI was trained on another CLIP file than this one: if it holds other weights, "
-                "not only another format, the maps mean nothing"
+                f"{str(error).rstrip('.')}; if the weights differ, maps mean nothing"
             )
         return model
 

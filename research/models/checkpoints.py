@@ -7,6 +7,7 @@ OpenAI publishes) with `torch.jit.load`, everything else is safetensors. Every f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 import zipfile
@@ -38,6 +39,7 @@ SAM_FILES = {
     "vit_l": "sam_vit_l_0b3195.pth",
     "vit_b": "sam_vit_b_01ec64.pth",
 }
+CLIP_TENSORS = "clip_tensors"  # in UMCI's file: `tensors_digest` of the CLIP it was trained on
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 OPENAI_CLIP_URL = (
     "https://openaipublic.azureedge.net/clip/models/"
@@ -144,25 +146,59 @@ def trained_preset(preset: Preset, path: Path | None) -> tuple[Preset, str | Non
     """The preset with the image size and taps that UMCI's file was trained with, and the sha256 of
     the CLIP file it was trained on (None: it does not say). Files that say nothing keep the
     preset's own. Raises WeightsError for a file that holds no UMCI."""
-    if path is None:
-        if preset.clip_name != "tiny":
-            return preset, None  # `load_umci` says that there is none
-        path = _tiny_file("umci.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = dict(file.metadata() or {})
-    except (OSError, SafetensorError):
-        return preset, None  # `load_umci` says what is wrong with it
-    if "umci" not in said:
-        raise WeightsError(
-            f"{path} holds no UMCI: the UMCI weights must be a umci.safetensors that "
-            "`clipsam.research.train` wrote."
-        )
+    said = _said_by_umci(preset, path)
     if "image_size" in said:
         preset = replace(preset, clip_image_size=int(said["image_size"]))
     if "features_list" in said:
         preset = replace(preset, features_list=tuple(json.loads(said["features_list"])))
     return preset, said.get("clip_sha256")
+
+
+def tensors_digest(clip: CLIP) -> str:
+    """What identifies CLIP's weights: sha256 over its tensors, as the model holds them, in half
+    precision. OpenAI's archive, the hub's copy and a float32 copy of either agree."""
+    digest = hashlib.sha256()
+    for name, value in sorted(clip.state_dict().items()):
+        half = value.detach().cpu().to(torch.float16) if value.is_floating_point() else value.cpu()
+        digest.update(f"{name}{tuple(half.shape)}{half.dtype}".encode())
+        digest.update(half.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_pair(preset: Preset, umci: Path | None, clip: CLIP, clip_sha256: str) -> None:
+    """Raise WeightsError where UMCI's file says that it was trained on another CLIP than this one,
+    whose file has that sha256. Files that do not say pass; older ones name CLIP's file alone."""
+    said = _said_by_umci(preset, umci)
+    how = ""
+    if CLIP_TENSORS in said:
+        same = said[CLIP_TENSORS] == tensors_digest(clip)
+    else:
+        same = said.get("clip_sha256") in (None, clip_sha256)
+        how = " (by the sha256 of the file, which is all that it says)"
+    if not same:
+        raise WeightsError(
+            f"{umci or 'The UMCI of tiny'} was trained on another CLIP than the one given{how}: "
+            "give the CLIP weights that it was trained on, or train UMCI on these."
+        )
+
+
+def _said_by_umci(preset: Preset, path: Path | None) -> dict[str, str]:
+    """What UMCI's file says of itself; nothing where `load_umci` says what is wrong with it."""
+    if path is None:
+        if preset.clip_name != "tiny":
+            return {}
+        path = _tiny_file("umci.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+    if "umci" not in said:
+        raise WeightsError(
+            f"{path} holds no UMCI: the UMCI weights must be a umci.safetensors that "
+            "`clipsam.research.train` wrote."
+        )
+    return said
 
 
 def read_state(path: Path, origin: str) -> dict[str, Tensor]:

@@ -7,6 +7,11 @@ import torch
 from clipsam.runtime.core.errors import ProviderError
 
 
+def best_device() -> str:
+    """ "cuda" where PyTorch finds a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def torch_device(name: str) -> torch.device:
     """The device, ready to be used. Raises ProviderError where this machine has none such."""
     try:

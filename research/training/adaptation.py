@@ -126,8 +126,8 @@ def adapt(
     torch.manual_seed(seed)
     choose = held_out_items(split.choose, size, category, seed * 2 + 1, _EACH)
     report = held_out_items(split.report, size, category, seed * 2 + 2, _EACH)
-    for items, parts in ((choose, split.choose), (report, split.report)):
-        _check_planted(items, [part.name for part in parts], options.good)
+    for planted, held_out in ((choose, split.choose), (report, split.report)):
+        _check_planted(planted, [part.name for part in held_out], options.good)
     task = AdaptTask(preset, clip, umci, device, choose, embedding=options.embedding)
     measured = {"planted": task.seen(report), "procedural": task.replayed}
     masks = True
@@ -207,7 +207,9 @@ def true_defects(folder: Path, size: int, category: str) -> tuple[list[Item], bo
         [LabelledImage(i.name, GOOD, category, i.image_path) for i in images], size
     )
     items = [unknown[i] for i in range(len(images))]
-    return [(pixels, torch.ones_like(mask), *rest) for pixels, mask, *rest in items], False
+    return [
+        (pixels, torch.ones_like(mask), word, name) for pixels, mask, word, name in items
+    ], False
 
 
 def finish(work: Path) -> None:

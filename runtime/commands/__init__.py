@@ -34,6 +34,9 @@ COMMANDS = {
         "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"
     ),
     "words": Command("clipsam.export.words", "research", "teach a bundle further product words"),
+    "diagnose": Command(
+        "clipsam.export.trt.diagnose", "diagnose", "find the layer that makes an engine wrong"
+    ),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
     "evaluate": Command(
         "clipsam.research.evaluate", "evaluate", "measure a bundle or the model on a data set"

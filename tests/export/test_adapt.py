@@ -23,7 +23,7 @@ from clipsam.research.data import planted
 from clipsam.research.data.items import SyntheticImages
 from clipsam.research.models.checkpoints import load_umci
 from clipsam.research.models.presets import PRESETS
-from clipsam.research.training import adapt_task, adaptation
+from clipsam.research.training import adapt_task, adaptation, run_settings
 from clipsam.research.training.adaptation import Adapted
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny"
@@ -188,9 +188,9 @@ def test_another_run_in_the_work_folder_is_not_mixed_in(
 
     options = adaptation.AdaptOptions(parts, "object", tmp_path)
     settings = adaptation._settings(options, {"umci": "a"})
-    adaptation.keep_settings(tmp_path, settings)
+    run_settings.keep_settings(tmp_path, settings)
     (tmp_path / "last.pt").touch()
-    adaptation.check_settings(tmp_path, settings)
+    run_settings.check_settings(tmp_path, settings)
     other = adaptation._settings(replace(options, seed=1), {"umci": "a"})
     with pytest.raises(WeightsError, match="seed 0, now it is 1"):
-        adaptation.check_settings(tmp_path, other)
+        run_settings.check_settings(tmp_path, other)

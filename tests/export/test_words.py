@@ -21,7 +21,7 @@ def features(tower: int, word: str) -> np.ndarray:
     if tower == 0 and word in CATEGORIES:
         return np.stack([np.zeros(TEXT_SIZE), np.full(TEXT_SIZE, CATEGORIES[word])], 1)
     made = np.random.default_rng([tower, zlib.crc32(word.encode())]).normal(size=(TEXT_SIZE, 2))
-    return made / np.linalg.norm(made, axis=0)
+    return np.asarray(made / np.linalg.norm(made, axis=0))
 
 
 class Features:

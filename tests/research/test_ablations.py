@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clipsam.research import ablations as ablations_module
 from clipsam.research.ablations import (
     Ablations,
     RoughMap,
@@ -22,6 +23,7 @@ from clipsam.research.ablations import (
     table_2,
     table_3,
 )
+from clipsam.research.evaluation import opening
 from clipsam.research.evaluation.paper_tables import published
 from clipsam.research.models.checkpoints import save_weights
 from clipsam.research.models.presets import PRESETS
@@ -106,9 +108,31 @@ def test_every_row_goes_its_own_way_and_sam_sees_the_image_once(
     ablations.variants, ablations.masks_per_box, sam = rows, 3, Sam()
     ablations.sam = sam
     ablations.features = type("F", (), {"image_size": 16, "__call__": lambda s, x: [x]})()
+    ablations.device = "cpu"
     ablations._text = {"object": torch.zeros(1, 4, 2)}
     finals = ablations.finals(np.zeros((20, 30, 3), np.uint8), "object")
     means = {name: float(final.mean()) for name, (final, _) in finals.items()}
     wanted = {"weak": 0.46 / 4, "lower": 1.46 / 4, "rough": 0.8 / 4, "full": 1.8 / 4}
     np.testing.assert_allclose([means[k] for k in wanted], list(wanted.values()), rtol=1e-5)
     assert (sam.encoded, sam.decoded) == (1, 2)
+
+
+def test_clip_and_sam_run_where_they_are_told(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The models move to `--device`, the bundle opens on `--provider`; on a CPU, both by name."""
+    asked: list[object] = []
+    opened = opening.open_bundle
+
+    def remembered(bundle: object, *flags: object) -> object:
+        asked.append(flags)
+        return opened(bundle, *flags)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ablations_module, "open_bundle", remembered)
+    few = [str(tiny_bundle), "synthetic", "--count", "12", "--limit", "1"]
+    assert ablations_module.main([*few, "--device", "cpu", "--provider", "cpu"]) == 0
+    assert asked == [("cpu", None, "fp32")]
+    assert "tiny on cpu, SAM of" in capsys.readouterr().out
+    assert ablations_module.main([*few, "--device", "nowhere"]) == 1
+    assert "--device nowhere cannot be used here" in capsys.readouterr().err
+    assert len(asked) == 1

@@ -18,6 +18,7 @@ from clipsam.runtime.backends.ort.options import (
     session_options,
 )
 from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.backends.wheels import install_advice
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 from clipsam.runtime.core.stop import stops_held
 
@@ -49,7 +50,7 @@ class OrtSession(Session):
         if wanted not in ort.get_available_providers():
             raise ProviderError(
                 f"This onnxruntime has no {wanted}: pip uninstall onnxruntime, then "
-                f"pip install 'clipsam[{PROVIDERS[provider].extra}]', or use provider 'cpu'."
+                f"{install_advice(provider)}, or use provider 'cpu'."
             )
         options = session_options(ort, provider, threads)
         try:
@@ -155,9 +156,9 @@ def _import_onnxruntime(provider: str) -> Any:
             import onnxruntime
     except ImportError as error:
         extra = PROVIDERS[provider].extra
-        raise MissingBackendError(
-            f"Provider {provider!r} needs onnxruntime: pip install 'clipsam[{extra}]'."
-        ) from error
+        ours = f"pip install 'clipsam[{extra}]'"
+        install = ours if provider == "cpu" else install_advice(provider)
+        raise MissingBackendError(f"Provider {provider!r} needs onnxruntime: {install}.") from error
     onnxruntime.disable_telemetry_events()  # those that Windows itself collects
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         # CUDA and cuDNN may come from NVIDIA's wheels, which the loader does not search. What it

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from clipsam.runtime.backends.base import Array
+from clipsam.runtime.backends.wheels import install_advice
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 
 # The newest first; each with the folders of NVIDIA's wheels that may hold it. The toolkit's folder,
@@ -296,7 +297,7 @@ def _usable_library() -> Any:
     if reason is None:
         raise MissingBackendError(
             f"No CUDA runtime library was found ({' or '.join(name for name, _ in _LIBRARIES)}): "
-            "pip install 'clipsam[trt]', or on Jetson install JetPack's cuda-cudart."
+            f"{install_advice('tensorrt')}."
         )
     raise ProviderError(
         f"There is no NVIDIA GPU to run on ({reason}): check it and its driver with nvidia-smi, or "

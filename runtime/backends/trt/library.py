@@ -6,6 +6,7 @@ One code for TensorRT 10 and 11: nothing here or in `session_trt` uses what eith
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from collections import deque
 from functools import lru_cache
@@ -13,7 +14,13 @@ from typing import Any
 
 from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.backends.trt.sidecar import Sidecar, version_numbers
-from clipsam.runtime.core.errors import EngineError, MissingBackendError, SessionError
+from clipsam.runtime.backends.wheels import install_advice
+from clipsam.runtime.core.errors import (
+    EngineError,
+    MissingBackendError,
+    ProviderError,
+    SessionError,
+)
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.stop import stops_held
 
@@ -72,11 +79,13 @@ class Words:
 
 
 def import_tensorrt() -> Any:
-    """The module `tensorrt`; raises MissingBackendError when it is absent, broken or too old."""
-    install = (
-        "pip install 'clipsam[trt]', or on Jetson use JetPack's own TensorRT (a virtual "
-        "environment made with --system-site-packages)"
-    )
+    """The module `tensorrt`; raises MissingBackendError when it is absent, broken or too old, and
+    ProviderError on Windows."""
+    if sys.platform == "win32":  # our half of it, `cuda`, knows Linux's libraries alone
+        raise ProviderError(
+            "Provider 'tensorrt' is for Linux: on Windows use provider 'cuda' or 'cpu', or WSL 2."
+        )
+    install = install_advice("tensorrt")
     try:
         with stops_held():
             trt: Any = importlib.import_module("tensorrt")

@@ -15,7 +15,14 @@ from torch import nn
 
 from clipsam.research.models import checkpoints as weights
 from clipsam.research.models import presets
-from clipsam.research.models.checkpoints import load_clip, load_sam, load_umci, save_weights
+from clipsam.research.models.checkpoints import (
+    check_pair,
+    load_clip,
+    load_sam,
+    load_umci,
+    save_weights,
+    tensors_digest,
+)
 from clipsam.research.models.presets import PRESETS, Preset, SamConfig, build_clip, build_sam
 from clipsam.research.models.prompt_ensemble import NORMAL_STATES, encode_sentences, sentences
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
@@ -270,3 +277,69 @@ def _is_helpful(error: WeightsError, *words: str) -> None:
     assert text.endswith(".") or text.endswith(")")
     for word in words:
         assert word in text
+
+
+def _umci_of(preset: Preset, path: Path, **said: str) -> Path:
+    """A UMCI file that says this of its CLIP."""
+    metadata = {"umci": preset.umci.to_json(), **said}
+    save_weights(UMCIStages(preset.umci).state_dict(), path, "umci", metadata)
+    return path
+
+
+def test_the_clip_that_umci_was_trained_on_is_known_by_its_tensors(
+    preset: Preset, tmp_path: Path
+) -> None:
+    """OpenAI's archive, the hub's safetensors and a float32 copy are one CLIP; another is not."""
+    clip = build_clip(SMALL_CLIP)
+    _archive(clip, tmp_path / "openai.pt")
+    half = {name: value.half() for name, value in clip.state_dict().items()}
+    save_file(half, tmp_path / "hub.safetensors")
+    torch.save({name: value.float() for name, value in half.items()}, tmp_path / "float.pth")
+    loaded = [
+        load_clip(preset, tmp_path / n) for n in ("openai.pt", "hub.safetensors", "float.pth")
+    ]
+    digests = {tensors_digest(model) for model, _ in loaded}
+    assert len(digests) == 1
+    assert len({sha for _, sha in loaded}) == 3
+    umci = _umci_of(preset, tmp_path / "umci.safetensors", clip_tensors=digests.pop())
+    for model, sha in loaded:
+        check_pair(preset, umci, model, sha)
+    other = build_clip(SMALL_CLIP)
+    with pytest.raises(
+        WeightsError, match=r"umci.safetensors was trained on another CLIP than the"
+    ):
+        check_pair(preset, umci, other, "0")
+    with torch.no_grad():  # a single value is another model
+        loaded[0][0].visual.proj[0, 0] += 1
+    with pytest.raises(WeightsError, match="another CLIP"):
+        check_pair(preset, umci, loaded[0][0], loaded[0][1])
+
+
+def test_an_older_umci_is_judged_by_what_it_says(preset: Preset, tmp_path: Path) -> None:
+    clip = build_clip(SMALL_CLIP)
+    check_pair(preset, _umci_of(preset, tmp_path / "silent.safetensors"), clip, "a")
+    named = _umci_of(preset, tmp_path / "named.safetensors", clip_sha256="a")
+    check_pair(preset, named, clip, "a")
+    with pytest.raises(WeightsError, match=r"\(by the sha256 of the file, which is all"):
+        check_pair(preset, named, clip, "b")
+
+
+def test_a_bundle_of_two_models_is_refused_before_anything_is_exported(tmp_path: Path) -> None:
+    from clipsam.export.bundle.build import BuildOptions, build
+    from clipsam.export.graphs.checkpoints import Checkpoints
+
+    tiny = PRESETS["tiny"]
+    umci = _umci_of(tiny, tmp_path / "umci.safetensors", clip_tensors="0" * 64)
+    with pytest.raises(WeightsError, match="another CLIP than the one given: give the CLIP"):
+        build(BuildOptions(tiny, tmp_path / "bundle", Checkpoints(umci=umci), threads=1))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_noise_goes_with_any_umci(tmp_path: Path) -> None:
+    from clipsam.export.graphs.checkpoints import Checkpoints
+
+    tiny = PRESETS["tiny"]
+    umci = _umci_of(tiny, tmp_path / "umci.safetensors", clip_tensors="0" * 64)
+    noise = Checkpoints(umci=umci, random_seed=0)
+    clip, digest = noise.load_clip(tiny)
+    noise.check_pair(tiny, clip, digest)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -46,7 +49,7 @@ def test_the_same_part_counts_once() -> None:
     assert first_of_each([thumbnail(part(i)) for i in range(8)]) == list(range(8))
 
 
-BAD = {
+BAD: dict[str, Callable[[Any], Any]] = {
     "black": lambda p: p // 8,
     "burnt out": lambda p: np.clip(p.astype(np.int16) * 4, 0, 255).astype(np.uint8),
     "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,14 @@ def head(change: Callable[[dict[str, Any]], Any]) -> bytes:
     return json.dumps(values).encode() + b"\n" + body
 
 
+def _set(values: dict[str, Any], name: str, value: object) -> None:
+    values[name] = value
+
+
+def _set_array(values: dict[str, Any], name: str, spec: object) -> None:
+    values["arrays"][name] = spec
+
+
 WRONG = {
     "empty": b"",
     "an image": b"\x89PNG\r\n\x1a\n" + bytes(100),
@@ -97,7 +106,7 @@ for name, value in (
     ("promise", {}),
     ("arrays", {}),
 ):
-    WRONG[f"{name} {value!r}"] = head(lambda v, name=name, value=value: v.update({name: value}))
+    WRONG[f"{name} {value!r}"] = head(partial(_set, name=name, value=value))
 for name, spec in (
     ("tokens", ["float64", 12, 8]),
     ("tokens", ["object", 12, 8]),
@@ -108,7 +117,7 @@ for name, spec in (
     ("ignore", ["uint8", 20, 31]),
     ("extra", ["uint8", 1]),
 ):
-    WRONG[f"{name} {spec}"] = head(lambda v, name=name, spec=spec: v["arrays"].update({name: spec}))
+    WRONG[f"{name} {spec}"] = head(partial(_set_array, name=name, spec=spec))
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -1,0 +1,89 @@
+"""The parts of a day on a GPU, in their order; a new one is an entry here and a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipsam.runtime.bundle import GRAPHS
+from gpu_day.full_size import PRESETS as FULL_SIZE
+
+LIMIT = 600  # seconds
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to find out, in a process of its own.
+
+    Attributes:
+      name: also of its files.
+      task: "module:function"; called with `arguments`, and `folder`, that of the whole day.
+      limit: seconds.
+      gpu: it says nothing without one, and is not started.
+      needs: the parts whose results it works on.
+      refresh: it is run again whatever is there.
+    """
+
+    name: str
+    task: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    limit: int = LIMIT
+    gpu: bool = False
+    needs: tuple[str, ...] = ()
+    refresh: bool = False
+
+
+_TASKS = "gpu_day.tasks"
+
+
+def all_parts(presets: Sequence[str], attention: str, wheels: str) -> list[Part]:
+    """Every part for these presets: what is cheap and tells most comes first."""
+    found = []
+    if wheels:
+        found.append(Part("wheels", f"{_TASKS}:wheels", {"wheels": wheels}, refresh=True))
+    found += [
+        Part("machine", f"{_TASKS}:look", limit=120, refresh=True),
+        Part("peaks", f"{_TASKS}:peaks", limit=180, gpu=True),
+        Part("tests", f"{_TASKS}:gpu_tests", gpu=True),
+        Part("training", f"{_TASKS}:training"),
+    ]
+    for preset in presets:
+        found += [*_bundle_parts(preset, attention), *_model_parts(preset)]
+    return found
+
+
+def _bundle_parts(preset: str, attention: str) -> list[Part]:
+    asked: dict[str, Any] = {"preset": preset, "attention": attention, **_precisions(preset)}
+    if preset not in FULL_SIZE:
+        return [Part(f"bundle {preset}", f"{_TASKS}:build_bundle", asked)]
+    task = "gpu_day.full_size"
+    graphs = [
+        Part(f"graph {preset} {name}", f"{task}:graph", {**asked, "graph": name}, gpu=True)
+        for name in GRAPHS
+    ]
+    needs = tuple(part.name for part in graphs)
+    return [*graphs, Part(f"bundle {preset}", f"{task}:bundle", asked, gpu=True, needs=needs)]
+
+
+def _model_parts(preset: str) -> list[Part]:
+    of, needs = {"preset": preset}, (f"bundle {preset}",)
+
+    def part(kind: str, task: str, gpu: bool = True, **asked: Any) -> Part:
+        return Part(kind, f"{_TASKS}:{task}", {**of, **asked}, LIMIT, gpu, needs)
+
+    both = ("fp32", "fp16")  # CUDA's provider has no bf16
+    found = [part(f"cuda parity {preset}", "parity", provider="cuda", precisions=both)]
+    if preset not in FULL_SIZE:
+        name = f"cpu parity {preset}"
+        found.insert(0, part(name, "parity", gpu=False, provider="cpu", precisions=both))
+    for precision in _precisions(preset)["precisions"]:
+        found.append(part(f"engines {preset} {precision}", "engines", precision=precision))
+    for library in ("torch", "ort", "tensorrt"):
+        found.append(part(f"latency {preset} {library}", "latency", library=library))
+    return found
+
+
+def _precisions(preset: str) -> dict[str, tuple[str, ...]]:
+    """A full-size graph more takes minutes: those that a GPU prefers, and what they come from."""
+    return {"precisions": ("fp32", "fp16") if preset in FULL_SIZE else ("fp32", "fp16", "bf16")}

@@ -1,0 +1,153 @@
+"""What the parts do, each in a process of its own. Heavy libraries are imported where they are
+needed: a part must not fail for want of another's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gpu_day.full_size import bundle_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+_LATENCY_ROWS = {"torch": "torch-*-cuda-*", "ort": "ort-cuda-*", "tensorrt": "tensorrt-*"}
+
+
+def wheels(*, wheels: str, folder: str) -> dict[str, Any]:
+    """Install what lies in the folder of wheels for the parts that follow."""
+    from gpu_day.wheels import install
+
+    return install(wheels, str(Path(folder) / "site"))
+
+
+def look(*, folder: str) -> dict[str, Any]:
+    """Machine, libraries, and who sees a GPU."""
+    from gpu_day.facts import look
+
+    return look()
+
+
+def peaks(*, folder: str, device: str = "cuda", side: int = 0) -> dict[str, Any]:
+    """What shares are taken of: products of matrices and copies, as fast as PyTorch has them."""
+    from harness.peaks import measure_copies, measure_peaks
+
+    products = measure_peaks(threads=None, started=0.0, device=device, side=side)
+    return {**products, "copies": measure_copies(device)}
+
+
+def build_bundle(
+    *, preset: str, attention: str, precisions: Sequence[str], folder: str
+) -> dict[str, Any]:
+    """The bundle as users build it, from the repository's weights."""
+    from clipsam.export.bundle.build import BuildOptions, build
+    from clipsam.research.models.presets import PRESETS
+
+    target = bundle_folder(folder, preset)
+    report = build(
+        BuildOptions(PRESETS[preset], target, precisions=tuple(precisions), attention=attention)
+    )
+    return {"weights": "of the repository", "refused": list(report.refused)}
+
+
+def parity(*, preset: str, provider: str, precisions: Sequence[str], folder: str) -> dict[str, Any]:
+    """Every graph and the whole on `provider`, against what the CPU provider said in float32."""
+    from clipsam.export.parity.golden import read_golden
+    from clipsam.export.parity.inspection import Remembering, compare_picture
+    from clipsam.export.parity.tensors import compare
+    from clipsam.runtime.pipeline import ClipSAM
+
+    target = bundle_folder(folder, preset)
+    recording = read_golden(target)
+    graphs, whole, wrong = [], [], []
+    for precision in precisions:
+        with ClipSAM.open(target, provider, precision=precision) as model:
+            for name, session in model.sessions.items():
+                checks = [
+                    compare(name, case.name, output, expected, found[output], session.precision)
+                    for case in recording.cases_for(name, session.precision)
+                    for found in (session.run(case.feeds),)
+                    for output, expected in case.outputs.items()
+                ]
+                worst = max(checks, key=lambda check: check.max_rel)
+                graphs.append({"provider": session.provider, **worst.to_dict()})
+                wrong += [f"{name} {precision}"] * (not all(c.passed for c in checks))
+            remembering = {n: Remembering(s) for n, s in model.sessions.items()}
+            for picture in recording.pictures_for(precision):
+                check = compare_picture(model.bundle, dict(remembering), picture, precision)
+                whole.append(check.to_dict())
+                wrong += [f"{check.image} {precision}"] * (not check.passed)
+    found = {"graphs": graphs, "whole": whole}
+    return {**found, "failed": f"out of tolerance: {', '.join(wrong)}"} if wrong else found
+
+
+def engines(*, preset: str, precision: str, folder: str) -> dict[str, Any]:
+    """TensorRT's engines of one precision, each through the gate."""
+    from dataclasses import asdict
+
+    from clipsam.export.trt.build import build_engines
+    from clipsam.export.trt.gate import GateError
+
+    target = bundle_folder(folder, preset)
+    try:
+        report = build_engines(target, [precision], say=lambda text: print(text, flush=True))
+    except GateError as error:
+        return {"failed": str(error), "graph": error.graph, "precision": error.precision}
+    files = (target / "engines").rglob("*.engine")
+    sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in files}
+    return {**asdict(report), "bytes": sizes}
+
+
+def latency(*, preset: str, library: str, folder: str, rows: str = "") -> dict[str, Any]:
+    """`bench_latency.py` on the bundle, one round of one library's rows."""
+    import bench_latency
+
+    from gpu_day.roofline import bytes_of
+
+    target = bundle_folder(folder, preset)
+    path = Path(folder) / "latency" / f"{preset}-{library}.csv"
+    path.unlink(missing_ok=True)
+    code = bench_latency.main(
+        ["--bundle", str(target), "--rows", rows or _LATENCY_ROWS[library], "--rounds", "1",
+         "--repeats", "100", "--warmup", "5", "--seconds", "15", "--csv", str(path)]
+    )  # fmt: skip
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    found = {"lines": lines, "bytes": bytes_of(target)}
+    rows_of = [line for line in lines if line["row"] != "matrix peak"]
+    if all(line["status"].startswith("not run") for line in rows_of):
+        return {**found, "not_run": rows_of[0]["status"].removeprefix("not run: ")}
+    return {**found, "failed": "rows failed or differ, see the log"} if code else found
+
+
+def training(*, folder: str) -> dict[str, Any]:
+    """Steps of UMCI's training at the paper's sizes; on a CPU a single small batch."""
+    import bench_training
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    runs = []
+    for precision in ("fp32", "bf16") if device == "cuda" else ("fp32",):
+        path = Path(folder) / f"training-{precision}.json"
+        size = [] if device == "cuda" else ["--batch_size", "1", "--steps", "2"]
+        bench_training.main(
+            ["--device", device, "--precision", precision, "--steps", "20", *size,
+             "--json", str(path)]
+        )  # fmt: skip
+        runs.append({"precision": precision, **json.loads(path.read_text())})
+    return {"device": device, "runs": runs}
+
+
+def gpu_tests(*, folder: str) -> dict[str, Any]:
+    """The tests that need a GPU."""
+    path = Path(folder) / "tests.xml"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={path}"], cwd=ROOT
+    )
+    suite = next(ElementTree.parse(path).iter("testsuite")).attrib
+    found = {name: int(suite[name]) for name in ("tests", "failures", "errors", "skipped")}
+    return {**found, "failed": "tests failed, see the log"} if done.returncode else found
