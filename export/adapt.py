@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
             BuildOptions(
                 preset,
                 output,
-                replace(origin.checkpoints, **weights),
+                origin.checkpoints.replaced(weights),
                 categories=(*origin.categories, category),
                 precisions=tuple(args.precision),
                 threads=args.threads,
@@ -143,7 +143,8 @@ def find_origin(args: argparse.Namespace) -> Origin:
     given = {part: path for part, path in flags.items() if path is not None}
     name = str(args.model)
     if name in PRESETS and not Path(name).is_dir():
-        return Origin(name, PRESETS[name], Checkpoints(**given, random_seed=args.random_weights))
+        checkpoints = Checkpoints(random_seed=args.random_weights).replaced(given)
+        return Origin(name, PRESETS[name], checkpoints)
     if not Path(name).is_dir():
         raise BundleError(
             f"{name} is neither a bundle's folder nor one of the presets {', '.join(PRESETS)}."
@@ -158,7 +159,7 @@ def find_origin(args: argparse.Namespace) -> Origin:
         )
     seeds = [text.partition(":")[2] for text in digests.values() if text.startswith("random:")]
     seed = int(seeds[0]) if seeds else None
-    checkpoints = replace(Checkpoints.beside(Path(name)), random_seed=seed, **given)
+    checkpoints = replace(Checkpoints.beside(Path(name)), random_seed=seed).replaced(given)
     return Origin(name, PRESETS[preset], checkpoints, bundle.manifest.categories, digests)
 
 

@@ -41,21 +41,7 @@ _MOST_LETTERS = 200  # as the manifest has it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the module; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="clipsam words", description="Add product words to a bundle; see docs/adapt.md."
-    )
-    parser.add_argument("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
-    parser.add_argument("words", nargs="+", metavar="WORD", help='a word or phrase: "gear wheel"')
-    parser.add_argument(
-        "--clip-weights",
-        type=Path,
-        metavar="FILE",
-        help="the CLIP the bundle was built with; default: beside the bundle, as for `export`",
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="a new bundle (default: BUNDLE itself)"
-    )
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     return run_command(lambda: _run(args), "the bundle is as it was")
 
 
@@ -137,6 +123,24 @@ def _seed(digest: Any) -> int | None:
     """The seed of a bundle of random weights, whose digest is "random:SEED"."""
     kind, _, seed = str(digest).partition(":")
     return int(seed) if kind == "random" and seed.isdigit() else None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam words", description="Add product words to a bundle; see docs/adapt.md."
+    )
+    parser.add_argument("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
+    parser.add_argument("words", nargs="+", metavar="WORD", help='a word or phrase: "gear wheel"')
+    parser.add_argument(
+        "--clip-weights",
+        type=Path,
+        metavar="FILE",
+        help="the CLIP the bundle was built with; default: beside the bundle, as for `export`",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="a new bundle (default: BUNDLE itself)"
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from open_clip.model import CLIP
@@ -47,12 +47,21 @@ class Checkpoints:
         """The weights that an adapted bundle has beside it, as far as they are there; `clip`
         comes first."""
         folder = weights_folder(bundle)
-        found: dict[str, Any] = {
-            name: path
-            for name in ("clip", "sam", "umci")
-            if (path := folder / f"{name}.safetensors").is_file()
-        }
-        return cls(**{**found, **({} if clip is None else {"clip": clip})})
+
+        def there(name: str) -> Path | None:
+            path = folder / f"{name}.safetensors"
+            return path if path.is_file() else None
+
+        return cls(clip or there("clip"), there("sam"), there("umci"))
+
+    def replaced(self, paths: Mapping[str, Path]) -> Checkpoints:
+        """With other files for "clip", "sam" and "umci", as far as they are named."""
+        return Checkpoints(
+            paths.get("clip", self.clip),
+            paths.get("sam", self.sam),
+            paths.get("umci", self.umci),
+            self.random_seed,
+        )
 
     def load_clip(self, preset: Preset) -> tuple[CLIP, str]:
         """CLIP, and a digest of its weights: the file's sha256, or "random:SEED"."""

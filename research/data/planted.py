@@ -145,9 +145,9 @@ class FeaturePool(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         if index not in self._kept:
-            image, mask, category, name = self.base[index]
+            image, mask, category, wording = self.base[index]
             features = self.extract(image[None])[0].half().cpu()
-            self._kept[index] = features, mask, category, name
+            self._kept[index] = (features, mask, category, wording)
         return self._kept[index]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from clipsam.research.data.items import Epochs, Item, LabelledImages, collate
 from clipsam.research.data.layouts import images_in
@@ -123,11 +124,15 @@ def adapt(
         )
     size, category, seed = preset.clip_image_size, options.category, options.seed
     split = split_parts(read_good_parts(options.good, size), seed)
+    print(
+        f"adapt: {len(split.train)} good parts to learn from, {len(split.choose)} to choose by "
+        f"and {len(split.report)} to report on; measuring what is there"
+    )
     torch.manual_seed(seed)
     choose = held_out_items(split.choose, size, category, seed * 2 + 1, _EACH)
     report = held_out_items(split.report, size, category, seed * 2 + 2, _EACH)
-    for planted, held_out in ((choose, split.choose), (report, split.report)):
-        _check_planted(planted, [part.name for part in held_out], options.good)
+    for held, held_parts in ((choose, split.choose), (report, split.report)):
+        _check_planted(held, [part.name for part in held_parts], options.good)
     task = AdaptTask(preset, clip, umci, device, choose, embedding=options.embedding)
     measured = {"planted": task.seen(report), "procedural": task.replayed}
     masks = True
@@ -140,19 +145,20 @@ def adapt(
 
     def figures() -> dict[str, dict[str, float]]:
         task.module.eval()
-        found = {name: task.measure(items) for name, items in measured.items()}
+        found = {name: task.measure(pictures) for name, pictures in measured.items()}
         if not masks:
             found["true"] = {"image_auroc": found["true"]["image_auroc"]}
         return found
 
     before = figures()
+    how_long = f"{options.minutes:g} minutes" if options.steps is None else f"{options.steps} steps"
+    print(f"adapt: training for {how_long} on {device.type}")
     task.remembered = before["procedural"]["pixel_ap"]
     keep_settings(options.work, settings)
     steps = options.steps or _MOST_STEPS
-    parts = PlantedParts(split.train, size, category, seed, steps * _BATCH)
-    items: Any = parts
+    items: Dataset[Item] = PlantedParts(split.train, size, category, seed, steps * _BATCH)
     if not options.embedding:
-        pool = FeaturePool(parts, options.pool, task.extract)
+        pool = FeaturePool(items, options.pool, task.extract)
         items = Epochs(pool, seed, -(-steps * _BATCH // options.pool))
     config = LoopConfig(
         steps=steps,
@@ -207,9 +213,7 @@ def true_defects(folder: Path, size: int, category: str) -> tuple[list[Item], bo
         [LabelledImage(i.name, GOOD, category, i.image_path) for i in images], size
     )
     items = [unknown[i] for i in range(len(images))]
-    return [
-        (pixels, torch.ones_like(mask), word, name) for pixels, mask, word, name in items
-    ], False
+    return [(image, torch.ones_like(mask), word, said) for image, mask, word, said in items], False
 
 
 def finish(work: Path) -> None:

@@ -145,9 +145,10 @@ def run(
                         "optimizer": optimizer.state_dict(),
                         "best_scores": best_scores,
                         "running": running,
-                        "seconds": time.monotonic() - began,
                         "average": average.state_dict() if average is not None else None,
                     }
+                    if math.isfinite(config.seconds):  # else the same run has the same state
+                        state["seconds"] = time.monotonic() - began
                     save_atomically(state, last)
                     log.add({"step": step + 1, **running, **scores, "learning_rate": rate})
                     log.flush()
