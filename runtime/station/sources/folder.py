@@ -23,6 +23,7 @@ from clipsam.runtime.station.sources.base import Alarm, Captured, Source
 from clipsam.runtime.station.sources.files import State, ends_well, state_of
 
 _SETTLE = 0.3  # seconds that a file must stay as it is, where its end tells nothing
+_SOON = 1.0  # seconds after which a search follows what may have been missed
 _STEP = 0.05  # seconds between looks at files that are being written
 
 
@@ -60,7 +61,7 @@ class FolderSource(Source):
         self._given: dict[Path, State] = {}
         self._ready: deque[tuple[Path, State]] = deque()
         self._told: SimpleQueue[str] = SimpleQueue()
-        self._scan_at = 0.0
+        self._scan_at, self._searched = 0.0, False
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="clipsam-watch", daemon=True)
         self._watcher.start()
@@ -94,7 +95,8 @@ class FolderSource(Source):
         """Search where it is time to, and move what is whole to `_ready`."""
         if time.monotonic() >= self._scan_at:
             self._search()
-            self._scan_at = time.monotonic() + self._rescan
+            wait = self._rescan if self._searched else _SOON  # the watcher may not run yet
+            self._scan_at, self._searched = time.monotonic() + min(wait, self._rescan), True
         with suppress(Empty):
             while True:
                 self._consider(Path(self._told.get_nowait()))
@@ -119,9 +121,15 @@ class FolderSource(Source):
 
     def _consider(self, path: Path) -> None:
         """Have a look at a path, unless it was given in the state it is in."""
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+        if path in self._waiting or not path.is_relative_to(self.folder):
             return
-        if path in self._waiting or (self._without and path.is_relative_to(self._without)):
+        if self._without and path.is_relative_to(self._without):
+            return
+        if any(part.startswith(".") for part in path.relative_to(self.folder).parts):
+            return
+        if path.suffix.lower() not in SUFFIXES:
+            if path.is_dir():  # a new one, which may have been written to before it was watched
+                self._scan_at = min(self._scan_at, time.monotonic() + _SOON)
             return
         state = state_of(path)
         if state is None or self._given.get(path) == state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import TextIO
@@ -38,11 +39,9 @@ class Lines:
         return self._lines.qsize()
 
     def _read(self) -> None:
-        try:
+        with suppress(OSError, ValueError), self._stream:  # ValueError: closed
             for line in self._stream:
                 self._lines.put(line.rstrip("\r\n"))
-        except (OSError, ValueError):  # closed
-            pass
         self._lines.put(None)
 
 
