@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     keep = Keep(args.keep_good, args.leave, args.retain, args.quota, args.min_free)
     options = Options(args.category, args.deadline_ms, args.serial, keep)
+    _check_source(args)
     with ExitStack() as stack:
         store = stack.enter_context(Store(args.store, create=True))
         store.claim()
@@ -109,8 +110,23 @@ def _told_to_stop(station: Station) -> Generator[None, None, None]:
             signal.signal(number, handler)
 
 
+def _check_source(args: argparse.Namespace) -> None:
+    """Raise OptionError for a SOURCE that is nothing, before anything is written."""
+    if is_camera(args.source):
+        return
+    if args.source != "-" and not Path(args.source).is_dir():
+        raise OptionError(
+            f"{args.source} is no folder, camera or video: give a folder that is there, a "
+            "camera's index, an address such as rtsp://..., or - for paths on standard input."
+        )
+    if args.every or args.on_line or args.behind:
+        raise OptionError(
+            "--every, --on-line and --behind are for cameras: every file of a folder is judged."
+        )
+
+
 def _source(args: argparse.Namespace, store: Store, health: Health) -> Source:
-    """What SOURCE names. Raises OptionError."""
+    """What SOURCE names. Raises OptionError for a video that cannot be opened."""
     if args.source == "-":
         return PathSource(Lines(_standard_input()))
     if is_camera(args.source):
@@ -120,15 +136,6 @@ def _source(args: argparse.Namespace, store: Store, health: Health) -> Source:
             interval=args.every,
             triggers=Lines(_standard_input()) if args.on_line else None,
             behind=args.behind,
-        )
-    if not Path(args.source).is_dir():
-        raise OptionError(
-            f"{args.source} is no folder, camera or video: give a folder that is there, a "
-            "camera's index, an address such as rtsp://..., or - for paths on standard input."
-        )
-    if args.every or args.on_line or args.behind:
-        raise OptionError(
-            "--every, --on-line and --behind are for cameras: a folder's files are all judged."
         )
     return FolderSource(
         Path(args.source),

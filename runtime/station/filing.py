@@ -10,7 +10,7 @@ from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.station.health import Health
 from clipsam.runtime.station.part import Part
-from clipsam.runtime.station.pictures import Keep, Pictures, free, move
+from clipsam.runtime.station.pictures import Keep, Pictures, free, map_of, move
 from clipsam.runtime.station.sources.files import State, file_digest, state_of
 from clipsam.runtime.station.store import Store
 
@@ -64,7 +64,7 @@ class Filing:
             return
         target = self._place(part, picture)
         if target.exists():  # it was moved
-            score_map = target.with_name(f"{target.stem}.map.png")
+            score_map = map_of(target)
             self._store.file(
                 part.id,
                 self.name_of(target),
@@ -105,12 +105,14 @@ class Filing:
                 ) from error
             return None, None
         target = self._place(part, picture)
-        score_map = None
+        score_map: Path | None = map_of(target)
         if result is not None and self._room():
             try:
-                score_map = self.pictures.write_map(target, result.score_map)
+                self.pictures.write_map(target, result.score_map)
             except OutputError as error:
                 self._alarm(error)
+        if not map_of(target).exists():  # it may be left of a station that was killed here
+            score_map = None
         move(picture, target)
         self._health.alarm("pictures", None)
         return target, score_map
