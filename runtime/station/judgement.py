@@ -23,7 +23,8 @@ def judgement_of(outcome: Result | ClipSAMError) -> dict[str, Any]:
         return not_judged(reason, str(outcome))
     values = outcome.to_dict()
     kept = set(COLUMNS) & set(values) - {"category"}
-    return {**{name: values[name] for name in kept}, "version": version()}
+    known = {name: values[name] for name in kept}
+    return {**known, "calibration": outcome.calibration or None, "version": version()}
 
 
 def not_judged(reason: str, message: str) -> dict[str, Any]:
