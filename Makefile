@@ -99,3 +99,8 @@ fuzz: $(STAMP)
 .PHONY: soak
 soak: $(STAMP)
 	$(BIN)/python tests/soak/soak.py --plot build/soak/memory.svg
+# 20,000 parts through a station that is killed, filled up and cut off; about 20 minutes of a core.
+# As root, or no disk is filled.
+.PHONY: soak-station
+soak-station: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak_station.py

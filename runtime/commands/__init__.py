@@ -29,6 +29,13 @@ COMMANDS = {
         "clipsam.runtime.commands.calibration", "", "a limit with a promise, from good parts"
     ),
     "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
+    "watch": Command(
+        "clipsam.runtime.commands.watch", "station", "judge parts as a camera brings them"
+    ),
+    "store": Command(
+        "clipsam.runtime.commands.store", "", "`store check|export|prune`: what watch wrote"
+    ),
+    "label": Command("clipsam.runtime.commands.label", "", "keep what a person said of a part"),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
     "adapt": Command(
         "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"
