@@ -147,7 +147,8 @@ def _write(
         assert image is not None  # there is no result without one
         if seen.state != _state(seen.job.source):
             raise ImageError(f"{seen.job.source} was written to meanwhile: inspect it again.")
-        record.begin(name, seen.stem, seen.sha256, settings)
+        source = str(seen.job.source.absolute())
+        record.begin(name, seen.stem, seen.sha256, settings, source)
         record.finish(result.to_dict(), _write_files(output, seen, image, result))
     except ClipSAMError as error:
         if isinstance(error, OutputError) and not _name_too_long(error):

@@ -1,8 +1,9 @@
 """`results.jsonl`: one row for every judgement, only ever added to, by one process at a time.
 
 A row is a JSON object: `image` (the picture's name), `stem` (what its three files begin with),
-`sha256` (of the picture), `settings` (a digest of everything else that decides the answer), then
-the fields of `Result`, or `error`. What stands is never written again and never removed.
+`source` (the picture's path then), `sha256` (of the picture), `settings` (a digest of everything
+else that decides the answer), then the fields of `Result`, or `error`. What stands is never written
+again and never removed.
 
 The beginning of a row, with the stem, is written before the picture's files and the rest of it
 after them. A process that is killed in between leaves a torn last line; the next one cuts it off
@@ -78,13 +79,22 @@ def read_index(folder: Path) -> Index:
     """The index of the record in `folder`, empty where there is none that can be read."""
     index = Index()
     with suppress(OSError):
-        path = folder / RESULTS
-        if path.is_file():
-            with path.open("rb") as file:
-                for line in file:
-                    if row := _row(line):
-                        index.add(row)
+        for row in read_rows(folder):
+            index.add(row)
     return index
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every whole row of the record in `folder`, none where there is no record.
+
+    The record may be written meanwhile. Raises OSError.
+    """
+    path = folder / RESULTS
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                if row := _row(line):
+                    yield row
 
 
 class Record(Index):
@@ -117,11 +127,13 @@ class Record(Index):
         self._unsynced: list[Path] = []
         self._synced = time.monotonic()
 
-    def begin(self, image: str, stem: str, sha256: str | None, settings: str) -> None:
+    def begin(
+        self, image: str, stem: str, sha256: str | None, settings: str, source: str = ""
+    ) -> None:
         """Start the row of a picture, before the files of `stem` are written."""
         head = {"image": image, "stem": stem}
         self._append(json.dumps(head)[:-1])
-        self._open = {**head, "sha256": sha256, "settings": settings}
+        self._open = {**head, "source": source, "sha256": sha256, "settings": settings}
 
     def finish(self, fields: Mapping[str, Any], files: list[Path]) -> None:
         """End the row that was begun, after its `files`."""

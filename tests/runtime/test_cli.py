@@ -65,9 +65,10 @@ def test_a_folder_is_inspected_image_by_image(
             assert score.dtype == np.float32
             np.testing.assert_array_equal(score, result.score_map)
     row = lines(output)[0]
-    ours = {name: row.pop(name) for name in ("image", "stem", "sha256", "settings")}
+    ours = {name: row.pop(name) for name in ("image", "stem", "source", "sha256", "settings")}
     back = Result.from_json(json.dumps(row), result.score_map, result.mask)
     assert (ours["image"], ours["stem"]) == ("bad.png", "bad")
+    assert ours["source"] == str(images / "bad.png")
     assert ours["sha256"] == sha256(images / "bad.png")
     assert back.regions[0].area > 1000
 
