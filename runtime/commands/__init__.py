@@ -26,7 +26,13 @@ class Command(NamedTuple):
 COMMANDS = {
     "inspect": Command("clipsam.runtime.commands.inspection", "", "inspect images"),
     "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
-    "report": Command("clipsam.runtime.commands.report", "report", "one HTML file of what was found"),
+    "store": Command(
+        "clipsam.runtime.commands.store", "", "`store check|export|prune`: what watch wrote"
+    ),
+    "label": Command("clipsam.runtime.commands.label", "", "keep what a person said of a part"),
+    "report": Command(
+        "clipsam.runtime.commands.report", "report", "one HTML page of what was found"
+    ),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
     "evaluate": Command(

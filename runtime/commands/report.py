@@ -14,8 +14,9 @@ from pathlib import Path
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.report.folder import read_folder
-from clipsam.runtime.report.pictures import embed
 from clipsam.runtime.report.parts import Progress, Run
+from clipsam.runtime.report.pictures import embed
+from clipsam.runtime.report.store import read_store
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
@@ -50,7 +51,11 @@ def _read(args: argparse.Namespace) -> Run:
         raise OptionError(f"{args.source} does not exist: give a results folder or a store.")
     if args.images is not None and not args.images.is_dir():
         raise OptionError(f"--images {args.images} is no folder: give the one of the pictures.")
-    return read_folder(args.source, args.last, args.images)
+    if args.source.is_dir():
+        return read_folder(args.source, args.last, args.images)
+    if args.images is not None:
+        raise OptionError("--images is for a results folder: a store knows where its pictures are.")
+    return read_store(args.source, args.last)
 
 
 def _write_page(run: Run, output: Path, megabytes: float) -> None:

@@ -15,7 +15,9 @@ around a whole inspection, or a branch of the tree to tell causes apart::
     ├── WeightsError        a checkpoint that is missing, truncated or of another model
     ├── ExportError         a graph that could not be exported or does not agree with PyTorch
     ├── DatasetError        a data set folder that does not have the layout expected
+    ├── StoreError          a station's store that is missing, damaged, in use, or of another schema
     └── OutputError         a result that could not be written
+        └── DiskFullError         because there is no space left
 """
 
 from __future__ import annotations
@@ -71,3 +73,11 @@ class DatasetError(ClipSAMError):
 
 class OutputError(ClipSAMError):
     """A result could not be written."""
+
+
+class StoreError(ClipSAMError):
+    """A station's store is missing, damaged, in use by another station, or of another schema."""
+
+
+class DiskFullError(OutputError):
+    """There is no space left to write a result."""

@@ -14,6 +14,7 @@ from clipsam.runtime.report.parts import (
     Run,
     boxes_of,
     number,
+    ordered,
     text,
     timings_of,
 )
@@ -37,7 +38,7 @@ def read_folder(folder: Path, last: int, images: Path | None = None) -> Run:
     if not rows:
         raise OptionError(f"{folder / RESULTS} holds no part yet: inspect something first.")
     parts = [_part(row, folder, images) for row in rows[-last:]]
-    return Run(text(folder.resolve().name), parts, left_out=len(rows) - len(parts))
+    return Run(text(folder.resolve().name), ordered(parts), left_out=len(rows) - len(parts))
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -87,6 +87,7 @@ def _data(run: Run, made: float) -> dict[str, Any]:
         if run.reference
         else None,
         "changes": _changes(parts),
+        "events": [(e.at, e.kind, e.message) for e in reversed(run.events)],
     }
 
 
@@ -132,11 +133,3 @@ class _Numbers:
     @property
     def known(self) -> list[Any]:
         return list(self._numbers)
-
-
-def ordered(parts: Iterable[Part]) -> list[Part]:
-    """By time where every part has one, else as they came."""
-    parts = list(parts)
-    if all(part.taken is not None for part in parts):
-        parts.sort(key=lambda part: part.taken or 0)
-    return parts

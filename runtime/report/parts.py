@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,22 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that happened to a station, such as an alarm, at `at` (seconds since 1970)."""
+
+    at: float | None
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Run:
     """What a report is about: its parts in the order in which they came."""
 
     title: str
     parts: Sequence[Part]
     left_out: int = 0  # older parts than the most that were asked for
+    events: Sequence[Event] = ()
     reference: tuple[float, ...] = ()  # scores of good parts that calibration saw, when known
 
 
@@ -80,6 +90,14 @@ def worst_first(parts: Sequence[Part]) -> list[int]:
     return sorted(
         range(len(parts)), key=lambda i: (rank[parts[i].verdict], -parts[i].excess, parts[i].name)
     )
+
+
+def ordered(parts: Iterable[Part]) -> list[Part]:
+    """By time where every part has one, else as they came."""
+    parts = list(parts)
+    if all(part.taken is not None for part in parts):
+        parts.sort(key=lambda part: part.taken or 0)
+    return parts
 
 
 def number(value: Any) -> float | None:

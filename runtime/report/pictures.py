@@ -79,8 +79,10 @@ def map_of(part: Part) -> NDArray[np.float32] | None:
         array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     except (OSError, ValueError, cv2.error):
         return None
-    if array is None or array.ndim != 2 or array.dtype != np.float32:
+    if array is None or array.ndim != 2 or array.dtype not in (np.float32, np.uint8):
         return None
+    if array.dtype == np.uint8:
+        return np.asarray(array, np.float32) / 255
     return np.clip(np.nan_to_num(np.asarray(array, np.float32)), 0, 1)
 
 

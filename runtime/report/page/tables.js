@@ -56,6 +56,9 @@ function drawTables(parts) {
   byId("reasons").closest("section").hidden = !reasons.length;
   table("reasons", ["reason", "parts"], reasons.slice(0, 12).map(([word, n]) => [word, whole.format(n)]));
   if (reasons.length > 12) byId("reasons").append(element("tfoot", {}, element("tr", {}, element("td", {}, `and ${reasons.length - 12} more`))));
+  const events = data.events.filter(([at]) => !data.timed || (at >= state.from && at <= state.to)).slice(0, 20);
+  byId("events").closest("section").hidden = !events.length;
+  table("events", ["when", "", ""], events.map(([at, kind, message]) => [at === null ? "–" : asTime(at), kind, message]), true);
   const runs = data.runs.map((ran, k) => [ran, parts.filter((i) => data.run[i] === k)]).filter(([, those]) => those.length);
   const keys = [...new Set(runs.flatMap(([ran]) => Object.keys(ran)))];
   table("ran", [data.timed ? "from" : "from part", "to", "parts", ...keys], runs.map(([ran, those]) => {

@@ -1,0 +1,130 @@
+"""The tables of a store, and how an older store becomes one of this version.
+
+A store is one SQLite file. `PRAGMA application_id` says that it is ours, `PRAGMA user_version` how
+many of `MIGRATIONS` it has been through. A migration that was released is never edited.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from datetime import datetime, timezone
+from pathlib import Path
+
+from clipsam.runtime.core.errors import StoreError
+
+APPLICATION_ID = 0x4353414D  # "CSAM"
+
+_FIRST = """
+CREATE TABLE parts (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    name          TEXT NOT NULL,
+    serial        TEXT,
+    sha256        TEXT,
+    taken_at      TEXT NOT NULL,
+    state         TEXT NOT NULL DEFAULT 'taken' CHECK (state IN ('taken', 'judged')),
+    attempts      INTEGER NOT NULL DEFAULT 0,
+    judged_at     TEXT,
+    verdict       TEXT CHECK (verdict IN ('good', 'anomalous', 'not_judged')),
+    score         REAL,
+    "limit"       REAL,
+    reasons       TEXT NOT NULL DEFAULT '[]',
+    message       TEXT,
+    category      TEXT NOT NULL,
+    bundle        TEXT,
+    calibration   TEXT,
+    version       TEXT,
+    provider      TEXT,
+    precisions    TEXT NOT NULL DEFAULT '{}',
+    timings       TEXT NOT NULL DEFAULT '{}',
+    refined       INTEGER,
+    late          INTEGER,
+    width         INTEGER,
+    height        INTEGER,
+    regions       TEXT NOT NULL DEFAULT '[]',
+    label         TEXT CHECK (label IN ('good', 'defective')),
+    labelled_at   TEXT,
+    labelled_by   TEXT,
+    picture       TEXT,
+    map           TEXT,
+    filed         INTEGER NOT NULL DEFAULT 0,
+    file_size     INTEGER,
+    file_mtime_ns INTEGER,
+    CHECK ((state = 'judged') = (verdict IS NOT NULL))
+);
+CREATE INDEX parts_taken_at ON parts (taken_at);
+CREATE INDEX parts_name ON parts (name);
+CREATE INDEX parts_serial ON parts (serial) WHERE serial IS NOT NULL;
+CREATE INDEX parts_label ON parts (label) WHERE label IS NOT NULL;
+CREATE INDEX parts_open ON parts (id) WHERE filed = 0;
+CREATE TABLE events (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    at      TEXT NOT NULL,
+    kind    TEXT NOT NULL,
+    message TEXT NOT NULL
+);
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+MIGRATIONS = (_FIRST,)
+
+
+def now() -> str:
+    """UTC in ISO 8601, to the millisecond: as a string it sorts by time."""
+    return iso(datetime.now(timezone.utc))
+
+
+def iso(time: datetime) -> str:
+    """A time that knows its zone, as the store writes it."""
+    text = time.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the store at `path` to this version, all at once or not at all. Raises StoreError.
+
+    `connection` must be in autocommit mode; SQLite's own errors pass through.
+    """
+    if _version(connection, path) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        done = _version(connection, path)  # another process may have been faster
+        for script in MIGRATIONS[done:]:
+            for statement in script.split(";"):
+                connection.execute(statement)
+        if not done:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.executemany(
+                "INSERT INTO about VALUES (?, ?)",
+                [("store_id", secrets.token_hex(16)), ("created_at", now())],
+            )
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreError unless the store at `path` is of this version."""
+    if (found := _version(connection, path)) != len(MIGRATIONS):
+        raise StoreError(
+            f"{path} has schema {found} and this version reads {len(MIGRATIONS)}: `clipsam store "
+            "check` brings it up to date."
+        )
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """How many migrations the store has been through; 0 for an empty file."""
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    if mark != APPLICATION_ID and not (empty and mark == version == 0):
+        raise StoreError(f"{path} is a database of something else: give another --store.")
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"{path} has schema {version}, written by a newer version of clipsam than this one, "
+            f"which knows up to {len(MIGRATIONS)}: update clipsam."
+        )
+    return int(version)

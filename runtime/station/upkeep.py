@@ -1,0 +1,123 @@
+"""What keeps a store small and sound: retention, quota, and a check of everything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from clipsam.runtime.core.result import GOOD
+from clipsam.runtime.station.schema import iso
+from clipsam.runtime.station.store import Store
+
+_BATCH = 200  # parts removed at a time, so that nobody waits for long
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed."""
+
+    parts: int = 0
+    pictures: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Pruned) -> Pruned:
+        return Pruned(
+            self.parts + other.parts,
+            self.pictures + other.pictures,
+            self.bytes + other.bytes,
+        )
+
+
+def prune(store: Store, retain: float | None = None, quota: int | None = None) -> Pruned:
+    """Remove parts older than `retain` days, then pictures until `quota` bytes are kept.
+
+    Labelled parts stay, pictures and all: a person's time is in them. For the quota good parts'
+    pictures go first, the oldest first; their rows stay. Pictures that lie elsewhere, where a
+    camera put them, are nobody's to remove. Cut off anywhere, it can be called again.
+    """
+    done = Pruned()
+    if retain is not None:
+        cutoff = iso(datetime.now(timezone.utc) - timedelta(days=retain))
+        while batch := _some(store, "filed = 1 AND label IS NULL AND taken_at < ?", "id", cutoff):
+            for _, *files in batch:
+                done += _remove(store, files)
+            with store.transaction() as connection:
+                connection.executemany("DELETE FROM parts WHERE id = ?", [row[:1] for row in batch])
+                connection.execute("DELETE FROM events WHERE at < ?", (cutoff,))
+            done += Pruned(parts=len(batch))
+    if quota is not None:
+        excess = size_of(store.pictures) - quota
+        ours = f"{store.pictures.name}/"
+        kept = "filed = 1 AND label IS NULL AND substr(picture, 1, ?) = ?"
+        first = f"verdict = '{GOOD}' DESC, id"
+        while excess > 0 and (batch := _some(store, kept, first, len(ours), ours)):
+            gone = []
+            for number, *files in batch:
+                removed = _remove(store, files)
+                done, excess = done + removed, excess - removed.bytes
+                gone.append((number,))
+                if excess <= 0:
+                    break
+            with store.transaction() as connection:
+                connection.executemany(
+                    "UPDATE parts SET picture = NULL, map = NULL WHERE id = ?", gone
+                )
+    return done
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def check(store: Store) -> list[str]:
+    """A sentence for all that is wrong with a store; nothing for a sound one.
+
+    SQLite's own check, pictures that a row names and that are gone, and pictures without a row.
+    """
+    problems = [f"SQLite: {line}" for line in store.integrity()]
+    if problems:
+        return problems
+    named: set[Path] = set()
+    for part in store.parts("picture IS NOT NULL OR map IS NOT NULL"):
+        for path in (part.picture_path(store.path), part.map_path(store.path)):
+            if path is None:
+                continue
+            named.add(path)
+            if not path.exists():
+                problems.append(f"part {part.id}: {path} is gone.")
+    for path in sorted(_files(store.pictures)):
+        if path not in named and not path.name.startswith("."):
+            problems.append(f"{path} belongs to no part.")
+    return problems
+
+
+def _some(store: Store, where: str, order: str, *values: object) -> list[tuple[int, str, str]]:
+    query = f"SELECT id, picture, map FROM parts WHERE {where} ORDER BY {order} LIMIT {_BATCH}"
+    with store.transaction() as connection:
+        return connection.execute(query, values).fetchall()
+
+
+def _remove(store: Store, files: list[str]) -> Pruned:
+    """Delete the pictures of a part that lie in the store's own folder."""
+    count = size = 0
+    for name in files:
+        if name is not None and name.startswith(f"{store.pictures.name}/"):
+            path = store.path.parent / name
+            with suppress(OSError):
+                freed = path.stat().st_size
+                path.unlink()
+                count, size = count + 1, size + freed
+                path.parent.rmdir()  # the day's folder, when it is empty
+    return Pruned(pictures=count, bytes=size)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if (path := Path(parent, name)).is_file():
+                yield path
