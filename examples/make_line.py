@@ -4,8 +4,8 @@
     clipsam report line/line.db -o line/report.html
 
 Nothing is inspected: parts, maps, scores and labels are drawn from a seed. On the ninth day a tool
-begins to wear: scores rise and more parts are scratched. On the fifth day the lamp fails for half an
-hour.
+begins to wear: scores rise and more parts are scratched. On the fifth day the lamp fails for half
+an hour.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _part(row: Mapping[str, Any], folder: Path, images: Path | None) -> Part:
 
 def _picture(row: Mapping[str, Any], images: Path | None) -> Path | None:
     if images is not None:
-        return images / row["image"]
+        return images / str(row["image"])
     source = row.get("source")
     return Path(source) if isinstance(source, str) and source else None
 
@@ -100,4 +100,3 @@ def _inside(folder: Path, stem: object, ending: str) -> Path | None:
     if inner.is_absolute() or ".." in inner.parts or "\0" in stem:
         return None
     return folder / (stem + ending)
-

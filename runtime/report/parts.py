@@ -124,6 +124,7 @@ def boxes_of(regions: Any) -> tuple[Box, ...]:
     for region in regions if isinstance(regions, list) else []:
         box = region.get("box") if isinstance(region, Mapping) else None
         corners = [number(v) for v in box] if isinstance(box, list) else []
-        if len(corners) == 4 and None not in corners:
-            found.append(Box(*corners, score=number(region.get("score"))))  # type: ignore[arg-type]
+        x, y, width, height = corners if len(corners) == 4 else [None] * 4
+        if x is not None and y is not None and width is not None and height is not None:
+            found.append(Box(x, y, width, height, number(region.get("score"))))
     return tuple(found)

@@ -82,8 +82,8 @@ def map_of(part: Part) -> NDArray[np.float32] | None:
     if array is None or array.ndim != 2 or array.dtype not in (np.float32, np.uint8):
         return None
     if array.dtype == np.uint8:
-        return np.asarray(array, np.float32) / 255
-    return np.clip(np.nan_to_num(np.asarray(array, np.float32)), 0, 1)
+        return np.asarray(array / np.float32(255), np.float32)
+    return np.asarray(np.clip(np.nan_to_num(array), 0, 1), np.float32)
 
 
 def _by_interest(parts: Sequence[Part]) -> list[int]:
@@ -114,8 +114,8 @@ def _heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArra
     height, width = scores.shape
     step = max(1, max(height, width) // side)
     if step > 1:  # the highest value of a block: a small defect must not be averaged away
-        scores = cv2.dilate(scores, np.ones((step, step), np.uint8))
-    small = _shrink(scores, side)
+        scores = np.asarray(cv2.dilate(scores, np.ones((step, step), np.uint8)), np.float32)
+    small = np.asarray(_shrink(scores, side), np.float32)
     anchor = min(max(limit or 0.5, 0.02), 0.98)
     above = np.clip((small - anchor) / (1 - anchor), 0, 1)[..., None]
     colour = (1 - above) * np.array(_HEAT[::-1]) + above * np.array(_HOT[::-1])
@@ -123,14 +123,13 @@ def _heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArra
     return np.concatenate([colour, alpha], axis=2).astype(np.uint8)
 
 
-def _shrink(array: NDArray[np.generic], side: int) -> NDArray[np.generic]:
+def _shrink(array: cv2.typing.MatLike, side: int) -> cv2.typing.MatLike:
     height, width = array.shape[:2]
     scale = min(1, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(array, size, interpolation=cv2.INTER_AREA))
+    return cv2.resize(array, size, interpolation=cv2.INTER_AREA)
 
 
-def _address(pixels: NDArray[np.generic], quality: int) -> str:
+def _address(pixels: cv2.typing.MatLike, quality: int) -> str:
     done, data = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode() if done else ""
-

@@ -24,10 +24,10 @@ function showDetail(position) {
     ...Object.entries(data.runs[data.run[i]]),
   ];
   dialog.replaceChildren(
-    element("div", { class: "row" }, element("h2", { id: "detail-title" }, data.name[i]), element("button", { type: "button", onclick: () => dialog.close() }, "Close")),
+    element("div", { class: "row" }, move(-1), element("span", { class: "muted" }, `${whole.format(position + 1)} of ${whole.format(listed.length)}`), move(1), element("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Close")),
+    element("h2", { id: "detail-title" }, data.name[i]),
     shots,
     element("dl", {}, ...facts.filter(([, v]) => v).flatMap(([word, v]) => [element("dt", {}, word), element("dd", {}, v)])),
-    element("div", { class: "row" }, move(-1), element("span", { class: "muted" }, `${position + 1} of ${whole.format(listed.length)}`), move(1)),
   );
   if (!dialog.open) dialog.showModal();
 }
@@ -37,6 +37,9 @@ function regions(i) {
   for (const name of ["under", "over"]) {
     for (const [x, y, w, h] of data.boxes[i]) svg.append(shape("rect", { x, y, width: w, height: h, class: name }));
   }
+  const size = Math.max(width, height) / 24;
+  data.boxes[i].forEach(([x, y], k) => svg.append(shape("text", { x: x + size / 4, y: y > size ? y - size / 4 : y + size }, String(k + 1))));
+  svg.querySelectorAll("text").forEach((t) => { t.style.fontSize = `${size}px`; t.style.strokeWidth = `${size / 6}px`; });
   return svg;
 }
 function setUpDetail() {

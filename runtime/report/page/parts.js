@@ -1,5 +1,5 @@
 // The list: which parts, in which order, a page at a time.
-const PAGE = 48;
+const PAGE = window.innerWidth > 560 ? 48 : 24;
 const wouldChange = (i) => data.score[i] !== null && data.verdict[i] !== NOT_JUDGED && state.limit !== null && value(i) > state.limit !== (data.verdict[i] === ANOMALOUS);
 const LISTS = {
   all: ["All", () => true],
@@ -53,15 +53,20 @@ function card(i, position) {
   const more = [data.timed ? asTime(data.time[i]) : "", i in data.label ? `labelled ${data.label[i] ? "defective" : "good"}` : ""].filter(Boolean).join(" · ");
   return element("li", {}, element("button", { type: "button", "data-part": i, onclick: () => showDetail(position) },
     shot(i, state.view),
-    element("div", { class: "card" }, element("span", { class: "name", title: data.name[i] }, data.name[i]), facts, meter(i), element("span", { class: "facts" }, more || " "))));
+    element("div", { class: "card" }, nameOf(i), facts, meter(i), element("span", { class: "facts" }, more || " "))));
 }
-// How far a score is towards and over the limit, which stands at two thirds.
+// The end of a long path tells parts apart, so its beginning is what is cut.
+function nameOf(i) {
+  const cut = data.name[i].lastIndexOf("/", data.name[i].length - 2) + 1;
+  return element("span", { class: "name", title: data.name[i] }, element("span", {}, data.name[i].slice(0, cut)), element("b", {}, data.name[i].slice(cut)));
+}
+// How far a score is towards and over the limit, which stands in the middle.
 function meter(i) {
   const bar = element("div", { class: "meter" });
   if (data.score[i] === null || !data.limit[i]) return bar;
   const fill = element("i", { class: data.score[i] > data.limit[i] ? "over" : "" }), tick = element("b");
-  fill.style.width = `${Math.min(100, Math.max(0, (excess(i) * 200) / 3))}%`;
-  tick.style.left = "66.7%";
+  fill.style.width = `${Math.min(100, Math.max(0, excess(i) * 50))}%`;
+  tick.style.left = "50%";
   bar.append(fill, tick);
   return bar;
 }

@@ -17,13 +17,13 @@ function drawHistogram(parts) {
     if (i in data.label) known[data.label[i]][step(i)]++;
   }
   const labelled = scored.some((i) => i in data.label);
-  const [svg, width] = canvas(byId("histogram"), labelled ? 262 : 230, `Histogram of ${plural(scored.length, "score")}`);
-  const low = 190, left = 10, right = width - 10; // as far in as the slider's thumb
+  const [svg, width] = canvas(byId("histogram"), labelled ? 286 : 238, `Histogram of ${plural(scored.length, "score")}`);
+  const low = 214, left = 40, right = width - 10; // where the middle of the slider's thumb can be
   // The few anomalous parts must be seen beside thousands of good ones: a scale of powers of ten.
   const most = Math.max(10, ...counts), y = scale(0, Math.log10(1 + most), low, 26), x = scale(scoreLow, scoreTop, left, right);
   for (let v = 1; v <= most; v *= 10) {
     svg.append(shape("line", { x1: left, x2: right, y1: y(Math.log10(1 + v)), y2: y(Math.log10(1 + v)), class: "grid-line" }));
-    svg.append(shape("text", { x: left, y: y(Math.log10(1 + v)) - 3 }, whole.format(v)));
+    svg.append(shape("text", { x: left - 6, y: y(Math.log10(1 + v)) + 4, "text-anchor": "end" }, whole.format(v)));
   }
   const at = (k) => scoreLow + (k / STEPS) * (scoreTop - scoreLow);
   counts.forEach((n, k) => {
@@ -41,7 +41,8 @@ function drawHistogram(parts) {
     ["labelled good", "labelled defective"].forEach((word, which) => {
       const line = low + 36 + 18 * which;
       known[which].forEach((n, k) => n && svg.append(shape("circle", { cx: x(at(k + 0.5)), cy: line, r: Math.min(6, 2 + Math.log2(n)), class: which ? "bar-bad" : "bar-good" })));
-      svg.append(shape("text", { x: right, y: line + 4, "text-anchor": "end" }, word));
+      // Good parts crowd the left, defective ones the right.
+      svg.append(shape("text", { x: which ? left : right, y: line + 4, "text-anchor": which ? "start" : "end", class: "halo" }, word));
     });
   }
   for (const [v, name] of [[limitInForce, "limit-old"], [state.limit, "limit-line"]]) {

@@ -27,12 +27,27 @@ function drawFindings() {
   if (score) add(score, `Scores moved ${score.after > score.before ? "up" : "down"} ${since(score)}: half of the parts lie below ${short(score.after)}, ${short(score.before)} before.`);
   if (notJudged) add(notJudged, `${notJudged.after > notJudged.before ? "More" : "Fewer"} parts could not be judged ${since(notJudged)}: ${rate(notJudged.after)}, ${rate(notJudged.before)} before.`);
   if (time && Math.abs(time.after / time.before - 1) > 0.1) add(time, `Parts take ${time.after > time.before ? "longer" : "less time"} ${since(time)}: ${short(time.after)} ms, ${short(time.before)} ms before.`);
+  for (const [verdict, word] of [[NOT_JUDGED, "could not be judged"], [ANOMALOUS, "were anomalous"]]) {
+    const [start, length] = longest(verdict);
+    if (length < 5 || length > count / 2) continue;
+    const why = verdict === NOT_JUDGED && data.reasons[start] ? ` (${data.reasons[start].join(", ")})` : "";
+    found.push([start, `${length} parts in a row ${word}${why}: ${showPlace(place(start))}.`, start + length - 1]);
+  }
   const worse = anomalous?.after > anomalous?.before || score?.after > score?.before || notJudged?.after > notJudged?.before;
   byId("findings-box").classList.toggle("calm", !worse);
   const bad = data.verdict.filter((v) => v === ANOMALOUS).length, none = data.verdict.filter((v) => v === NOT_JUDGED).length;
   if (!found.length) found.push([null, `${plural(bad, "part")} of ${whole.format(count)} anomalous, ${whole.format(none)} not judged; no clear change over the time shown.`]);
-  byId("findings").replaceChildren(...found.map(([start, text]) => element("li", {}, element("span", {}, text),
-    start === null ? "" : element("button", { type: "button", onclick: () => choosePlaces(place(start), Infinity) }, "Show the parts since"))));
+  byId("findings").replaceChildren(...found.map(([start, text, end]) => element("li", {}, element("span", {}, text),
+    start === null ? "" : element("button", { type: "button", onclick: () => choosePlaces(place(start), end === undefined ? Infinity : place(end)) }, end === undefined ? "Show the parts since" : "Show these parts"))));
+}
+// The longest run of parts with a verdict, one after another: where it starts, how long it is.
+function longest(verdict) {
+  let best = [0, 0], length = 0;
+  for (let i = 0; i < count; i++) {
+    length = data.verdict[i] === verdict ? length + 1 : 0;
+    if (length > best[1]) best = [i - length + 1, length];
+  }
+  return best;
 }
 function drawTables(parts) {
   const rows = [];

@@ -56,7 +56,7 @@ function drawTrend(parts) {
   const share = (b) => (b.judged ? b.bad / b.judged : 0), gone = (b) => b.none / b.parts.length;
   const top = Math.max(0.02, ...all.map((b) => Math.min(1, Math.max(b.bad / Math.max(least, b.judged), b.none / Math.max(least, b.parts.length))))) * 1.1;
   const worst = all.reduce((a, b) => (b.judged >= least && share(b) > share(a) ? b : a));
-  const f = frame(byId("trend"), 210, `Share of anomalous parts over time; highest: ${percent(worst.bad, worst.judged)} from ${showPlace(worst.from)}`, all, Math.min(1, top), (v) => `${Number((100 * v).toPrecision(3))} %`);
+  const f = frame(byId("trend"), 250, `Share of anomalous parts over time; highest: ${percent(worst.bad, worst.judged)} from ${showPlace(worst.from)}`, all, Math.min(1, top), (v) => `${Number((100 * v).toPrecision(3))} %`);
   for (const b of all) {
     const x = f.x(b.from) + 0.5, wide = Math.max(1, f.x(b.to) - f.x(b.from) - 1.5);
     for (const [v, name, part] of [[gone(b), "bar-none", 0.32], [share(b), "bar-bad", 0.68]]) {
@@ -78,13 +78,16 @@ function drawTrend(parts) {
 }
 function drawDrift(parts, all) {
   const scored = parts.filter((i) => data.score[i] !== null);
+  // The usual scores are those of the whole run, whatever time is chosen.
+  const before = judged.filter((i) => state.category < 0 || data.category[i] === state.category);
   const usual = data.reference && !relative ? data.reference
-    : ((first) => [0.05, 0.5, 0.95].map((q) => quantile(first, q)))(ascending(scored.slice(0, Math.max(20, Math.ceil(scored.length / 5))).map(value)));
+    : ((first) => [0.05, 0.5, 0.95].map((q) => quantile(first, q)))(ascending(before.slice(0, Math.max(20, Math.ceil(before.length / 5))).map(value)));
   byId("reference").textContent = data.reference && !relative ? "those of calibration" : "the first fifth of the parts";
+  byId("drift-box").hidden = !scored.length;
   if (!scored.length) return;
   const high = all.map((b) => quantile(b.scores, 0.95) ?? 0);
   const top = Math.max(...high, usual[2], state.limit ?? 0, limitInForce ?? 0) * 1.1;
-  const f = frame(byId("drift"), 190, `Scores over time; usual range ${short(usual[0])} to ${short(usual[2])}`, all, top, short);
+  const f = frame(byId("drift"), 240, `Scores over time; usual range ${short(usual[0])} to ${short(usual[2])}`, all, top, short);
   f.svg.append(shape("rect", { x: LEFT, width: f.width - RIGHT - LEFT, y: f.y(usual[2]), height: Math.max(1, f.y(usual[0]) - f.y(usual[2])), class: "band" }));
   for (const [q, name] of [[0.95, "line-high"], [0.5, "line-median"]]) {
     const points = all.filter((b) => b.scores.length).map((b) => `${f.x((b.from + b.to) / 2)},${f.y(quantile(b.scores, q))}`);
