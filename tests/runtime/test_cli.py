@@ -188,7 +188,7 @@ def test_usage_errors_end_with_code_2(args: list[str], capfd: pytest.CaptureFixt
     ("word", "sentence"),
     [
         ("evalute", "There is no command 'evalute': did you mean evaluate?"),
-        ("zzz", "There is no command 'zzz': use inspect, info, export,"),
+        ("zzz", "There is no command 'zzz': use inspect, info,"),
     ],
 )
 def test_an_unknown_command_is_answered_with_those_there_are(
