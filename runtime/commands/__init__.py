@@ -26,6 +26,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "inspect": Command("clipsam.runtime.commands.inspection", "", "inspect images"),
     "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
+    "watch": Command(
+        "clipsam.runtime.commands.watch", "station", "judge parts as a camera brings them"
+    ),
     "store": Command(
         "clipsam.runtime.commands.store", "", "`store check|export|prune`: what watch wrote"
     ),

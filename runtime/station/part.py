@@ -126,6 +126,14 @@ def from_row(row: tuple[Any, ...]) -> Part:
     return Part(**values)
 
 
+def unrecorded(name: str, category: str, **values: Any) -> Part:
+    """A part that no row could be written for yet: its id is 0."""
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {"id": 0, "attempts": 1, "state": JUDGED, "filed": False}
+    row |= {"reasons": (), "regions": (), "precisions": {}, "timings": {}}
+    return Part(**{**row, **values, "name": name, "category": category})
+
+
 def to_row(values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a part, as SQLite takes them."""
     return {name: json.dumps(value) if name in _JSON else value for name, value in values.items()}

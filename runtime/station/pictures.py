@@ -100,7 +100,7 @@ class Pictures:
         suffix = suffix.lower() if suffix.lower() in SUFFIXES else ".png"
         return self.folder / taken_at[:10] / f"{number:08d}-{stem[:60]}{suffix}"
 
-    def write_map(self, picture: Path, score_map: NDArray[np.float32]) -> Path:
+    def write_map(self, picture: Path, score_map: NDArray[np.float32]) -> None:
         """Write a score map [H,W] beside a picture that is kept. Raises DiskFullError, OutputError.
 
         8-bit gray, 255 is 1.0; made smaller where a side is above 512 pixels.
@@ -112,13 +112,16 @@ class Pictures:
                 cv2.resize(score_map, (width, height), interpolation=cv2.INTER_AREA), np.float32
             )
         grey = np.rint(np.clip(score_map, 0, 1) * 255).astype(np.uint8)
-        path = picture.with_name(f"{picture.stem}.map.png")
-        _write_safely(path, cv2.imencode(".png", grey)[1].tobytes())
-        return path
+        _write_safely(map_of(picture), cv2.imencode(".png", grey)[1].tobytes())
 
     def relative(self, path: Path) -> str:
         """As the store writes it: relative to the store's folder, where it lies within."""
         return path.relative_to(self.folder.parent).as_posix()
+
+
+def map_of(picture: Path) -> Path:
+    """Where the score map of a picture that is kept lies."""
+    return picture.with_name(f"{picture.stem}.map.png")
 
 
 def sync(path: Path) -> None:

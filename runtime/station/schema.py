@@ -54,6 +54,7 @@ CREATE TABLE parts (
 );
 CREATE INDEX parts_taken_at ON parts (taken_at);
 CREATE INDEX parts_name ON parts (name);
+CREATE INDEX parts_sha256 ON parts (sha256) WHERE sha256 IS NOT NULL;
 CREATE INDEX parts_serial ON parts (serial) WHERE serial IS NOT NULL;
 CREATE INDEX parts_label ON parts (label) WHERE label IS NOT NULL;
 CREATE INDEX parts_open ON parts (id) WHERE filed = 0;

@@ -151,11 +151,27 @@ class Store:
                 raise StoreError(f"Part {part} of {self.path} is judged already, or not there.")
 
     def file(self, part: int, picture: str | None, score_map: str | None = None) -> None:
-        """Note where the picture of a judged part went (None: it was not kept)."""
+        """Note where the picture of a judged part went (None: it was not kept).
+
+        This alone is not forced to the disk: a station that starts again sees it from the files.
+        """
+        with self._lock:
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with self.transaction() as connection:
+                    connection.execute(
+                        "UPDATE parts SET filed = 1, picture = ?, map = ? WHERE id = ?",
+                        (picture, score_map, part),
+                    )
+            finally:
+                self._connection.execute("PRAGMA synchronous = FULL")
+
+    def give_back(self, parts: Sequence[int]) -> None:
+        """Take back an attempt of parts that were not to blame for what went wrong."""
         with self.transaction() as connection:
-            connection.execute(
-                "UPDATE parts SET filed = 1, picture = ?, map = ? WHERE id = ?",
-                (picture, score_map, part),
+            connection.executemany(
+                f"UPDATE parts SET attempts = attempts - 1 WHERE id = ? AND state = '{TAKEN}'",
+                [(part,) for part in parts],
             )
 
     def label(self, part: int, label: str | None, by: str | None = None) -> None:
@@ -189,9 +205,15 @@ class Store:
         found = self._read(f"{SELECT} WHERE id = ?", (part,))
         return from_row(found[0]) if found else None
 
-    def named(self, name: str) -> Part | None:
-        """The latest part of a name, or None."""
-        found = self._read(f"{SELECT} WHERE name = ? ORDER BY id DESC LIMIT 1", (name,))
+    def holds_file(self, name: str, size: int, mtime_ns: int) -> bool:
+        """Whether a file of this name, size and time of writing was taken and judged."""
+        query = f"SELECT 1 FROM parts WHERE name = ? AND state = '{JUDGED}' AND file_size = ? "
+        return bool(self._read(query + "AND file_mtime_ns = ? LIMIT 1", (name, size, mtime_ns)))
+
+    def same_picture(self, sha256: str, name: str, mtime_ns: int | None) -> Part | None:
+        """The part whose picture has these bytes, and this name or time of writing; or None."""
+        query = f"{SELECT} WHERE sha256 = ? AND (name = ? OR file_mtime_ns = ?) ORDER BY id LIMIT 1"
+        found = self._read(query, (sha256, name, mtime_ns))
         return from_row(found[0]) if found else None
 
     def find(self, text: str) -> Part:

@@ -13,7 +13,7 @@ import pytest
 from clipsam.runtime.cli import main
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.images.reader import read_image
-from clipsam.runtime.station.pictures import Keep, Pictures, move
+from clipsam.runtime.station.pictures import Keep, Pictures, map_of, move
 from clipsam.runtime.station.store import Store
 from clipsam.runtime.station.upkeep import check, prune
 
@@ -188,7 +188,8 @@ def test_a_map_is_made_small_and_keeps_its_scale(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path / "line.pictures")
     score_map = np.zeros((300, 2000), np.float32)
     score_map[:, :1000] = 1
-    path = pictures.write_map(tmp_path / "line.pictures/1.png", score_map)
+    pictures.write_map(tmp_path / "line.pictures/1.png", score_map)
+    path = map_of(tmp_path / "line.pictures/1.png")
     found = read_image(path)
     assert found.shape == (77, 512, 3)
     assert found[:, 10].min() == 255

@@ -1,0 +1,53 @@
+"""Whether a file is there, unchanged, and written to its end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from clipsam.runtime.core.files import sha256
+
+State = tuple[int, int, int]  # size, time of writing in ns, inode
+
+_TAIL = 64  # bytes, of which the end of a picture is told
+_ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+
+
+def state_of(path: Path) -> State | None:
+    """What changes when a file is written to; None where there is no regular file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def file_digest(path: Path) -> str | None:
+    """sha256 of a file that can be read, else None."""
+    try:
+        return sha256(path)
+    except (OSError, ValueError):
+        return None
+
+
+def ends_well(path: Path) -> bool | None:
+    """Whether the file ends as a picture of its suffix does; None where that cannot be told."""
+    suffix = path.suffix.lower()
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            tail = file.read()
+    except OSError:
+        return False
+    if suffix in _ENDS:
+        return tail.rstrip(b"\0\r\n").endswith(_ENDS[suffix])
+    if suffix == ".bmp":
+        return size >= int.from_bytes(head[2:6], "little") > 0
+    if suffix == ".webp":
+        return size >= int.from_bytes(head[4:8], "little") + 8 > 8
+    return None
