@@ -22,6 +22,7 @@ def main() -> None:
     for row in rows:
         image = cv2.imread(str(ROOT / "examples" / "images" / row["image"]))
         shown = cv2.imread(str((ROOT / "demo" / row["image"]).with_suffix(".overlay.png")))
+        shown = shown[: round(shown.shape[1] * image.shape[0] / image.shape[1])]  # not the caption
         tiles = [cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA) for p in (image, shown)]
         caption = np.full((26, TILE, 3), 255, np.uint8)
         text = f"{row['verdict']}  {row['score']:.2f}"

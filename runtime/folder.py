@@ -16,8 +16,8 @@ import numpy as np
 from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
 from clipsam.runtime.core.files import sha256
 from clipsam.runtime.core.result import Result
+from clipsam.runtime.images.caption import captioned
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
@@ -165,7 +165,7 @@ def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> lis
     """Overlay, mask and score map; returns their paths."""
     files = [output / (seen.stem + ending) for ending in (OVERLAY, MASK, SCORE)]
     try:
-        write_png(files[0], overlay(image, result))
+        write_png(files[0], captioned(image, result, seen.job.image))
         write_png(files[1], result.mask.astype(np.uint8) * 255)
         write_score_tiff(files[2], result.score_map)
     except MemoryError as error:

@@ -16,6 +16,7 @@ from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.report.folder import read_folder
 from clipsam.runtime.report.parts import Progress, Run
 from clipsam.runtime.report.pictures import embed
+from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
 from clipsam.runtime.report.store import read_store
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
@@ -23,10 +24,21 @@ EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises OptionError, OutputError."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.output is None and args.sheet is None:
+        parser.error("say what to write: -o report.html, --sheet sheet.jpg, or both")
+    if args.sheet is not None and args.sheet.suffix.lower() not in SHEET_SUFFIXES:
+        parser.error(f"--sheet {args.sheet}: end its name in {' or '.join(SHEET_SUFFIXES)}")
+    for path in (args.output, args.sheet):
+        if path is not None and path.is_dir():
+            raise OptionError(f"{path} is a folder: name a file in it.")
     run = _read(args)
     if args.output is not None:
         _write_page(run, args.output, args.megabytes)
+    if args.sheet is not None:
+        shown = write_sheet(args.sheet, run, _progress())
+        print(f"the {shown} worst of {len(run.parts)} parts: {args.sheet}")
     return 0
 
 
@@ -39,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", type=Path, help="results folder of `clipsam inspect`, or a station's store")
-    add("-o", "--output", type=Path, required=True, help="the HTML file to write")
+    add("-o", "--output", type=Path, help="the HTML file to write")
+    add("--sheet", type=Path, help="a picture to write, .jpg or .png, of the worst parts")
     add("--images", type=Path, help="folder of the pictures, if they are elsewhere by now")
     add("--last", type=_count, default=20_000, help="parts, the newest ones (default: %(default)s)")
     add("--megabytes", type=_size, default=20, help="of pictures at most (default: %(default)s)")
@@ -62,8 +75,6 @@ def _write_page(run: Run, output: Path, megabytes: float) -> None:
     from clipsam.runtime import __version__
     from clipsam.runtime.report.page import render
 
-    if output.is_dir():
-        raise OptionError(f"{output} is a folder: name a file, as in {output / 'report.html'}.")
     pictures = embed(run.parts, int(megabytes * 1e6), _progress())
     page = render(run, pictures, time.time(), __version__).encode()
     write_bytes(output, page)

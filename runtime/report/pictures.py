@@ -95,27 +95,33 @@ def _by_interest(parts: Sequence[Part]) -> list[int]:
     return first + [rest[k] for k in spread]
 
 
-def _pair(part: Part, side: int) -> Pair:
+def shown_of(part: Part) -> tuple[Image | None, NDArray[np.float32] | None]:
+    """Picture and map; where the picture is gone, the overlay, which shows both."""
     image, scores = picture_of(part), map_of(part)
-    if image is None and part.overlay is not None:  # then it shows both
+    if image is None and part.overlay is not None:
         try:
-            image, scores = read_image(part.overlay), None
+            return read_image(part.overlay), None
         except ImageError:
-            image = None
-    picture = "" if image is None else _address(_shrink(image, side)[..., ::-1], 62)
+            pass
+    return image, scores
+
+
+def _pair(part: Part, side: int) -> Pair:
+    image, scores = shown_of(part)
+    picture = "" if image is None else _address(shrink(image, side)[..., ::-1], 62)
     if scores is None:
         return picture, ""
     map_side = LARGE_MAP if side == LARGE else SMALL_MAP
-    return picture, _address(_heat(scores, part.limit, map_side), 60)
+    return picture, _address(heat(scores, part.limit, map_side), 60)
 
 
-def _heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArray[np.uint8]:
+def heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArray[np.uint8]:
     """HxWx4 BGRA: nothing at half the limit, the warning colour at it, yellow far above."""
     height, width = scores.shape
     step = max(1, max(height, width) // side)
     if step > 1:  # the highest value of a block: a small defect must not be averaged away
         scores = np.asarray(cv2.dilate(scores, np.ones((step, step), np.uint8)), np.float32)
-    small = np.asarray(_shrink(scores, side), np.float32)
+    small = np.asarray(shrink(scores, side), np.float32)
     anchor = min(max(limit or 0.5, 0.02), 0.98)
     above = np.clip((small - anchor) / (1 - anchor), 0, 1)[..., None]
     colour = (1 - above) * np.array(_HEAT[::-1]) + above * np.array(_HOT[::-1])
@@ -123,7 +129,7 @@ def _heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArra
     return np.concatenate([colour, alpha], axis=2).astype(np.uint8)
 
 
-def _shrink(array: cv2.typing.MatLike, side: int) -> cv2.typing.MatLike:
+def shrink(array: cv2.typing.MatLike, side: int) -> cv2.typing.MatLike:
     height, width = array.shape[:2]
     scale = min(1, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -23,6 +23,7 @@ from clipsam.runtime.report.change import find_change
 from clipsam.runtime.report.folder import read_folder
 from clipsam.runtime.report.parts import Part, worst_first
 from clipsam.runtime.report.pictures import SMALL, embed
+from clipsam.runtime.report.sheet import COLUMNS, ROWS, TILE
 from clipsam.runtime.report.store import read_store
 
 
@@ -186,6 +187,29 @@ def test_pictures_stop_at_the_size_that_was_given_and_the_worst_come_first(store
     assert worst_first(parts)[0] in some
     shown = decoded(everything[0][0])
     assert max(shown.shape[:2]) <= SMALL
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_sheet_shows_the_worst_parts_in_their_order(
+    store: Path, tmp_path: Path, suffix: str, capfd: Any
+) -> None:
+    path = tmp_path / f"sheet{suffix}"
+    assert main(["report", str(store), "--sheet", str(path)]) == 0
+    assert f"the {COLUMNS * ROWS} worst of 120 parts" in capfd.readouterr().out
+    sheet = cv2.imread(str(path))
+    assert sheet is not None
+    below = 44 + TILE // 2 + 14  # the defect
+    middles = [sheet[below, 12 + c * (TILE + 12) + TILE // 2] for c in range(COLUMNS)]
+    greys = [90 + number % 40 for number in (120, 118, 116, 114, 112, 110)]
+    for middle, grey in zip(middles, greys, strict=True):
+        assert np.abs(middle.astype(int) - grey).max() <= (2 if suffix == ".jpg" else 0)
+
+
+def test_what_to_write_must_be_said(store: Path, capfd: Any) -> None:
+    for words in ([], ["--sheet", "sheet.gif"], ["--last", "0", "-o", "r"], ["--megabytes", "nan"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["report", str(store), *words])
+        assert stopped.value.code == 2
 
 
 def test_worst_first_puts_what_could_not_be_judged_between() -> None:

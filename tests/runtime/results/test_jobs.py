@@ -158,8 +158,8 @@ def test_a_picture_too_large_for_the_memory_costs_its_row_alone(
     monkeypatch.setattr(stream, "read_image", read)
     encode = failing(Segmenter.encode, lambda args: args[1].shape[:2] == (64, 64))
     monkeypatch.setattr(Segmenter, "encode", encode)
-    drawn = failing(folder.overlay, lambda args: args[0].shape[:2] == (50, 60))
-    monkeypatch.setattr(folder, "overlay", drawn)
+    drawn = failing(folder.captioned, lambda args: args[0].shape[:2] == (50, 60))
+    monkeypatch.setattr(folder, "captioned", drawn)
     done = run(images, "--output", tmp_path / "out")
     assert done.out.startswith("0 good, 1 anomalous, 3 could not be inspected")
     for name, line in zip(
