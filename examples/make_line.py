@@ -107,8 +107,8 @@ def judge(rng: np.random.Generator, at: datetime) -> dict[str, Any]:
     timings["total"] = round(sum(timings.values()), 3)
     timings["latency"] = round(timings["total"] + float(rng.exponential(6)), 3)
     return {
-        "verdict": verdict, "score": score, "limit": LIMIT, "label": label, "timings": timings,
-        "refined": sam, "late": False, "mark": defective,
+        "verdict": verdict, "score": score, "limit": LIMIT, "map_limit": LIMIT, "label": label,
+        "timings": timings, "refined": sam, "late": False, "mark": defective,
     }  # fmt: skip
 
 

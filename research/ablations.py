@@ -89,13 +89,12 @@ class Ablations:
         self.sam = Segmenter(*sessions)
         self.masks_per_box = int(sessions[1].outputs["logits"].shape[1])
         self.mask_weight = bundle.manifest.fusion.mask_weight
-        self.score_area = bundle.manifest.decision.score_area
         self.tokenizer = get_tokenizer()
         self._text: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def finals(self, image: Image, category: str) -> dict[str, NDArray[np.float32]]:
-        """The final map float32 [H,W] of every row, on the fixed scale of Eq. 9."""
+    def finals(self, image: Image, category: str) -> dict[str, tuple[NDArray[np.float32], float]]:
+        """The final map float32 [H,W] of every row, on the fixed scale of Eq. 9, and the score."""
         if category not in self._text:
             self._text[category] = text_features(self.clip, self.tokenizer, category)[None]
         size, (height, width) = self.features.image_size, image.shape[:2]
@@ -114,9 +113,10 @@ class Ablations:
             if variant.refine and len(prompts):
                 embedding = embedding or self.sam.encode(image)
                 masks = self.sam.decode(embedding, prompts)
-            finals[variant.name] = fixed_scale(
+            final = fixed_scale(
                 fuse(rough, masks, self.mask_weight), self.masks_per_box, self.mask_weight
             )
+            finals[variant.name] = final, prompts.score
         return finals
 
 
@@ -124,12 +124,11 @@ def measure(
     ablations: Ablations, items: Iterable[LabelledImage], size: int, by_defect: bool
 ) -> dict[str, Tally]:
     """Every row's maps of every item, at `size` pixels a side (0: image size)."""
-    area = ablations.score_area
-    tallies = {variant.name: Tally(size, by_defect, area) for variant in ablations.variants}
+    tallies = {variant.name: Tally(size, by_defect) for variant in ablations.variants}
     for item in items:
         image, mask = item.load() if item.has_truth else (item.load_image(), None)
-        for name, final in ablations.finals(image, item.category).items():
-            tallies[name].add(item, final, mask)
+        for name, (final, score) in ablations.finals(image, item.category).items():
+            tallies[name].add(item, final, mask, score)
     return tallies
 
 
@@ -209,7 +208,7 @@ def _run(args: argparse.Namespace) -> int:
     number = args.table
     check_outputs(args.json, args.csv)
     items = select_items(
-        args.dataset, args.category, args.count, args.size or 0, args.limit, args.layout
+        args.dataset, args.category, args.count, args.size or 0, args.each, args.layout
     )
     bundle = Bundle.open(args.bundle)
     preset = trained_preset(PRESETS[args.preset], args.umci_weights)[0]
@@ -232,8 +231,8 @@ def _run(args: argparse.Namespace) -> int:
     notes = [format_errors(rows), *missing_rows(number, tallies)]
     if published:
         dataset, warnings = check_protocol(number, items)
-        if args.limit is not None:
-            warnings.append(f"only {args.limit} images of each defect: not comparable")
+        if args.each is not None:
+            warnings.append(f"only {args.each} images of each defect: not comparable")
         print("\n" + format_protocol(number, dataset, [(str(row["set"]), row) for row in rows]))
         notes += [*protocol_notes(number, dataset, resolution), *warnings]
     for note in notes:
@@ -306,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         help="side for the metrics; 0: image size (default: CLIP's input for MVTec AD, else 0)",
     )
     parser.add_argument(
-        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
+        "--each", type=whole_number(), help="only N images of each defect, evenly spread"
     )
     parser.add_argument(
         "--count", type=whole_number(), default=200, help="images of the synthetic set"

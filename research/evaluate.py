@@ -94,7 +94,7 @@ def evaluate(
     the rough map (table 2). `size` and `by_defect` are `Tally`'s, `norm` is one of `NORMS`.
     """
     subject = BundleModel(model) if isinstance(model, ClipSAM) else model
-    tally = Tally(size, by_defect, subject.decision.score_area)
+    tally = Tally(size, by_defect)
     divisor = np.float32(headroom(subject.prompts.max_boxes))
     shown: dict[int, NDArray[np.float32]] = {}
     for index, item in enumerate(items):
@@ -110,12 +110,11 @@ def evaluate(
             truth = np.zeros(image.shape[:2], np.bool_) if mask is None else mask
             sheet[index] = contact_row(image, truth, rough, subject.prompts, result)
             shown[index] = small_map(final)
-        tally.add(item, final, mask, anomalous=result.anomalous, found=result.mask)
+        tally.add(item, final, mask, result.score, anomalous=result.anomalous, found=result.mask)
     if norm == DATASET:  # now that all were seen
         for index, small in shown.items():
             assert sheet is not None
             sheet[index] = with_final(sheet[index], tally.stretch(small))
-        tally.stretch_scores()
     return tally
 
 
@@ -137,7 +136,7 @@ def _run(args: argparse.Namespace) -> int:
     check_flags(args)
     check_outputs(args.sheet, args.json, args.csv, args.per_image)
     items = select_items(
-        args.dataset, args.category, args.count, args.size or 0, args.limit, args.layout
+        args.dataset, args.category, args.count, args.size or 0, args.each, args.layout
     )
     number = PROTOCOLS.get(args.protocol or "")
     dataset, warnings = check_protocol(number, items) if number else ("", [])
@@ -167,8 +166,8 @@ def _run(args: argparse.Namespace) -> int:
         if "pro_200" in dataset_row(rows):
             peers = 100 * float(dataset_row(rows)["pro_200"])
             notes.append(f"PRO with the 200 thresholds of most published code: {peers:.1f}")
-        if args.limit is not None:
-            warnings.append(f"only {args.limit} images of each defect: not comparable")
+        if args.each is not None:
+            warnings.append(f"only {args.each} images of each defect: not comparable")
         notes += warnings
     for note in notes:
         print(f"note: {note}")
@@ -226,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         "--norm", choices=NORMS, default=FIXED, help="Eq. 9's scale (default: fixed, the box's)"
     )
     parser.add_argument(
-        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
+        "--each", type=whole_number(), help="only N images of each defect, evenly spread"
     )
     parser.add_argument(
         "--count", type=whole_number(), default=200, help="images of the synthetic set"

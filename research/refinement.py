@@ -94,7 +94,7 @@ def measure(
 ) -> tuple[Overlaps, dict[float, Tally]]:
     """The overlaps of all components, and the final maps' figures for every weight."""
     found, subject = Overlaps(), BundleModel(model)
-    tallies = {weight: Tally(score_area=subject.decision.score_area) for weight in weights}
+    tallies = {weight: Tally() for weight in weights}
     for item in items:
         image, truth = item.load()
         rough = subject.rough_map(image, known_word(subject, item.category))
@@ -104,7 +104,7 @@ def measure(
             found.add(prompts, masks, truth.astype(np.bool_))
         for weight, tally in tallies.items():
             final = fixed_scale(fuse(rough, masks, weight), model.masks_per_box, weight)
-            tally.add(item, final, truth)
+            tally.add(item, final, truth, prompts.score)
     return found, tallies
 
 
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    items = select_items(args.dataset, args.category, args.count, 0, args.limit, args.layout)
+    items = select_items(args.dataset, args.category, args.count, 0, args.each, args.layout)
     items = [item for item in items if item.has_truth]
     if not items:
         raise DatasetError(f"No image of {args.dataset} has a mask: refinement needs some.")
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", type=number(0, 1), nargs="+", default=WEIGHTS, help="of the masks, 0 to 1"
     )
     parser.add_argument(
-        "--limit", type=whole_number(), help="only N images of each defect, evenly spread"
+        "--each", type=whole_number(), help="only N images of each defect, evenly spread"
     )
     parser.add_argument(
         "--count", type=whole_number(), default=200, help="images of the synthetic set"

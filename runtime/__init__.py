@@ -31,6 +31,7 @@ from clipsam.runtime.core.result import Region, Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import read_image, write_png, write_score_tiff
+from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stream import Inspected, Inspections
 
@@ -56,6 +57,7 @@ __all__ = [
     "EngineError",
     "Image",
     "ImageError",
+    "InspectOptions",
     "Inspected",
     "Inspections",
     "MissingBackendError",

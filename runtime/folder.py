@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipsam.runtime.core.errors import ClipSAMError, ImageError, OutputError
+from clipsam.runtime.core.errors import ClipSAMError, DamagedError, ImageError, OutputError
 from clipsam.runtime.core.files import sha256
-from clipsam.runtime.core.result import Result
+from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
 from clipsam.runtime.images.caption import captioned
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import write_png, write_score_tiff
@@ -34,8 +34,13 @@ class Counts:
 
     good: int = 0
     anomalous: int = 0
-    failed: int = 0
+    not_judged: int = 0
+    failed: int = 0  # by no fault of the picture
     skipped: int = 0
+
+    def add(self, verdict: str) -> None:
+        """Count one more of this verdict."""
+        setattr(self, verdict, getattr(self, verdict) + 1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def inspect_files(
             "deadline_ms": deadline_ms,
             "provider": model.provider,
             "precisions": model.precisions,
+            **model.options.settings(),
         }
     )
     counts = Counts()
@@ -153,12 +159,14 @@ def _write(
     except ClipSAMError as error:
         if isinstance(error, OutputError) and not _name_too_long(error):
             raise  # nor could the next one be written
-        counts.failed += 1
         print(f"error: {error}", file=sys.stderr)
-        record.fail(name, seen.sha256, settings, str(error))
+        reason = ""
+        if isinstance(error, ImageError):
+            reason = DAMAGED if isinstance(error, DamagedError) else UNREADABLE
+        record.fail(name, seen.sha256, settings, str(error), reason)
+        counts.add(NOT_JUDGED if reason else "failed")
     else:
-        counts.anomalous += result.anomalous
-        counts.good += not result.anomalous
+        counts.add(result.verdict)
 
 
 def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> list[Path]:

@@ -17,14 +17,14 @@ from clipsam.runtime.stages.fusion import FusionOptions
 from clipsam.runtime.stages.preprocess import PreprocessOptions
 from clipsam.runtime.stages.prompts import PromptOptions
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 FLOAT32 = "fp32"  # every bundle has it
 REBUILD = "build it again with `python export/build_engines.py`"
 
 # The contract between export and runtime: graph -> (inputs, outputs).
 GRAPHS = {
-    "clip_umci": (("image", "text"), ("rough",)),
+    "clip_umci": (("image", "text"), ("rough", "tokens")),
     "sam_encoder": (("image", "valid_size"), ("embedding",)),
     "sam_decoder": (("embedding", "point_coords", "point_labels"), ("logits", "scores")),
 }

@@ -8,26 +8,29 @@ with ClipSAM.open("bundles/tiny") as model:
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
-from clipsam.runtime.backends.providers import preferred_by
-from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
-from clipsam.runtime.core.errors import BundleError, OptionError
+from clipsam.runtime.backends.base import Session, open_session
+from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import onnx_digest
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
+from clipsam.runtime.opening import check_contract, check_threads, choose_precisions, found_as
+from clipsam.runtime.ops.components import pixel_area
+from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.stages.decision import decide
-from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale
+from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale, on_scale
+from clipsam.runtime.stages.picture import obvious_reasons
 from clipsam.runtime.stages.prompts import find_prompts
 from clipsam.runtime.stages.rough_map import rough_map
 from clipsam.runtime.stages.sam import Segmenter
@@ -49,10 +52,17 @@ class ClipSAM:
       bundle: what was opened.
       sessions: the engine of every graph in `bundle.GRAPHS`; closed with the model.
       masks_per_box: how many masks SAM draws for a box.
+      options: how sensitive it is, and where it looks.
     """
 
-    def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        sessions: Mapping[str, Session],
+        options: InspectOptions | None = None,
+    ) -> None:
         self.bundle, self.sessions = bundle, sessions
+        self.options = options or InspectOptions()
         self._clip_umci = sessions["clip_umci"]
         self._sam = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
@@ -75,19 +85,21 @@ class ClipSAM:
         provider: str = "cpu",
         threads: int | None = None,
         precision: str | None = None,
+        *,
+        options: InspectOptions | None = None,
     ) -> ClipSAM:
         """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
 
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
         `precision.PRECISIONS`; None takes the provider's fastest of those that are there and keep
         the result (`providers.preferred_by`). Every file is verified that is not another
-        precision's.
+        precision's. `options` say how sensitive it is and where it looks.
         Raises OptionError, BundleError or SessionError, EngineError where no TensorRT engine fits
         this box.
         """
-        _check_threads(threads)
+        check_threads(threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
-        chosen = _choose_precisions(opened, provider, precision)
+        chosen = choose_precisions(opened, provider, precision)
         entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}
         opened.verify(opened.files_for(entries.values()))
         with ExitStack() as stack:
@@ -97,13 +109,13 @@ class ClipSAM:
                     opened.folder / entry.file,
                     provider,
                     threads,
-                    precision=_found_as(opened, provider, name, chosen[name]) or chosen[name],
+                    precision=found_as(opened, provider, name, chosen[name]) or chosen[name],
                     sha256=onnx_digest(opened.manifest.files, entry.file),
                 )
                 sessions[name] = stack.enter_context(session)
-                _check_contract(entry, session)
+                check_contract(entry, session)
             stack.pop_all()
-        model = cls(opened, sessions)
+        model = cls(opened, sessions, options)
         _LOG.info("bundle %s on %s: %s", opened.id, model.provider, model.precisions)
         return model
 
@@ -128,7 +140,8 @@ class ClipSAM:
         norm = self._norm(norm)  # of the returned map
         clock = Clock()
         with clock("rough"):
-            rough = rough_map(self._clip_umci, image, text)  # O_f, Eq. 1 to 6
+            view = self.options.crop(image)
+            rough = rough_map(self._clip_umci, view, text)  # O_f, Eq. 1 to 6
         return self._refine(image, category, rough, clock, norm=norm, deadline_ms=deadline_ms)
 
     def _refine(
@@ -141,10 +154,14 @@ class ClipSAM:
         norm: str,
         deadline_ms: float | None,
     ) -> Result:
-        """All that follows O_f [H,W]; the deadline counts from when `clock` was made."""
-        options = self.bundle.manifest
+        """All that follows O_f [h,w] of the view; a deadline counts from when `clock` was made."""
+        options, given = self.bundle.manifest, self.options
         with clock("prompts"):
-            prompts = find_prompts(rough, options.prompts)  # Eq. 7
+            view, ignored = given.crop(image), given.ignored()
+            if ignored is not None:
+                rough[ignored] = 0
+            gate = given.gate(options.prompts, rough.shape)
+            prompts = find_prompts(rough, gate)  # Eq. 7
         masks = None
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
         late = (
@@ -154,15 +171,21 @@ class ClipSAM:
         )
         if len(prompts) and not late:
             with clock("encode"):
-                embedding = self._sam.encode(image)
+                embedding = self._sam.encode(view)
             with clock("decode"):
                 masks = self._sam.decode(embedding, prompts)  # Eq. 8
         with clock("fuse"):
             weight = options.fusion.mask_weight
             total = fuse(rough, masks, weight)  # Eq. 9
+            if ignored is not None:
+                total[ignored] = 0
             final = fixed_scale(total, self.masks_per_box, weight)
             decision = decide(
-                final, prompts.components, options.decision, refined=masks is not None
+                final,
+                prompts,
+                replace(options.decision, min_area=gate.min_area),
+                refined=masks is not None,
+                reasons=obvious_reasons(view),
             )
         if masks is not None:
             self._refine_ms = clock.sum("encode", "decode", "fuse")
@@ -172,8 +195,9 @@ class ClipSAM:
         return Result(
             verdict=decision.verdict,
             score=decision.score,
-            threshold=decision.threshold,
-            regions=decision.regions,
+            limit=decision.limit,
+            reasons=decision.reasons,
+            regions=given.shift(decision.regions),
             category=category,
             height=image.shape[0],
             width=image.shape[1],
@@ -186,8 +210,12 @@ class ClipSAM:
             norm=norm,
             bundle=self.bundle.id,
             timings=clock.stages(),
-            score_map=final if norm == "fixed" else image_scale(total),
-            mask=decision.mask,
+            score_map=given.place(final if norm == "fixed" else image_scale(total), image.shape),
+            map_limit=on_scale(decision.limit, total, norm, self.masks_per_box, weight),
+            mask=given.place(decision.mask, image.shape),
+            min_area=pixel_area(gate.min_area, rough.shape),
+            roi=given.roi,
+            ignore=given.ignore_id,
         )
 
     def inspect_many(
@@ -230,7 +258,14 @@ class ClipSAM:
         self.bundle.text(category)  # an unknown one fails here, not at every image
         refine = partial(self._refine, norm=self._norm(norm), deadline_ms=deadline_ms)
         line = Line(
-            self._clip_umci, self.bundle.text, refine, self._run_blank, category, batch, ahead
+            self._clip_umci,
+            self.bundle.text,
+            self.options.crop,
+            refine,
+            self._run_blank,
+            category,
+            batch,
+            ahead,
         )
         return Inspections(line, images)
 
@@ -280,58 +315,3 @@ def _check_deadline(deadline_ms: float | None) -> None:
         raise OptionError(
             f"deadline_ms={deadline_ms!r} must be a number of milliseconds, at least 0, or None."
         )
-
-
-def _check_threads(threads: int | None) -> None:
-    most = max(64, 4 * (os.cpu_count() or 1))
-    known = isinstance(threads, Integral) and not isinstance(threads, bool)
-    if threads is not None and not (known and 1 <= threads <= most):
-        raise OptionError(
-            f"threads={threads!r} must be between 1 and {most} on this machine, or None for all "
-            "cores."
-        )
-
-
-def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict[str, str]:
-    """graph -> the bundle's precision to open it in.
-
-    Unless one is asked for: the first that is preferred and there for every graph, so that what
-    runs is what was compared as a whole; else the first that is there for each graph, as a build
-    leaves it that had to fall back for one of them.
-    """
-    if asked is not None:
-        check_made_for(provider, asked, bundle.precisions)
-        return dict.fromkeys(GRAPHS, asked)
-    preferred = [p for p in preferred_by(provider) if p in bundle.precisions] or [FLOAT32]
-    there = {
-        name: [p for p in preferred if _found_as(bundle, provider, name, p)] for name in GRAPHS
-    }
-    for precision in preferred:
-        if all(precision in found for found in there.values()):
-            return dict.fromkeys(GRAPHS, precision)
-    # Where nothing is there, opening the preferred one says what to do.
-    return {name: (found or preferred)[0] for name, found in there.items()}
-
-
-def _found_as(bundle: Bundle, provider: str, name: str, precision: str) -> str | None:
-    """The precision by which the graph's engine is found, or None when it is not there.
-
-    A precision may take over the file of another (int8 has no decoder of its own), so its engine.
-    """
-    entry = bundle.graph_entry(name, precision)
-    backend = backend_of(provider)
-    for found in (entry.precision, precision):
-        if backend.available(bundle.folder / entry.file, found):
-            return found
-    return None
-
-
-def _check_contract(entry: GraphEntry, session: Session) -> None:
-    """Refuse a graph whose tensors are not those that the manifest declares."""
-    for declared, found in ((entry.inputs, session.inputs), (entry.outputs, session.outputs)):
-        for spec in declared:
-            if spec.name not in found or not spec.agrees(found[spec.name]):
-                raise BundleError(
-                    f"The graph {entry.file} does not have the tensor {spec} that its manifest "
-                    "declares: build the bundle again."
-                )

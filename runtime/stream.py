@@ -99,6 +99,7 @@ class Line:
         self,
         clip_umci: Session,
         text: Callable[[str], NDArray[np.float32]],
+        view: Callable[[Image], Image],
         refine: Refine,
         probe: Callable[[], object],
         category: str,
@@ -117,7 +118,8 @@ class Line:
                 f"{clip_umci.precision} scales what it multiplies by the largest value of the "
                 "whole batch. Use batch=1, or precision 'fp32'."
             )
-        self._clip_umci, self._text, self._refine_one = clip_umci, text, refine
+        self._clip_umci, self._text, self._view = clip_umci, text, view
+        self._refine_one = refine
         self._probe = probe
         self._category, self._size = category, clip_size(clip_umci)
         self._room = threading.Semaphore(ahead + 1)
@@ -226,7 +228,7 @@ class Line:
             else:  # a copy: a camera's driver may use its buffer for the next picture
                 part.image = np.array(check_image(source))
             with part.clock("rough"):
-                part.small = clip_input(part.image, self._size)
+                part.small = clip_input(self._view(part.image), self._size)
         except ClipSAMError as error:
             part.outcome = error
         except MemoryError:
@@ -259,7 +261,7 @@ class Line:
                 continue
             try:
                 with part.clock("rough"):
-                    rough = at_image_size(part.rough, part.image)
+                    rough = at_image_size(part.rough, self._view(part.image))
                 part.outcome = self._refine_one(part.image, part.category, rough, part.clock)
             except ClipSAMError as error:
                 self._probe_after(error)

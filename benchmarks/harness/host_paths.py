@@ -17,7 +17,7 @@ from support import plain_host as plain
 from clipsam.runtime.backends.base import check_finite
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.ops.components import Component
-from clipsam.runtime.stages.decision import Decision, DecisionOptions, decide, image_score
+from clipsam.runtime.stages.decision import Decision, DecisionOptions, decide
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.preprocess import clip_input, sam_input
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
@@ -66,7 +66,7 @@ def fast(scene: Scene, clock: Clock) -> Outcome:
     with clock("masks"):
         final = fixed_scale(fuse(rough, masks), MASKS)
     with clock("decision"):
-        decision = decide(final, prompts.components, DECISION, refined=masks is not None)
+        decision = decide(final, prompts, DECISION, refined=masks is not None)
     json = _result(scene, final, decision, clock)
     components = tuple(map(_fields, prompts.components))
     return Outcome((to_clip, to_sam, rough, fed, final, decision.mask), components, json)
@@ -78,7 +78,7 @@ def plainly(scene: Scene, clock: Clock) -> Outcome:
         to_clip = clip_input(scene.image, CLIP_SIZE)
     rough = _rough_map(scene, clock)
     with clock("prompts"):
-        boxes, points, components = plain.plain_prompts(rough, _options(scene))
+        score, boxes, points, components = plain.plain_prompts(rough, _options(scene))
         corners = np.concatenate([points, boxes.reshape(-1, 2, 2)], axis=1)
         fed = scene.geometry.to_sam(corners)
     total, to_sam = np.array(rough), np.zeros(0, np.uint8)
@@ -94,8 +94,7 @@ def plainly(scene: Scene, clock: Clock) -> Outcome:
         final = plain.plain_fixed_scale(total, MASKS)
     with clock("decision"):
         mask, regions = plain.plain_decide(final, components, DECISION, refined=len(boxes) > 0)
-        score = image_score(final, DECISION.score_area)
-        decision = Decision(mask, regions, score, DECISION.threshold)
+        decision = Decision(mask, regions, score, _options(scene).deciding)
     json = _result(scene, final, decision, clock)
     found = tuple((c.box, c.area, c.centroid, c.evidence) for c in components)
     return Outcome((to_clip, to_sam, rough, fed, final, mask), found, json)
@@ -126,7 +125,7 @@ def _result(
         result = Result(
             verdict=decision.verdict,
             score=decision.score,
-            threshold=decision.threshold,
+            limit=decision.limit,
             regions=decision.regions,
             category="object",
             height=scene.image.shape[0],

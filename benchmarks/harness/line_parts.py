@@ -30,10 +30,10 @@ class MarkedSession(Wrapped):
         self.maps = np.stack([planted_map(size, 0), planted_map(size, boxes)])
         self.at = size // _CORNER // 2
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        self.inner.run(feeds)
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        found = self.inner.run(feeds, wanted)
         marks = feeds["image"][:, self.at, self.at].mean(1) > 127
-        return {"rough": self.maps[marks.astype(int)]}
+        return {**found, "rough": self.maps[marks.astype(int)]}
 
 
 class Asleep(Wrapped):
@@ -44,10 +44,10 @@ class Asleep(Wrapped):
         self.seconds = milliseconds / 1e3
         self.answers: dict[Any, dict[str, Array]] = {}
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         shapes = tuple(array.shape for array in feeds.values())
         if shapes not in self.answers:
-            self.answers[shapes] = self.inner.run(feeds)
+            self.answers[shapes] = self.inner.run(feeds, wanted)
         time.sleep(self.seconds * len(feeds.get("text", [0])))  # as long for each of a batch
         return {name: array.copy() for name, array in self.answers[shapes].items()}
 

@@ -66,9 +66,9 @@ class TimedSession(Wrapped):
         self.name, self.clock = name, clock
         self.returned: dict[str, Array] = {}
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         with self.clock(self.name):
-            self.returned = self.inner.run(feeds)
+            self.returned = self.inner.run(feeds, wanted)
         return self.returned
 
 
@@ -79,9 +79,8 @@ class PlantedSession(Wrapped):
         super().__init__(inner)
         self.rough = planted_map(int(inner.inputs["image"].shape[1]), 0)
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        self.inner.run(feeds)
-        return {"rough": self.rough[None].copy()}
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        return {**self.inner.run(feeds, wanted), "rough": self.rough[None].copy()}
 
 
 class EngineSubject:

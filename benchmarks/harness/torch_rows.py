@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -122,7 +122,7 @@ class EagerSubject:
             raise RuntimeError("the picture was given no prompts")
         masks, scores = (tensor.cpu().numpy() for tensor in segmented)
         final = fuse(rough, masks, scores, self.preset.fusion.mask_weight)
-        decision = decide(final, prompts.components, self.preset.decision, refined=True)
+        decision = decide(final, prompts, self.preset.decision, refined=True)
         packed = np.packbits(masks.reshape(-1, rough.size), axis=1)
         return Outcome(own[0], packed, scores, final, decision.verdict)
 
@@ -173,12 +173,13 @@ class TorchSession(Session):
         self.outputs = {spec.name: spec for spec in outputs}
         self.provider, self.precision = device, "fp32"
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         found = self.module(
             *(torch.from_numpy(feeds[name]).to(self.device) for name in self.inputs)
         )
         outputs = found if isinstance(found, tuple) else (found,)
-        return {k: v.cpu().numpy() for k, v in zip(self.outputs, outputs, strict=True)}
+        named = zip(self.outputs, outputs, strict=True)
+        return {name: value.cpu().numpy() for name, value in named if name in wanted}
 
 
 def modules_subject(row: Row, plan: Plan) -> EngineSubject:
@@ -226,7 +227,10 @@ def graph_specs(preset: Preset) -> dict[str, tuple[list[TensorSpec], list[Tensor
                 spec("image", "uint8", ("batch", size, size, 3)),
                 spec("text", "float32", ("batch", preset.umci.text_dim, 2)),
             ],
-            [spec("rough", "float32", ("batch", size, size))],
+            [
+                spec("rough", "float32", ("batch", size, size)),
+                spec("tokens", "float16", ("batch", "tokens", preset.umci.visual_dim)),
+            ],
         ),
         "sam_encoder": (
             [spec("image", "uint8", (1, side, side, 3)), spec("valid_size", "int64", (2,))],

@@ -89,7 +89,7 @@ class SamDecoderGraph(nn.Module):
             [mlp(hidden[:, 2 + i]) for i, mlp in enumerate(self.hypernetworks)], dim=1
         )  # Q,3,C/8
         logits = self.upscaling(image, hyper.to(dtype), *embedding.shape[2:])
-        return logits, self.score_head(hidden[:, 0])[:, 1:]
+        return logits.float(), self.score_head(hidden[:, 0])[:, 1:].float()
 
     def _embed(self, coords: Tensor, labels: Tensor) -> Tensor:
         """[Q,P,2], [Q,P] -> [Q,P,C]: position and kind of every point."""

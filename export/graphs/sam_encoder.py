@@ -48,4 +48,4 @@ class SamEncoderGraph(nn.Module):
         rows = (self.position < valid_size[0]).float()
         columns = (self.position < valid_size[1]).float()
         embedding: Tensor = self.encoder(pixels * (rows[:, None] * columns[None, :]))
-        return embedding
+        return embedding.float()

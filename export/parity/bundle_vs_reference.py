@@ -18,7 +18,8 @@ from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle
 from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.decision import decide
-from clipsam.runtime.stages.prompts import PromptOptions
+from clipsam.runtime.stages.picture import obvious_reasons
+from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def run_reference(
 ) -> list[Expected]:
     """The reference on every image, the categories in turn.
 
-    Threshold and peak are the options' own unless they would find nothing or nearly everything
+    Threshold and limit are the options' own unless they would find nothing or nearly everything
     (as with random weights): SAM must have something to do. See `check_threshold`.
     """
     categories = list(reference.text)
@@ -48,8 +49,9 @@ def run_reference(
         category = categories[i % len(categories)]
         rough = reference.rough_map(image, reference.text[category])
         threshold = check_threshold(rough, reference.options.threshold)
-        peak = reference.options.min_peak if rough.max() > reference.options.min_peak else 0.0
-        options = replace(reference.options, threshold=threshold, min_peak=peak)
+        options = replace(reference.options, threshold=threshold)
+        if not len(find_prompts(rough, options)):
+            options = replace(options, limit=0.0)
         result = reference.refine(image, rough, options)
         expected.append(Expected(name, image, category, options, result))
         progress()
@@ -112,7 +114,8 @@ def _compare(
 ) -> EndToEndCheck:
     result, prompts = item.result, item.result.prompts
     options, refined = bundle.manifest.decision, len(prompts) > 0
-    decision = decide(result.final, prompts.components, options, refined=refined)
+    reasons = obvious_reasons(item.image)
+    decision = decide(result.final, prompts, options, refined=refined, reasons=reasons)
     picture = Picture(
         item.name,
         item.image,

@@ -11,7 +11,7 @@ An emulated graph is for checking only. It takes and returns what the original d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import onnx
@@ -37,6 +37,7 @@ def emulate(path: Path, output: Path) -> None:
     """
     model = onnx.load(path, load_external_data=False)
     types = _tensor_types(model)
+    outputs = {value.name for value in model.graph.output}
     nodes: list[NodeProto] = []
     for weights in model.graph.initializer:
         if weights.data_type in HALF_TYPES:
@@ -44,15 +45,20 @@ def emulate(path: Path, output: Path) -> None:
             weights.name = f"{name}__half"
             nodes.append(_cast(weights.name, name, TensorProto.FLOAT))
     for node in model.graph.node:
-        nodes += _rounded(node, types)
+        nodes += _rounded(node, types, outputs)
     del model.graph.node[:]
     del model.graph.value_info[:]
     model.graph.node.extend(nodes)
     onnx.save(model, output)
 
 
-def _rounded(node: NodeProto, types: dict[str, int]) -> Iterator[NodeProto]:
-    """The node on float32 tensors, then a cast to half and back for each half it returned."""
+def _rounded(
+    node: NodeProto, types: dict[str, int], outputs: Collection[str]
+) -> Iterator[NodeProto]:
+    """The node on float32 tensors, then a cast to half and back for each half it returned.
+
+    What the graph returns as half, by a cast that nothing else reads, stays half.
+    """
     halves = [name for name in node.output if _type(name, types) in HALF_TYPES]
     result = NodeProto()
     result.CopyFrom(node)
@@ -65,6 +71,9 @@ def _rounded(node: NodeProto, types: dict[str, int]) -> Iterator[NodeProto]:
     half = _type(halves[0], types)
     # A cast or a constant is half already: it only has to come back.
     is_half = node.op_type in ("Cast", "Constant", "ConstantOfShape")
+    if is_half and node.output[0] in outputs:
+        yield result
+        return
     for i, name in enumerate(node.output):
         if name in halves:
             result.output[i] = f"{name}__half" if is_half else f"{name}__float"

@@ -141,9 +141,9 @@ def summary(checks: Sequence[GraphCheck]) -> dict[str, dict[str, float]]:
     for check in checks:
         entry = worst.setdefault(
             check.graph,
-            {"max_abs": 0.0, "max_rel": 0.0, "rms_rel": 0.0, "tolerance": check.tolerance},
+            {"max_abs": 0.0, "max_rel": 0.0, "rms_rel": 0.0, "tolerance": 0.0},
         )
-        for key in ("max_abs", "max_rel", "rms_rel"):
+        for key in entry:
             entry[key] = max(entry[key], getattr(check, key))
     return worst
 

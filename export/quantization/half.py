@@ -9,7 +9,7 @@ weights**, and what reaches it is cast there. Then
 - normalisations (layer, instance, batch, group, and SAM's LayerNorm2d, whose squared deviations
   leave half's range above 256) take their input in float32 and return half;
 - softmax, vector norms and means are computed in float32 and returned in the dtype they came in;
-- inputs and outputs of the graph keep their dtypes.
+- inputs and outputs of the graph keep their dtypes: its module casts what it returns.
 
 `stash_type` of ONNX's LayerNormalization is not relied on: the casts are nodes of the graph, and
 hold for every engine.
@@ -83,10 +83,7 @@ class HalfPrecision(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """The graph's inputs and outputs, float32 as they were."""
         with _Casts(self.fused_attention):
-            outputs = self.module(*inputs)
-        if isinstance(outputs, tuple):
-            return tuple(output.float() for output in outputs)
-        return outputs.float()
+            return self.module(*inputs)
 
 
 def _cast_tensors(

@@ -18,7 +18,6 @@ from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.stages.decision import DecisionOptions
 from clipsam.runtime.stages.prompts import PromptOptions
 
 OF_BUNDLES = ("provider", "precision", "threads")  # flags that only a bundle has
@@ -31,7 +30,6 @@ class Model(Protocol):
     identity: str
     categories: Collection[str]
     prompts: PromptOptions
-    decision: DecisionOptions
     size: int  # side of CLIP's input
     notes: list[str]  # what to say beside its figures
 
@@ -50,7 +48,7 @@ class BundleModel:
         manifest = model.bundle.manifest
         self.identity = f"bundle {model.bundle.id}"
         self.categories: Collection[str] = frozenset(manifest.categories)
-        self.prompts, self.decision = manifest.prompts, manifest.decision
+        self.prompts = manifest.prompts
         self.size = manifest.clip_image_size
         self.notes: list[str] = []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from clipsam.research.data.samples import LabelledImage
 from clipsam.research.evaluation.metrics import pixel_metrics
 from clipsam.research.evaluation.streamed_metrics import PixelHistogram
-from clipsam.runtime.stages.decision import image_score
 
 Row = dict[str, float | str]
 METRICS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "pro": "PRO"}
@@ -42,7 +41,7 @@ class Measured:
     """One image after inspection."""
 
     item: LabelledImage
-    score: float  # of the final map (`image_score`), as it was normalised
+    score: float  # `Result.score`, whatever the map was normalised to
     anomalous: bool  # the verdict
     dice: float | None = None  # F1 of the decided mask against the truth, of a defective image
 
@@ -61,11 +60,10 @@ class Tally:
     Args:
       size: side to which maps and masks are brought before their pixels count; 0: as they are.
       by_defect: keep the defects of a category apart (about 5 MB each).
-      score_area: of the image scores, see `DecisionOptions`.
     """
 
-    def __init__(self, size: int = 0, by_defect: bool = True, score_area: float = 0.0) -> None:
-        self.size, self.by_defect, self.score_area = size, by_defect, score_area
+    def __init__(self, size: int = 0, by_defect: bool = True) -> None:
+        self.size, self.by_defect = size, by_defect
         self.images: list[Measured] = []
         self.pixels: dict[tuple[str, str], PixelHistogram] = {}
         self.range = (float("inf"), float("-inf"))  # of all final maps
@@ -75,19 +73,20 @@ class Tally:
         item: LabelledImage,
         final: NDArray[np.float32],
         mask: NDArray[np.bool_] | None,
+        score: float,
         *,
         anomalous: bool = False,
         found: NDArray[np.bool_] | None = None,
     ) -> None:
         """Count one image: its final map [H,W] in [0,1], its true mask [H,W] (None: unknown), its
-        verdict and, if decided, the mask found [H,W]."""
+        score, its verdict and, if decided, the mask found [H,W]."""
         dice = None
         if mask is not None and found is not None and not item.good:
             marked = int(mask.sum()) + int(found.sum())
             dice = 2 * int((mask & found).sum()) / marked if marked else 0.0
         low, high = float(final.min()), float(final.max())
         self.range = (min(low, self.range[0]), max(high, self.range[1]))
-        self.images.append(Measured(item, image_score(final, self.score_area), anomalous, dice))
+        self.images.append(Measured(item, score, anomalous, dice))
         if mask is None:
             return
         key = (item.group, item.defect if self.by_defect else "")
@@ -99,12 +98,6 @@ class Tally:
         """Min-max over every map counted so far."""
         low, high = self.range
         return np.asarray((values - low) / max(high - low, 1e-12), np.float32)
-
-    def stretch_scores(self) -> None:
-        """Bring the images' scores to that scale. Pixels stay: it changes no figure of theirs."""
-        scores = self.stretch(np.array([m.score for m in self.images], np.float32)).tolist()
-        pairs = zip(self.images, scores, strict=True)
-        self.images = [replace(image, score=score) for image, score in pairs]
 
     def pooled(self, group: str | None = None, *defects: str) -> PixelHistogram | None:
         """The pixels of a category (None: of all), of some of its defects if named."""

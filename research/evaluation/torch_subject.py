@@ -29,7 +29,8 @@ from clipsam.research.models.umci import UMCIStages
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.decision import decide
-from clipsam.runtime.stages.fusion import image_scale
+from clipsam.runtime.stages.fusion import image_scale, on_scale
+from clipsam.runtime.stages.picture import obvious_reasons
 from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.prompts import FOREGROUND, Prompts, find_prompts
 
@@ -122,15 +123,16 @@ class TorchModel:
             masks, scores = np.zeros((0, 3, *rough.shape), np.bool_), np.zeros((0, 3), np.float32)
         weight = self.fusion.mask_weight
         final = fuse(rough, masks, scores, weight)
-        decision = decide(final, prompts.components, self.decision, refined=refined)
-        shown = final
-        if norm != "fixed":
-            total = weighted_sum(rough, masks, scores, weight)
-            shown = image_scale(np.asarray(total, np.float32))
+        decision = decide(
+            final, prompts, self.decision, refined=refined, reasons=obvious_reasons(image)
+        )
+        total = np.asarray(weighted_sum(rough, masks, scores, weight), np.float32)
+        shown = final if norm == "fixed" else image_scale(total)
         return Result(
             verdict=decision.verdict,
             score=decision.score,
-            threshold=decision.threshold,
+            limit=decision.limit,
+            reasons=decision.reasons,
             regions=decision.regions,
             category=category,
             height=image.shape[0],
@@ -142,6 +144,7 @@ class TorchModel:
             bundle="",
             timings={},
             score_map=shown,
+            map_limit=on_scale(decision.limit, total, norm, 3, weight),
             mask=decision.mask,
         )
 

@@ -105,10 +105,10 @@ PRESETS = {
             unet_width=128,
         ),
         umci=UMCIConfig(visual_dim=128, text_dim=128, hidden_dim=64, stages=2),
-        # Chosen on procedural pictures: docs/method.md.
-        prompts=PromptOptions(points="per_region", threshold=0.45, min_peak=0.66),
+        # Chosen on procedural pictures: docs/decision.md.
+        prompts=PromptOptions(points="per_region", threshold=0.45, min_area=1e-3, limit=0.6),
         fusion=FusionOptions(mask_weight=0.02),
-        decision=DecisionOptions(threshold=0.45 / 1.06, score_area=0.01),  # O_f + sum m s > 0.45
+        decision=DecisionOptions(threshold=0.45 / 1.06, min_area=1e-3),  # O_f + sum m s > 0.45
         description="a demonstration and test model, trained on procedural images only",
     ),
 }

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from clipsam.research.synthetic.canvas import Canvas
-from clipsam.research.synthetic.textures import (
+from clipsam.runtime.planting.canvas import Canvas
+from clipsam.runtime.planting.textures import (
     F32,
     U8,
     Rng,

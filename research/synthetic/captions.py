@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipsam.research.synthetic.camera import Shot
-from clipsam.research.synthetic.canvas import Mask
-from clipsam.research.synthetic.defects import BY_NAME, DefectKind
 from clipsam.research.synthetic.scenes import Scene
-from clipsam.research.synthetic.textures import Rng, choose
+from clipsam.runtime.planting.canvas import Mask
+from clipsam.runtime.planting.kinds import BY_NAME, DefectKind
+from clipsam.runtime.planting.textures import Rng, choose
 
 _GOOD = (
     "flawless",

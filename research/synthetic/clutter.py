@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from clipsam.research.synthetic.shapes import outline, polygon
-from clipsam.research.synthetic.textures import (
+from clipsam.research.synthetic.outlines import outline, polygon
+from clipsam.runtime.planting.textures import (
     F32,
     Rng,
     blur,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from clipsam.research.synthetic.canvas import Canvas, Mask, relief
-from clipsam.research.synthetic.shapes import outline, polygon, stroke, walk
-from clipsam.research.synthetic.textures import (
+from clipsam.research.synthetic.outlines import outline, polygon
+from clipsam.runtime.planting.canvas import Canvas, Mask, relief
+from clipsam.runtime.planting.shapes import stroke, walk
+from clipsam.runtime.planting.textures import (
     F32,
     U8,
     Rng,

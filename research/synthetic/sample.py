@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.research.synthetic.camera import compose, photograph
-from clipsam.research.synthetic.canvas import Canvas
 from clipsam.research.synthetic.captions import write_caption
-from clipsam.research.synthetic.defects import BY_NAME, KINDS, DefectKind
 from clipsam.research.synthetic.scenes import make_scene
-from clipsam.research.synthetic.textures import Rng
+from clipsam.runtime.planting.canvas import Canvas
+from clipsam.runtime.planting.kinds import BY_NAME, KINDS, DefectKind
+from clipsam.runtime.planting.textures import Rng
 
 
 @dataclass(frozen=True)

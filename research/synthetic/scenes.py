@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clipsam.research.synthetic.camera import Shot, draw_shot
-from clipsam.research.synthetic.canvas import Canvas, Mask
 from clipsam.research.synthetic.clutter import add_clutter
 from clipsam.research.synthetic.parts import add_mark, mould, silhouette
-from clipsam.research.synthetic.textures import (
+from clipsam.runtime.planting.canvas import Canvas, Mask
+from clipsam.runtime.planting.textures import (
     CONTRAST,
     F32,
     FAMILIES,

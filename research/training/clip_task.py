@@ -26,8 +26,8 @@ from torch.utils.data import Dataset
 from clipsam.research.evaluation.metrics import pixel_metrics
 from clipsam.research.models.clip import normalise, run_blocks
 from clipsam.research.models.presets import Preset, build_clip, get_tokenizer
-from clipsam.research.synthetic.defects import KINDS
 from clipsam.research.synthetic.sample import Sample, sample_from_seed
+from clipsam.runtime.planting.kinds import KINDS
 
 VALIDATION_SEED = 2**40
 CLASSES = len(KINDS) + 1  # "normal" is class 0

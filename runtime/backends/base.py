@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,10 +86,13 @@ class Session(ABC):
         """Whether there is something to open for the graph at `path` in this precision."""
         return path.is_file()
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(
+        self, feeds: Mapping[str, Array], wanted: Collection[str] | None = None
+    ) -> dict[str, Array]:
         """Run the engine once.
 
-        `feeds` maps every input's name to an array of exactly its dtype and shape. The arrays
+        `feeds` maps every input's name to an array of exactly its dtype and shape. `wanted` names
+        the outputs to return (None: all of them); the others are not copied to the host. The arrays
         returned belong to the caller. Raises SessionError, naming the tensor, when names, dtypes
         or shapes do not fit, or when the engine fails.
         """
@@ -102,11 +105,18 @@ class Session(ABC):
         for name, spec in self.inputs.items():
             if problem := spec.problem(feeds[name], axes):
                 raise SessionError(f"Wrong input: {problem}.")
-        return self._run(feeds)
+        if wanted is None:
+            return self._run(feeds, tuple(self.outputs))
+        if not wanted or not set(wanted) <= set(self.outputs):
+            raise SessionError(
+                f"The engine returns {sorted(self.outputs)} and was asked for {sorted(wanted)}: "
+                "ask for some of its outputs."
+            )
+        return self._run(feeds, tuple(name for name in self.outputs if name in wanted))
 
     @abstractmethod
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run with feeds that were checked."""
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        """Run with feeds that were checked; returns the outputs `wanted`, in the engine's order."""
 
     def close(self) -> None:  # noqa: B027 - a backend that holds nothing need not override it
         """Free what the engine holds; a closed session cannot run."""
@@ -131,8 +141,8 @@ class SessionWrapper(Session):
         self.inputs, self.outputs = inner.inputs, inner.outputs
         self.provider, self.precision = inner.provider, inner.precision
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return self.inner.run(feeds)
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        return self.inner.run(feeds, wanted)
 
     def close(self) -> None:
         """Free what the inner session holds."""

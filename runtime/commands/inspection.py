@@ -1,8 +1,8 @@
 """`clipsam inspect`: inspect image files and folders with a bundle.
 
-Exit codes: 0 every image was inspected (whatever the verdicts); 1 it could not be done, or some
-images could not be inspected (each is named on stderr and in results.jsonl); 2 wrong usage;
-130 interrupted.
+Exit codes: 0 every image is good or anomalous; 1 it could not be done, or an engine failed on some
+images; 2 wrong usage; 3 some images are not judged (unreadable, black, ...: each is named in
+results.jsonl, files that cannot be read on stderr, too); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.folder import Counts, find_jobs, inspect_files
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import NORMS
@@ -32,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(
         f"{counts.good} good, {counts.anomalous} anomalous"
+        + (f", {counts.not_judged} not judged" if counts.not_judged else "")
         + (f", {counts.failed} could not be inspected" if counts.failed else "")
         + (f", {counts.skipped} done before" if counts.skipped else "")
         + f"; results in {args.output}"
     )
-    return 1 if counts.failed else 0
+    return 1 if counts.failed else 3 if counts.not_judged else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,13 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         help="of the graphs (default: the provider's fastest that the bundle has; int8 only if "
         "asked for)",
     )
-    add("--threads", type=_positive(int), help="CPU threads (default: all cores)")
+    add("--threads", type=positive(int), help="CPU threads (default: all cores)")
     add("--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)")
     add(
         "--deadline-ms",
-        type=_positive(float),
+        type=positive(float),
         help="answer with the rough map when SAM would take longer than this in all",
     )
+    add_options(parser)
     add(
         "--resume",
         action="store_true",
@@ -80,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(args: argparse.Namespace) -> Counts:
     jobs = find_jobs(args.images)
-    with ClipSAM.open(args.bundle, args.provider, args.threads, args.precision) as model:
+    options = read_options(args)
+    with ClipSAM.open(
+        args.bundle, args.provider, args.threads, args.precision, options=options
+    ) as model:
         if args.deadline_ms is not None:
             model.warm_up()
         return inspect_files(
@@ -110,14 +116,3 @@ def _progress() -> Callable[[int, int, Counts], None]:
         print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return show
-
-
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not value > 0:  # nan, too
-            raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
-        return value
-
-    parse.__name__ = kind.__name__
-    return parse

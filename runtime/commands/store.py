@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from clipsam.runtime.commands.amounts import byte_count, days
+from clipsam.runtime.core.result import VERDICTS
 from clipsam.runtime.station.exporting import FORMATS, export, write_csv, write_jsonl
 from clipsam.runtime.station.part import LABELS, Part
 from clipsam.runtime.station.schema import iso
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             add("--output", "-o", type=Path, help="a file (default: print)")
             add("--format", choices=tuple(FORMATS), help="default: the file's ending; jsonl")
-            add("--verdict", choices=("good", "anomalous", "not_judged"))
+            add("--verdict", choices=VERDICTS)
             add("--label", choices=LABELS, help="what a person said")
             add("--category")
             add("--since", type=_time, metavar="TIME", help="e.g. 2026-01-31, local time")

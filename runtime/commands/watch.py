@@ -25,6 +25,7 @@ from typing import Any, TextIO
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.commands.amounts import byte_count, days, seconds, share
+from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.station.answers import json_lines
@@ -55,11 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep = Keep(args.keep_good, args.leave, args.retain, args.quota, args.min_free)
     options = Options(args.category, args.deadline_ms, args.serial, keep)
     _check_source(args)
+    sensitivity = read_options(args)
     with ExitStack() as stack:
         store = stack.enter_context(Store(args.store, create=True))
         store.claim()
         model = stack.enter_context(
-            ClipSAM.open(args.bundle, args.provider, args.threads, args.precision)
+            ClipSAM.open(
+                args.bundle, args.provider, args.threads, args.precision, options=sensitivity
+            )
         )
         model.bundle.text(args.category)  # an unknown one fails here, not at every part
         model.warm_up()
@@ -180,10 +184,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _milliseconds(text: str) -> float:
-    return seconds(f"{text}ms") * 1e3
-
-
 def _parser() -> argparse.ArgumentParser:
     keep = Keep()
     parser = argparse.ArgumentParser(
@@ -204,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--category", default="object", help='what the part is, e.g. "metal nut"')
     add("--serial", type=_regex, metavar="REGEX", help="finds the serial number in a file's name")
+    add_options(parser)
     group = parser.add_argument_group("cameras")
     add = group.add_argument
     trigger = group.add_mutually_exclusive_group()
@@ -241,6 +242,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--provider", choices=tuple(PROVIDERS), default="cpu", help="default: cpu")
     add("--precision", choices=PRECISIONS, help="default: the provider's fastest")
     add("--threads", type=int, help="CPU threads (default: all cores)")
-    add("--deadline-ms", type=_milliseconds, metavar="MS",
+    add("--deadline-ms", type=positive(float), metavar="MS",
         help="leave SAM out when it would take longer than this in all")  # fmt: skip
     return parser

@@ -6,6 +6,7 @@ around a whole inspection, or a branch of the tree to tell causes apart::
     ClipSAMError
     ├── OptionError         an argument out of its range or of the wrong kind; a ValueError, too
     ├── ImageError          an image that cannot be read, or is not HxWx3 uint8
+    │   └── DamagedError          its bytes are not all there, or not those that were written
     ├── CategoryError       a category the bundle has no text features for
     ├── BundleError         a bundle that is missing, damaged, altered or of another schema
     ├── SessionError        an engine that cannot be opened or run
@@ -33,6 +34,10 @@ class OptionError(ClipSAMError, ValueError):
 
 class ImageError(ClipSAMError):
     """The image cannot be read, or an array is not HxWx3 uint8 RGB."""
+
+
+class DamagedError(ImageError):
+    """The image file is cut off, or its bytes are not those that were written."""
 
 
 class CategoryError(ClipSAMError):

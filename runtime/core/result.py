@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-GOOD, ANOMALOUS = "good", "anomalous"
+GOOD, ANOMALOUS, NOT_JUDGED = VERDICTS = ("good", "anomalous", "not_judged")
+
+# Why an image may not be called good. Only the first four can be known without a calibration, and
+# the first two belong to files: they have no Result, but a row in the results.
+UNREADABLE, DAMAGED, BLACK, BURNT_OUT = "unreadable", "damaged", "black", "burnt out"
+EMPTY, OTHER, BLURRED, MISPLACED = "empty", "not this product", "blurred", "out of place"
+REASONS = (UNREADABLE, DAMAGED, BLACK, BURNT_OUT, EMPTY, OTHER, BLURRED, MISPLACED)
 
 
 @dataclass(frozen=True)
@@ -28,20 +34,26 @@ class Region:
 class Result:
     """The verdict on one image and everything it rests on.
 
+    `verdict == "anomalous"` exactly when `score > limit`, and then there is a region; else it is
+    "good", or "not_judged" where there are `reasons`. Score and limit come from CLIP and UMCI (and
+    reference parts) alone, so SAM never changes a verdict.
+
     `score_map` float32 [H,W] in [0,1] and `mask` bool [H,W] are arrays in image coordinates; they
     are not part of the JSON. Everything else is.
     """
 
-    verdict: str  # "good" or "anomalous": anomalous if there is a region
-    score: float  # image score: the final map's highest values, see `DecisionOptions.score_area`
-    threshold: float  # what a pixel of the refined map has to exceed, on the fixed scale
+    verdict: str  # one of VERDICTS
+    score: float  # the highest level at which the rough map has a component of `min_area`
+    limit: float  # what the score of a good part does not exceed
     regions: tuple[Region, ...]  # largest evidence first
     category: str
     height: int
     width: int
     prompts: int  # q, boxes given to SAM
     dropped: int  # components beyond the most boxes SAM is given
-    refined: bool  # whether SAM redrew the rough map; a part without prompts needs no SAM
+    # Whether SAM redrew the rough map. If not: there was nothing to redraw (`prompts` is 0), or no
+    # time for it (`late`).
+    refined: bool
     norm: str  # the scale of score_map: "fixed" or "image"
     bundle: str  # id of the bundle
     # ms: (read), rough, prompts, encode, decode, fuse; total, their sum; latency, since the image
@@ -51,6 +63,11 @@ class Result:
     provider: str = field(default="", kw_only=True)
     precisions: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     late: bool = field(default=False, kw_only=True)  # SAM was left out to keep the deadline
+    reasons: tuple[str, ...] = field(default=(), kw_only=True)  # of REASONS
+    map_limit: float = field(default=0.0, kw_only=True)  # where score_map passes the limit
+    min_area: int = field(default=1, kw_only=True)  # the smallest defect that counts, pixels
+    roi: tuple[int, int, int, int] | None = field(default=None, kw_only=True)  # x, y, width, height
+    ignore: str = field(default="", kw_only=True)  # names the ignored area; "": none
     score_map: NDArray[np.float32] = field(repr=False, compare=False)
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
 
@@ -66,6 +83,7 @@ class Result:
         values["regions"] = [
             {f.name: getattr(region, f.name) for f in fields(region)} for region in self.regions
         ]
+        values["reasons"], values["roi"] = list(self.reasons), self.roi and list(self.roi)
         values["timings"], values["precisions"] = dict(self.timings), dict(self.precisions)
         return values
 
@@ -90,6 +108,8 @@ class Result:
                 )
                 for r in values["regions"]
             )
+            values["reasons"] = tuple(values["reasons"])
+            values["roi"] = values["roi"] and tuple(values["roi"])
             return cls(**values, score_map=score_map, mask=mask)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a result of this version ({error})") from error

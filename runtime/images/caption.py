@@ -99,9 +99,9 @@ def _caption(width: int, size: float, result: Result, name: str) -> Image:
     strip = np.full((round(lines * line + 26 * size), width, 3), PAPER, np.uint8)
     put(strip, fitted(ascii_of(name), width - 2 * margin, size), (margin, line), size)
     colour = VERDICT_COLOURS.get(result.verdict, FAINT)
-    verdict = result.verdict.replace("_", " ")
+    verdict = ": ".join([result.verdict.replace("_", " "), *result.reasons[:1]])
     put(strip, verdict, (margin, 2 * line), size, colour=colour, thick=2)
-    text = f"score {result.score:.3f}, limit {_limit(result):.3f}"
+    text = f"score {result.score:.3f}, limit {result.limit:.3f}"
     put(strip, text, (margin + width_of(verdict, size) + 16 * size, 2 * line), size)
     _colours(strip, result, margin, 2.5 * line, size)
     for number, region in enumerate(listed, start=1):
@@ -122,15 +122,15 @@ def _colours(strip: Image, result: Result, left: float, top: float, size: float)
     shown = replace(result, regions=(), score_map=ramp, mask=ramp > 1)
     x, y = round(left), round(top)
     strip[y : y + high, x : x + wide] = overlay(grey, shown)
-    at = x + round(_limit(result) * (wide - 1))
+    at = x + round(_map_limit(result) * (wide - 1))
     half = max(1, round(size))
     strip[y - round(3 * size) : y + high + round(3 * size), at - half : at + half] = INK
-    for value, word in ((0.0, "0"), (1.0, "1"), (_limit(result), "limit")):
+    for value, word in ((0.0, "0"), (1.0, "1"), (_map_limit(result), "limit")):
         middle = x + value * (wide - 1) - width_of(word, 0.85 * size) / 2
         place = min(max(middle, x), x + wide - width_of(word, 0.85 * size))
         put(strip, word, (place, y + high + 14 * size), 0.85 * size, colour=FAINT)
 
 
-def _limit(result: Result) -> float:
-    """Where on the map's scale the colours begin to mean a defect."""
-    return min(max(result.threshold, 0.0), 1.0)
+def _map_limit(result: Result) -> float:
+    """Where on the map's scale a defect begins."""
+    return min(max(result.map_limit, 0.0), 1.0)

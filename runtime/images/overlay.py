@@ -9,14 +9,22 @@ from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 
 _OUTLINE = (255, 40, 40)  # RGB
+_AT_LIMIT = 0.15  # how strong the heat is at the limit, 0..1
 
 
 def overlay(image: Image, result: Result) -> Image:
-    """HxWx3 uint8 RGB: the map as heat whose strength is its value, so a clean part stays clean."""
-    heat = cv2.applyColorMap((result.score_map * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    alpha = np.clip(result.score_map * 1.2, 0, 0.6)[..., None]
+    """HxWx3 uint8 RGB: the map as heat over the part.
+
+    The colours are anchored at the limit: what is below half of it does not show, at the limit the
+    heat is faint, and it is full where the map is as far above the limit as it can be.
+    """
+    limit = min(max(result.map_limit, 1e-6), 1 - 1e-6)
+    levels = (result.score_map * 255).astype(np.uint8)
+    strength = np.interp(np.arange(256) / 255, (limit / 2, limit, 1), (0, _AT_LIMIT, 1))
     # TURBO is dark at its low end; there alpha is near zero, so the part shows through.
-    mixed = image * (1 - alpha) + heat[..., ::-1] * alpha
+    heat = cv2.applyColorMap(np.round(strength * 255).astype(np.uint8)[:, None], cv2.COLORMAP_TURBO)
+    alpha = np.minimum(strength * 1.2, 0.6).astype(np.float32)[levels][..., None]
+    mixed = image * (1 - alpha) + heat[:, 0, ::-1][levels] * alpha
     picture = np.ascontiguousarray(mixed.astype(np.uint8))
     line = max(1, round(max(image.shape[:2]) / 500))
     for region in result.regions:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.core.errors import ImageError, OutputError
+from clipsam.runtime.core.errors import DamagedError, ImageError, OutputError
 from clipsam.runtime.core.files import open_regular, write_bytes
 from clipsam.runtime.images.headers import Header, read_header
 from clipsam.runtime.images.image import Image, check_image
@@ -41,10 +41,10 @@ def _read(path: Path, max_pixels: int) -> Image:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path} cannot be read ({reason}): check the path.") from error
     if not data:
-        raise ImageError(f"{path} is empty (0 bytes): it was never written; take it again.")
+        raise DamagedError(f"{path} is empty (0 bytes): it was never written; take it again.")
     header = read_header(data)
     if header is None:  # nothing is decoded whose size was not read before
-        raise ImageError(
+        raise DamagedError(
             f"{path} is damaged or not an image: give a PNG, JPEG, BMP, TIFF or WebP file that "
             "opens in a viewer."
         )
@@ -58,7 +58,7 @@ def _read(path: Path, max_pixels: int) -> Image:
     # Opaque alpha is dropped by decoding again: OpenCV applies EXIF's orientation only here.
     image = _decode(path, data, cv2.IMREAD_COLOR)
     if header.scan_end and not _same_with_more_to_read(path, data[: header.scan_end], image):
-        raise ImageError(f"{path} is damaged (its pixels are not all there): copy it again.")
+        raise DamagedError(f"{path} is damaged (its pixels are not all there): copy it again.")
     return check_image(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), str(path))
 
 
@@ -79,7 +79,7 @@ def _refuse(path: Path, header: Header, max_pixels: int) -> None:
     if header.frames > 1:
         raise ImageError(f"{path} holds {header.frames} frames or pages: save one of them.")
     if header.problem:
-        raise ImageError(f"{path} {header.problem}.")
+        raise DamagedError(f"{path} {header.problem}.")
 
 
 def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
@@ -88,9 +88,9 @@ def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error as error:
-            raise ImageError(f"{path} cannot be decoded ({error.err}): save it again.") from error
+            raise DamagedError(f"{path} cannot be decoded ({error.err}): save it again.") from error
     if image is None:
-        raise ImageError(f"{path} is damaged: copy it again, or save it again from a viewer.")
+        raise DamagedError(f"{path} is damaged: copy it again, or save it again from a viewer.")
     return np.asarray(image, np.uint8)
 
 

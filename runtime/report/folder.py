@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.core.result import NOT_JUDGED, VERDICTS
 from clipsam.runtime.report.parts import (
-    NOT_JUDGED,
-    VERDICTS,
     Part,
     Run,
     boxes_of,
@@ -68,9 +67,10 @@ def _part(row: Mapping[str, Any], folder: Path, images: Path | None) -> Part:
         verdict=verdict if verdict in VERDICTS and error is None else NOT_JUDGED,
         score=number(row.get("score")),
         limit=number(row.get("limit")),
+        map_limit=number(row.get("map_limit")),
         taken=number(row.get("taken_at")),
         category=text(row.get("category")),
-        reasons=("could not be inspected",) if error is not None else tuple(reasons),
+        reasons=tuple(reasons) or ("could not be inspected",) * (error is not None),
         message=text(error),
         timings=timings_of(row.get("timings")),
         sam=bool(number(row.get("prompts"))),

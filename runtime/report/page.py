@@ -16,8 +16,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from clipsam.runtime.core.result import ANOMALOUS, NOT_JUDGED, VERDICTS
 from clipsam.runtime.report.change import Change, find_change
-from clipsam.runtime.report.parts import ANOMALOUS, LABELS, NOT_JUDGED, VERDICTS, Part, Run
+from clipsam.runtime.report.parts import LABELS, Part, Run
 from clipsam.runtime.report.pictures import Pair
 
 _SCRIPTS = ("data", "draw", "trend", "scores", "parts", "detail", "tables", "main")
@@ -83,9 +84,6 @@ def _data(run: Run, made: float) -> dict[str, Any]:
             for i, p in enumerate(parts)
             if p.boxes and p.size
         },
-        "reference": [_short(s) for s in np.quantile(run.reference, (0.05, 0.5, 0.95))]
-        if run.reference
-        else None,
         "changes": _changes(parts),
         "events": [(e.at, e.kind, e.message) for e in reversed(run.events)],
     }

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-GOOD, ANOMALOUS, NOT_JUDGED = VERDICTS = ("good", "anomalous", "not_judged")
+from clipsam.runtime.core.result import ANOMALOUS, GOOD, NOT_JUDGED
+
 LABELS = ("good", "defective")
 
 
@@ -36,6 +37,7 @@ class Part:
     verdict: str
     score: float | None = None
     limit: float | None = None
+    map_limit: float | None = None  # where the map passes the limit
     taken: float | None = None
     category: str = ""
     serial: str = ""
@@ -78,7 +80,6 @@ class Run:
     parts: Sequence[Part]
     left_out: int = 0  # older parts than the most that were asked for
     events: Sequence[Event] = ()
-    reference: tuple[float, ...] = ()  # scores of good parts that calibration saw, when known
 
 
 Progress = Callable[[int, int], None]  # pictures read, and how many there will be

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import ImageError
 from clipsam.runtime.core.files import open_regular, sha256
+from clipsam.runtime.core.result import GOOD
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import MAX_PIXELS, read_image
-from clipsam.runtime.report.parts import GOOD, Part, Progress, worst_first
+from clipsam.runtime.report.parts import Part, Progress, worst_first
 
 SMALL, LARGE = 160, 560  # longest side, pixels
 LARGEST = 48  # how many of the worst parts get large pictures
@@ -112,7 +113,7 @@ def _pair(part: Part, side: int) -> Pair:
     if scores is None:
         return picture, ""
     map_side = LARGE_MAP if side == LARGE else SMALL_MAP
-    return picture, _address(heat(scores, part.limit, map_side), 60)
+    return picture, _address(heat(scores, part.map_limit, map_side), 60)
 
 
 def heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArray[np.uint8]:

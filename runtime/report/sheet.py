@@ -10,9 +10,10 @@ import numpy as np
 
 from clipsam.runtime.core.errors import OutputError
 from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.core.result import ANOMALOUS, NOT_JUDGED
 from clipsam.runtime.images.caption import FAINT, PAPER, VERDICT_COLOURS, ascii_of, fitted, put
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.report.parts import ANOMALOUS, NOT_JUDGED, Part, Progress, Run, worst_first
+from clipsam.runtime.report.parts import Part, Progress, Run, worst_first
 from clipsam.runtime.report.pictures import heat, shown_of, shrink
 
 COLUMNS, ROWS = 6, 8
@@ -70,7 +71,7 @@ def _tile(part: Part) -> Image:
     small = np.asarray(shrink(image, TILE), np.float64)
     height, width = small.shape[:2]
     if scores is not None:
-        layer = cv2.resize(heat(scores, part.limit, TILE), (width, height)).astype(np.float64)
+        layer = cv2.resize(heat(scores, part.map_limit, TILE), (width, height)).astype(np.float64)
         strength = layer[..., 3:] / 255
         small = small * (1 - strength) + layer[..., 2::-1] * strength
     top, left = (TILE - height) // 2, (TILE - width) // 2

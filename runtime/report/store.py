@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.core.result import VERDICTS
 from clipsam.runtime.report.parts import (
-    VERDICTS,
     Event,
     Part,
     Run,
@@ -56,6 +56,7 @@ def _part(row: Row, store: Path) -> Part:
         verdict=row.verdict or "",
         score=row.score,
         limit=row.limit,
+        map_limit=row.map_limit,
         taken=_seconds(row.taken_at),
         category=text(row.category),
         serial=text(row.serial),

@@ -2,8 +2,8 @@
 
 A row is a JSON object: `image` (the picture's name), `stem` (what its three files begin with),
 `source` (the picture's path then), `sha256` (of the picture), `settings` (a digest of everything
-else that decides the answer), then the fields of `Result`, or `error`. What stands is never written
-again and never removed.
+else that decides the answer), then the fields of `Result`, or `error`, and "not_judged" where the
+picture is to blame. What stands is never written again and never removed.
 
 The beginning of a row, with the stem, is written before the picture's files and the rest of it
 after them. A process that is killed in between leaves a torn last line; the next one cuts it off
@@ -30,6 +30,7 @@ from typing import Any
 from clipsam.runtime.core.errors import OutputError
 from clipsam.runtime.core.files import TEMPORARY
 from clipsam.runtime.core.lock import try_lock
+from clipsam.runtime.core.result import NOT_JUDGED
 from clipsam.runtime.results.names import ENDINGS, fold
 
 RESULTS = "results.jsonl"
@@ -62,7 +63,8 @@ class Index:
         image, stem = row["image"], row.get("stem")
         if isinstance(stem, str):
             self._owners[digest(fold(stem))] = digest(image)
-        if "error" not in row and not row.get("late"):  # a late part deserves another try
+        # A late part deserves another try, and who asks again wants to know what is not judged.
+        if not ("error" in row or row.get("late") or row.get("verdict") == NOT_JUDGED):
             self._stands.add(digest(image, str(row.get("sha256")), str(row.get("settings"))))
 
     def stands(self, image: str, sha256: str, settings: str) -> bool:
@@ -151,12 +153,20 @@ class Record(Index):
         if time.monotonic() - self._synced >= SYNC_EVERY:
             self._sync()
 
-    def fail(self, image: str, sha256: str | None, settings: str, error: str) -> None:
-        """Add the row of a picture that has no result; ends the row that was begun, if any."""
+    def fail(
+        self, image: str, sha256: str | None, settings: str, error: str, reason: str = ""
+    ) -> None:
+        """Add the row of a picture that has no result; ends the row that was begun, if any.
+
+        `reason` (of `core.result.REASONS`) says what is wrong with the picture: it is not judged.
+        """
+        fields: dict[str, Any] = {"error": error}
+        if reason:
+            fields |= {"verdict": NOT_JUDGED, "reasons": [reason]}
         if self._open is not None:
-            self.finish({"error": error}, [])
+            self.finish(fields, [])
             return
-        row = {"image": image, "sha256": sha256, "settings": settings, "error": error}
+        row = {"image": image, "sha256": sha256, "settings": settings, **fields}
         self._append(json.dumps(row) + "\n")
 
     def close(self) -> None:

@@ -1,48 +1,44 @@
-"""From the final map to a decision: mask, regions, image score and verdict.
+"""From the final map to a decision: mask, regions, score and verdict.
+
+`score > limit` is the verdict. Both come from the rough map (`prompts.find_prompts`): SAM redraws
+defects, so the verdict is the same with it, without it and under a deadline.
 
 SAM redraws a defect's edge and may not argue it away: a component of the rough map that the final
-map loses (SAM's masks missed it, or it was one too many for SAM) stays as CLIP drew it. So the
-verdict is the same with and without SAM, and a part that a deadline left unrefined is judged alike.
+map loses (SAM's masks missed it, or it was one too many for SAM) stays as CLIP drew it, and a
+region that touches none is none. So an anomalous part has a region, and a good one has none.
 
-The decision is always taken on the fixed scale of Eq. 9, whatever normalisation the map is
-returned in, so that one threshold means the same on every part.
+The mask is always drawn on the fixed scale of Eq. 9, whatever normalisation the map is returned in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.core.result import ANOMALOUS, GOOD, Region
+from clipsam.runtime.core.result import ANOMALOUS, GOOD, NOT_JUDGED, Region
 from clipsam.runtime.ops.components import Component, find_components, pixel_area
 from clipsam.runtime.ops.runs import Indices
-
-_SCORE_SIDE = 192  # pixels a side that the image score is read from, at least
+from clipsam.runtime.stages.prompts import Prompts
 
 Outline = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class DecisionOptions:
-    """When a pixel of the final map counts as anomalous; part of the bundle's manifest."""
+    """How far a defect reaches in the final map; part of the bundle's manifest."""
 
     # On the fixed scale. 0.25 is O_f + sum m s > 1: at least one confident mask beside the rough
     # map.
     threshold: float = 0.25
     min_area: float = 1e-4  # of the image's area; smaller regions are ignored
-    # The image score is the mean of the highest values within this share of the image's area (the
-    # paper has none; 0: the highest value alone). It ranks parts and decides nothing.
-    score_area: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1 or not 0 <= self.min_area < 1:
             raise ValueError("threshold must lie in (0,1) and min_area in [0,1)")
-        if not 0 <= self.score_area < 1:
-            raise ValueError("score_area must lie in [0,1)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,47 +48,41 @@ class Decision:
     Attributes:
       mask: bool [H,W], the union of the regions.
       regions: largest evidence first.
-      score: of the image, see `DecisionOptions.score_area`.
-      threshold: what a pixel had to exceed, on the fixed scale.
+      score: of the part.
+      limit: what the score of a good part does not exceed.
+      reasons: why the image may not be called good.
     """
 
     mask: NDArray[np.bool_]
     regions: tuple[Region, ...]
     score: float
-    threshold: float
+    limit: float
+    reasons: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
-        """ "anomalous" if there is a region, else "good"."""
-        return ANOMALOUS if self.regions else GOOD
-
-
-def image_score(final: NDArray[np.float32], score_area: float) -> float:
-    """How anomalous the image is, from its final map: see `DecisionOptions.score_area`.
-
-    A large map is read every few pixels: it was drawn from a few thousand tokens.
-    """
-    if not score_area:
-        return float(final.max())
-    step = max(1, int(final.size**0.5) // _SCORE_SIDE)
-    seen = final[::step, ::step].ravel()
-    count = max(1, round(score_area * seen.size))
-    return float(np.partition(seen, -count)[-count:].mean())
+        """ "anomalous" if the score is above the limit, else "good", or "not_judged" where there
+        are reasons."""
+        if self.score > self.limit:
+            return ANOMALOUS
+        return NOT_JUDGED if self.reasons else GOOD
 
 
 def decide(
     final: NDArray[np.float32],
-    components: Sequence[Component],
+    prompts: Prompts,
     options: DecisionOptions,
     *,
     refined: bool,
+    reasons: Collection[str] = (),
 ) -> Decision:
-    """Mask, regions, image score and verdict.
+    """Mask, regions, score and verdict.
 
-    `final` [H,W] is the fixed-scale map, `components` those of the rough map (Eq. 7), `refined`
-    whether SAM's masks are part of `final`; without them the components are the answer. A region
-    that touches no component is none: SAM redraws defects, it does not find them.
+    `final` [H,W] is the fixed-scale map, `prompts` what the rough map said, `refined` whether
+    SAM's masks are part of `final`; without them the rough map's components are the answer.
+    `reasons` are those of `Decision`.
     """
+    components = prompts.components
     mask = np.zeros(final.shape, np.bool_)
     flat = mask.reshape(-1)
     regions: list[Component] = []
@@ -109,8 +99,8 @@ def decide(
     if lost:
         flat[_pixels(lost)[0]] = True
         regions = find_components(mask, final, 1)  # what was added may join regions
-    score = image_score(final, options.score_area)
-    return Decision(mask, _regions(regions, mask, final), score, options.threshold)
+    found = _regions(regions, mask, final)
+    return Decision(mask, found, prompts.score, prompts.limit, tuple(reasons))
 
 
 def _pixels(components: Sequence[Component]) -> tuple[Indices, Indices]:

@@ -66,3 +66,13 @@ def image_scale(total: NDArray[np.float32]) -> NDArray[np.float32]:
     scaled = np.asarray(total - np.float32(low), np.float32)
     scaled /= np.float32(max(high - low, 1e-12))
     return scaled
+
+
+def on_scale(
+    level: float, total: NDArray[np.float32], norm: str, masks_per_box: int, weight: float
+) -> float:
+    """Where a level of the rough map lies on the scale that `total` [H,W] is returned in."""
+    if norm == "fixed":
+        return level / (1 + weight * masks_per_box)
+    low, high = float(total.min()), float(total.max())
+    return (level - low) / max(high - low, 1e-12)

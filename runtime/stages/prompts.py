@@ -1,4 +1,9 @@
-"""From the rough map to SAM's prompts: binarise, components, boxes, points (Sec. 3.3, Eq. 7)."""
+"""From the rough map to its score and to SAM's prompts: components, boxes, points (Eq. 7).
+
+The score of a part is the highest level at which the rough map still has a component of `min_area`.
+So `score > limit` says, of any limit, that a component of that size rises above it; with Eq. 7's
+threshold for the limit it is the paper's gate.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.ops.components import Component, find_components, pixel_area
+from clipsam.runtime.ops.level import below, component_level
 
 # SAM's labels of a prompt's points.
 FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 1, 2, 3
@@ -19,15 +25,14 @@ _DRAWN = 1 << 14  # pixels ranked at a time: what a core's cache holds
 class PromptOptions:
     """How prompts are made; part of the bundle's manifest."""
 
-    threshold: float = 0.47  # Eq. 7; table 3
+    # Eq. 7; table 3. How far a defect reaches: the limit says whether it is one.
+    threshold: float = 0.47
     points: str = "shared"  # "shared": every box gets the same m points (the paper);
     #                         "per_region": each box gets m points of its own component
     num_points: int = 5  # m (paper: unspecified)
     max_boxes: int = 16  # at most q_max components, largest evidence first
-    min_area: float = 1e-4  # of the image's area; smaller components are ignored
-    # A component is kept only if O_f rises above this somewhere in it (paper: every one is, 0):
-    # the threshold then says how far a defect reaches, the peak whether it is one.
-    min_peak: float = 0.0
+    min_area: float = 1e-4  # of the image's area: the smallest component that counts
+    limit: float = 0.0  # a part is anomalous whose score is above it; 0: `threshold` (the paper)
     seed: int = 0  # of the points' draw
 
     def __post_init__(self) -> None:
@@ -35,14 +40,24 @@ class PromptOptions:
             raise ValueError(f"points={self.points!r} must be 'shared' or 'per_region'")
         if not 0 < self.threshold < 1 or self.num_points < 1 or self.max_boxes < 1:
             raise ValueError("threshold must lie in (0,1), num_points and max_boxes be positive")
-        if not 0 <= self.min_area < 1 or not 0 <= self.min_peak < 1:
-            raise ValueError("min_area and min_peak must lie in [0,1)")
+        if not 0 <= self.min_area < 1 or not 0 <= self.limit <= 100:
+            raise ValueError("min_area must lie in [0,1) and limit in [0,100]")
+
+    @property
+    def deciding(self) -> float:
+        """The limit: Eq. 7's threshold where none is given."""
+        return self.limit or self.threshold
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """q boxes with m points each, in image coordinates; `q == 0` means nothing was found."""
+    """q boxes with m points each, in image coordinates; `q == 0` means nothing was found.
 
+    There are boxes exactly when `score > limit`.
+    """
+
+    score: float  # of the part
+    limit: float
     boxes: NDArray[np.float32]  # [q,4] x_min, y_min, x_max, y_max, inclusive pixels
     points: NDArray[np.float32]  # [q,m,2] (x, y), all foreground
     components: tuple[Component, ...]  # all that were found, those with a box first
@@ -65,12 +80,20 @@ class Prompts:
         return np.tile(np.array(one, np.float32), (len(self), 1))
 
 
-def find_prompts(rough: NDArray[np.float32], options: PromptOptions) -> Prompts:
-    """Prompts from the rough map O_f [H,W] in image coordinates."""
-    binary = rough > options.threshold  # Eq. 7
-    components = find_components(binary, rough, pixel_area(options.min_area, rough.shape))
-    if options.min_peak > options.threshold:
-        components = [c for c in components if rough.take(c.pixels).max() > options.min_peak]
+def find_prompts(rough: NDArray[np.float32], options: PromptOptions, added: float = 0.0) -> Prompts:
+    """Score and prompts of the rough map O_f [H,W], in image coordinates.
+
+    `added` is what else speaks against the part (its distance from reference parts), in units of
+    the map: it raises the score, and the map says where.
+    """
+    smallest = pixel_area(options.min_area, rough.shape)
+    level = component_level(rough, smallest)
+    score, limit = level + added, options.deciding
+    components = []
+    if score > limit:
+        # Half the level at least: without what was added, the whole part may be above the limit.
+        rest = max(limit - added, min(limit, level / 2))
+        components = _components(rough, level, rest, smallest, options.threshold)
     kept = components[: options.max_boxes]
     boxes = np.array([[c.x_min, c.y_min, c.x_max, c.y_max] for c in kept], np.float32)
     if options.points == "shared" and kept:
@@ -78,10 +101,30 @@ def find_prompts(rough: NDArray[np.float32], options: PromptOptions) -> Prompts:
     else:
         points = np.array([_draw([c], options) for c in kept], np.float32)
     return Prompts(
+        score,
+        limit,
         boxes.reshape(-1, 4),
         points.reshape(-1, options.num_points, 2),
         tuple(components),
     )
+
+
+def _components(
+    rough: NDArray[np.float32], level: float, limit: float, smallest: int, threshold: float
+) -> list[Component]:
+    """The components of {O_f > threshold} that hold one of {O_f > limit} of the smallest size.
+
+    There is one at least: the one that gives the part its `level`. Where the limit is the lower of
+    the two, it also says how far a defect reaches.
+    """
+    limit = min(limit, float(np.nextafter(np.float32(level), np.float32(-np.inf))))
+    strong = find_components(rough > below(limit), rough, smallest)
+    if threshold >= limit:
+        return strong
+    certain = np.zeros(rough.size, np.bool_)
+    certain[np.concatenate([component.pixels for component in strong])] = True
+    wide = find_components(rough > below(threshold), rough, smallest)
+    return [component for component in wide if certain[component.pixels].any()]
 
 
 def _draw(components: list[Component], options: PromptOptions) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ def clip_size(session: Session) -> int:
 
 def find_rough(session: Session, inputs: Image, texts: NDArray[np.float32]) -> NDArray[np.float32]:
     """B images at once: uint8 [B,S,S,3] of `clip_input` and texts [B,C_t,2] -> maps [B,S,S]."""
-    return session.run({"image": inputs, "text": texts})["rough"]
+    return session.run({"image": inputs, "text": texts}, ("rough",))["rough"]
 
 
 def at_image_size(rough: NDArray[np.float32], image: Image) -> NDArray[np.float32]:

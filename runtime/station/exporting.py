@@ -86,7 +86,7 @@ def _parquet_writer() -> Callable[[Iterable[Part], Path], int]:
     kinds: dict[str, type] = dict.fromkeys(
         ("id", "attempts", "width", "height", "file_size", "file_mtime_ns"), int
     )
-    kinds |= dict.fromkeys(("score", "limit"), float)
+    kinds |= dict.fromkeys(("score", "limit", "map_limit"), float)
     kinds |= dict.fromkeys(("refined", "late", "filed"), bool)
     schema = pyarrow.schema(
         [(n, types[kinds[n]] if n in kinds else pyarrow.string()) for n in COLUMNS]

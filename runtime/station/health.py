@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from clipsam.runtime.core.result import ANOMALOUS, GOOD
+from clipsam.runtime.core.result import ANOMALOUS, NOT_JUDGED, VERDICTS
 from clipsam.runtime.station.drift import Drift
-from clipsam.runtime.station.part import NOT_JUDGED, Part
+from clipsam.runtime.station.part import Part
 from clipsam.runtime.station.schema import now
 
 _WINDOW = 1000  # parts that times and shares are of
@@ -31,7 +31,7 @@ class Health:
         """`about` is told as it is: what runs."""
         self._lock = threading.Lock()
         self._since, self._about, self._drift = now(), dict(about or {}), drift
-        self._counts: Counter[str] = Counter({GOOD: 0, ANOMALOUS: 0, NOT_JUDGED: 0})
+        self._counts: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
         self._reasons: Counter[str] = Counter()
         self._times: deque[Mapping[str, float]] = deque(maxlen=_WINDOW)
         self._recent: deque[tuple[str, bool, bool]] = deque(maxlen=_WINDOW)
@@ -101,7 +101,7 @@ class Health:
     def judged_count(self) -> int:
         """Parts that got a verdict of any kind since the start."""
         with self._lock:
-            return sum(self._counts[verdict] for verdict in (GOOD, ANOMALOUS, NOT_JUDGED))
+            return sum(self._counts[verdict] for verdict in VERDICTS)
 
     def snapshot(self, source: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Everything, in JSON's types; times are ms of the last 1000 parts."""

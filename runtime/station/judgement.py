@@ -5,31 +5,25 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from clipsam.runtime.core.errors import ClipSAMError, ImageError
-from clipsam.runtime.core.result import Result
-from clipsam.runtime.station.part import NOT_JUDGED
+from clipsam.runtime.core.errors import ClipSAMError, DamagedError, ImageError
+from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
+from clipsam.runtime.station.part import COLUMNS
 
-UNREADABLE, FAILED, CRASHED = "unreadable", "failed", "crashed"
-MISSING, OVERWRITTEN, NO_PICTURE = "missing", "overwritten", "no_picture"
+# Why a station did not judge a part, beside `core.result.REASONS`.
+FAILED, CRASHED = "failed", "crashed"
+MISSING, OVERWRITTEN, NO_PICTURE = "missing", "overwritten", "no picture"
 
 
 def judgement_of(outcome: Result | ClipSAMError) -> dict[str, Any]:
     """Fields of `Part` for what an inspection came to."""
     if isinstance(outcome, ClipSAMError):
-        reason = UNREADABLE if isinstance(outcome, ImageError) else FAILED
+        reason = FAILED
+        if isinstance(outcome, ImageError):
+            reason = DAMAGED if isinstance(outcome, DamagedError) else UNREADABLE
         return not_judged(reason, str(outcome))
     values = outcome.to_dict()
-    kept = ("verdict", "score", "bundle", "provider", "precisions", "timings", "refined", "late")
-    return {
-        **{name: values[name] for name in kept},
-        "limit": values.get("limit", values.get("threshold")),
-        "reasons": list(values.get("reasons", ())),
-        "calibration": values.get("calibration"),
-        "regions": values["regions"],
-        "width": outcome.width,
-        "height": outcome.height,
-        "version": version(),
-    }
+    kept = set(COLUMNS) & set(values) - {"category"}
+    return {**{name: values[name] for name in kept}, "version": version()}
 
 
 def not_judged(reason: str, message: str) -> dict[str, Any]:

@@ -11,10 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from clipsam.runtime.core.errors import OptionError, OutputError
-from clipsam.runtime.core.result import ANOMALOUS, GOOD
-from clipsam.runtime.station.part import NOT_JUDGED
-
-_VERDICTS = (GOOD, ANOMALOUS, NOT_JUDGED)
+from clipsam.runtime.core.result import VERDICTS
 
 
 class HealthCollector(Collector):
@@ -29,7 +26,7 @@ class HealthCollector(Collector):
         parts = CounterMetricFamily("clipsam_parts", "Parts by verdict.", labels=["verdict"])
         events = CounterMetricFamily("clipsam_events", "What else is counted.", labels=["event"])
         for name, count in health["parts"].items():
-            (parts if name in _VERDICTS else events).add_metric([name], count)
+            (parts if name in VERDICTS else events).add_metric([name], count)
         reasons = CounterMetricFamily(
             "clipsam_not_judged", "Parts not judged, by reason.", labels=["reason"]
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 TAKEN, JUDGED = "taken", "judged"
-NOT_JUDGED = "not_judged"
 LABELS = ("good", "defective")
 
 
@@ -30,7 +29,8 @@ class Part:
       verdict: "good", "anomalous" or "not_judged".
       score: the number that decides: anomalous exactly when `score > limit`.
       limit: see `score`.
-      reasons: why a part was not judged, one word each, such as "unreadable".
+      map_limit: where the score map passes the limit, for its colours.
+      reasons: why a part was not judged: of `core.result.REASONS` and of `station.judgement`.
       message: the sentence for a person that goes with them.
       category: what the part was judged as.
       bundle: id of the bundle.
@@ -43,6 +43,7 @@ class Part:
       late: whether SAM was left out to keep the deadline.
       width: of the picture, in pixels.
       height: of the picture, in pixels.
+      roi: x, y, width, height of what was looked at; None: all of it.
       regions: as in `Result.to_dict`: box (x, y, width, height), area, centroid, contour, score.
       label: what a person said: "good" or "defective".
       labelled_at: when.
@@ -67,6 +68,7 @@ class Part:
     verdict: str | None
     score: float | None
     limit: float | None
+    map_limit: float | None
     reasons: tuple[str, ...]
     message: str | None
     category: str
@@ -80,6 +82,7 @@ class Part:
     late: bool | None
     width: int | None
     height: int | None
+    roi: tuple[int, int, int, int] | None
     regions: tuple[Mapping[str, Any], ...] = field(repr=False)
     label: str | None
     labelled_at: str | None
@@ -101,8 +104,8 @@ class Part:
     def to_dict(self) -> dict[str, Any]:
         """Every field, in JSON's types."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("reasons", "regions"):
-            values[name] = list(values[name])
+        for name in ("reasons", "regions", "roi"):
+            values[name] = None if values[name] is None else list(values[name])
         for name in ("precisions", "timings"):
             values[name] = dict(values[name])
         return values
@@ -110,7 +113,7 @@ class Part:
 
 COLUMNS = tuple(f.name for f in fields(Part))
 SELECT = "SELECT " + ", ".join(f'"{name}"' for name in COLUMNS) + " FROM parts"
-_JSON = ("reasons", "precisions", "timings", "regions")
+_JSON = ("reasons", "precisions", "timings", "regions", "roi")
 _FLAGS = ("refined", "late", "filed")
 
 
@@ -121,8 +124,8 @@ def from_row(row: tuple[Any, ...]) -> Part:
         values[name] = json.loads(values[name])
     for name in _FLAGS:
         values[name] = None if values[name] is None else bool(values[name])
-    for name in ("reasons", "regions"):
-        values[name] = tuple(values[name])
+    for name in ("reasons", "regions", "roi"):
+        values[name] = None if values[name] is None else tuple(values[name])
     return Part(**values)
 
 

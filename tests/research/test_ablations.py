@@ -105,7 +105,7 @@ def test_every_row_goes_its_own_way_and_sam_sees_the_image_once(
     ablations.features = type("F", (), {"image_size": 16, "__call__": lambda s, x: [x]})()  # type: ignore[assignment]
     ablations._text = {"object": torch.zeros(1, 4, 2)}
     finals = ablations.finals(np.zeros((20, 30, 3), np.uint8), "object")
-    means = {name: float(final.mean()) for name, final in finals.items()}
+    means = {name: float(final.mean()) for name, (final, _) in finals.items()}
     wanted = {"weak": 0.46 / 4, "lower": 1.46 / 4, "rough": 0.8 / 4, "full": 1.8 / 4}
     np.testing.assert_allclose([means[k] for k in wanted], list(wanted.values()), rtol=1e-5)
     assert (sam.encoded, sam.decoded) == (1, 2)

@@ -39,7 +39,6 @@ from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.runtime import ClipSAM
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.stages.decision import DecisionOptions
 from clipsam.runtime.stages.prompts import PromptOptions
 
 
@@ -49,7 +48,6 @@ class Brightness:
     identity = "fake"
     categories: Collection[str] = frozenset({"object"})
     prompts = PromptOptions()
-    decision = DecisionOptions()
     size = 32
 
     def __init__(self) -> None:
@@ -141,10 +139,10 @@ def test_the_error_of_an_image(tmp_path: Path) -> None:
     mask, half = square() > 0, square() > 0
     half[:12] = False  # half of the square's rows
     final = np.where(half, 0.9, 0.2).astype(np.float32)
-    tally.add(item("good"), final, np.zeros_like(mask), anomalous=True)
-    tally.add(item("bent"), final, mask, anomalous=True, found=half)
-    tally.add(item("bent"), final, mask, anomalous=False, found=np.zeros_like(mask))
-    tally.add(item("bent"), final, None, anomalous=True, found=half)
+    tally.add(item("good"), final, np.zeros_like(mask), 0.9, anomalous=True)
+    tally.add(item("bent"), final, mask, 0.9, anomalous=True, found=half)
+    tally.add(item("bent"), final, mask, 0.9, anomalous=False, found=np.zeros_like(mask))
+    tally.add(item("bent"), final, None, 0.9, anomalous=True, found=half)
     errors = [m.error for m in tally.images]
     assert errors == pytest.approx([0.9, 1 - 2 / 3, 1.0, 0.1])
 

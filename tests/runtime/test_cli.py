@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 from support.cli_run import NAMES, Ran, Run, lines, listing, make_images, runner, save
-from support.toy_bundle import bright_square, build_toy_bundle
+from support.toy_bundle import bright_square, build_toy_bundle, plain_part
 
 from clipsam.runtime import ClipSAM, Result, __version__, read_image
 from clipsam.runtime.cli import main
@@ -86,7 +86,7 @@ def test_one_stem_twice_keeps_the_suffixes(run: Run, tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     save(folder / "part.png", bright_square())
-    save(folder / "part.jpg", np.full((50, 50, 3), 30, np.uint8))
+    save(folder / "part.jpg", plain_part(50, 50, 30))
     save(folder / "other.png", bright_square())
     assert run(folder, "--output", output).code == 0
     assert {n for n in listing(output) if n.endswith("mask.png")} == {

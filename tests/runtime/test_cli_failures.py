@@ -37,15 +37,16 @@ def images(tmp_path: Path) -> Path:
 def test_a_bad_image_among_good_ones(run: Run, images: Path, tmp_path: Path) -> None:
     (images / "cut.png").write_bytes((images / "bad.png").read_bytes()[:200])
     done = run(images, tmp_path / "missing.png", "--output", tmp_path / "out")
-    assert done.code == 1
-    assert done.out.startswith("2 good, 2 anomalous, 2 could not be inspected; results in ")
+    assert done.code == 3
+    assert done.out.startswith("2 good, 2 anomalous, 2 not judged; results in ")
     first, second = done.err.splitlines()
     assert first.startswith(f"error: {images / 'cut.png'} is truncated")
     assert second.startswith(f"error: {tmp_path / 'missing.png'} cannot be read")
     rows = {row["image"]: row for row in lines(tmp_path / "out")}
     assert len(rows) == 6
     assert f"error: {rows['cut.png']['error']}" == first
-    assert "verdict" not in rows["cut.png"]
+    for name, reason in (("cut.png", "damaged"), ("missing.png", "unreadable")):
+        assert (rows[name]["verdict"], rows[name]["reasons"]) == ("not_judged", [reason])
     assert not [name for name in listing(tmp_path / "out") if name.startswith(("cut", "missing"))]
 
 

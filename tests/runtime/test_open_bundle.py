@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.fake_cuda import FakeCuda
-from support.toy_bundle import bright_square, build_toy_bundle
+from support.toy_bundle import bright_square, build_toy_bundle, plain_part
 from support.trt_engines import fake_box, write_fake_engine
 
 from clipsam.runtime import (
@@ -74,7 +74,7 @@ def opened(bundle: Path, provider: str, precision: str | None = None) -> dict[st
 def test_tensorrt_inspects_as_onnxruntime_does(bundle: Path, cuda: FakeCuda) -> None:
     """The same result as onnxruntime's, part after part, and everything freed in the end."""
     write_engines(bundle)
-    parts = [bright_square(), np.full((90, 80, 3), 30, np.uint8), bright_square(bright=230)]
+    parts = [bright_square(), plain_part(90, 80, 30), bright_square(bright=230)]
     with ClipSAM.open(bundle, "cpu", 1) as reference, ClipSAM.open(bundle, "tensorrt") as model:
         assert {session.provider for session in model.sessions.values()} == {"tensorrt"}
         for part in parts:

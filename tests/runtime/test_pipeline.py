@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.toy_bundle import SCORES, bright_square, build_toy_bundle, hashes
+from support.toy_bundle import SCORES, bright_square, build_toy_bundle, hashes, plain_part
 
-from clipsam.runtime import Bundle, CategoryError, ClipSAM, ImageError, Result, SessionError
+from clipsam.runtime import (
+    Bundle,
+    CategoryError,
+    ClipSAM,
+    ImageError,
+    InspectOptions,
+    OptionError,
+    Result,
+    SessionError,
+)
 from clipsam.runtime import timing as clock_module
 from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.bundle import Manifest, write_manifest, write_text_features
@@ -33,10 +42,10 @@ class Spy(SessionWrapper):
         self.change: Callable[[Outputs], None] = lambda outputs: None
         self.closed = False
 
-    def _run(self, feeds: Mapping[str, Array]) -> Outputs:
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> Outputs:
         self.feeds.append(feeds)
         self.before()
-        outputs = super()._run(feeds)
+        outputs = super()._run(feeds, wanted)
         self.change(outputs)
         return outputs
 
@@ -85,7 +94,7 @@ def model(toy: Path) -> Iterator[ClipSAM]:
         yield opened
 
 
-DARK = np.full((120, 160, 3), 30, np.uint8)
+DARK = plain_part(120, 160, 30)
 
 
 def two_squares() -> NDArray[np.uint8]:
@@ -101,8 +110,9 @@ def test_a_good_part_runs_no_sam(spied: Model) -> None:
     assert (result.prompts, result.dropped, result.regions) == (0, 0, ())
     assert (result.refined, result.late) == (False, False)  # there is nothing to redraw
     assert not result.mask.any()
-    np.testing.assert_allclose(result.score_map, 30 / 255 / 4, rtol=1e-5)
-    assert result.score == pytest.approx(30 / 255 / 4)
+    np.testing.assert_allclose(result.score_map, 32 / 255 / 4, atol=2.1 / 255 / 4)
+    assert result.score == pytest.approx(34 / 255)
+    assert (result.limit, result.map_limit) == (0.47, 0.47 / 4)
     assert set(result.timings) == {"rough", "prompts", "fuse", "total", "latency"}
 
 
@@ -139,7 +149,7 @@ def test_the_map_is_equation_nine(model: ClipSAM) -> None:
     assert region.centroid == pytest.approx((64.5, 49.5), abs=1)
     x, y, width, height = region.box
     assert np.abs(np.array([x, y, width, height]) - [40, 30, 50, 40]).max() <= 3
-    assert result.score == pytest.approx(region.score)
+    assert result.score == pytest.approx(250 / 255, abs=1e-3)  # of the rough map
     assert region.area == result.mask.sum()
 
 
@@ -175,10 +185,10 @@ def test_a_deadline_gives_the_rough_result(spied: Model) -> None:
     late = model.inspect(image, deadline_ms=230)  # 10 ms are gone when SAM would start
     assert spied.runs() == {"clip_umci": 3, "sam_encoder": 2, "sam_decoder": 2}
     assert (late.refined, late.late, late.prompts, late.verdict) == (False, True, 1, "anomalous")
-    assert late.threshold == full.threshold == 0.25
+    assert (late.limit, late.score) == (full.limit, full.score)
     assert set(late.timings) == {"rough", "prompts", "fuse", "total", "latency"}
     np.testing.assert_array_equal(late.mask, late.score_map > 0.47 / 4)
-    assert late.score == pytest.approx(250 / 255 / 4, abs=1e-3)
+    assert late.score == pytest.approx(250 / 255, abs=1e-3)
 
 
 def test_one_slow_run_does_not_switch_sam_off_for_good(spied: Model) -> None:
@@ -333,3 +343,94 @@ def test_a_closed_model_says_so(toy: Path) -> None:
         opened.inspect(DARK)
     with pytest.raises(SessionError, match="is closed"):
         opened.inspect(DARK)
+
+
+def test_frames_that_show_nothing_are_never_good(model: ClipSAM) -> None:
+    shape = (120, 160, 3)
+    for image, reason in (
+        (np.zeros(shape, np.uint8), "black"),
+        (np.full(shape, 30, np.uint8), "empty"),
+    ):
+        result = model.inspect(image)
+        assert (result.verdict, result.reasons) == ("not_judged", (reason,))
+        assert result.score <= result.limit
+        assert result.regions == ()
+    burnt = model.inspect(np.full(shape, 255, np.uint8))  # a defect all over, to this model
+    assert (burnt.verdict, burnt.reasons) == ("anomalous", ("burnt out",))
+    assert model.inspect(np.full(shape, 255, np.uint8), "nothing").verdict == "not_judged"
+
+
+def test_a_limit_of_ones_own(toy: Path) -> None:
+    for limit, verdict in ((0.5, "anomalous"), (0.99, "good")):
+        options = InspectOptions(limit=limit)
+        with ClipSAM.open(toy, threads=1, options=options) as opened:
+            result = opened.inspect(bright_square())
+            assert (result.verdict, result.limit) == (verdict, limit)
+
+
+def test_defects_below_the_smallest_area_do_not_count(toy: Path) -> None:
+    image = two_squares()  # of 2000 and 1600 pixels
+    for options, count in (
+        (InspectOptions(min_area=1800), 1),
+        (InspectOptions(min_area=1200), 2),
+        (InspectOptions(min_area=18, mm_per_pixel=0.1), 1),  # mm²
+        (InspectOptions(min_area=3000), 0),
+    ):
+        with ClipSAM.open(toy, threads=1, options=options) as opened:
+            result = opened.inspect(image)
+            assert len(result.regions) == count
+            assert result.min_area == round(options.min_area / (options.mm_per_pixel or 1) ** 2)
+
+
+def test_only_the_region_of_interest_counts_and_coordinates_are_the_images(toy: Path) -> None:
+    image = two_squares()
+    with ClipSAM.open(toy, threads=1, options=InspectOptions(roi=(80, 100, 70, 80))) as opened:
+        result = opened.inspect(image)
+        (many,) = (part.result() for part in opened.inspect_many([image]))
+        assert (many.score, many.regions) == (result.score, result.regions)
+        (region,) = result.regions
+        assert np.abs(np.array(region.box) - [90, 120, 40, 40]).max() <= 4
+        assert np.abs(np.array(region.centroid) - [109.5, 139.5]).max() <= 1
+        assert min(x for x, _ in region.contour) >= 85
+        assert result.mask.shape == result.score_map.shape == image.shape[:2]
+        assert result.mask.sum() == region.area
+        assert not result.mask[:100].any()
+        assert not result.score_map[:100].any()
+        assert result.roi == (80, 100, 70, 80)
+        with pytest.raises(ImageError, match="100x90 pixels and the roi 80,100,70,80 reaches"):
+            opened.inspect(bright_square(90, 100))
+
+
+def test_what_is_ignored_is_no_defect(toy: Path) -> None:
+    image = two_squares()
+    ignore = np.zeros(image.shape[:2], np.bool_)
+    ignore[110:170, 80:140] = True
+    for roi, count in ((None, 1), ((80, 100, 70, 80), 0)):
+        with ClipSAM.open(toy, options=InspectOptions(ignore=ignore, roi=roi)) as opened:
+            result = opened.inspect(image)
+            assert len(result.regions) == count
+            assert result.ignore == InspectOptions(ignore=ignore).ignore_id != ""
+            assert not (result.mask & ignore).any()
+            with pytest.raises(ImageError, match="ignored area was drawn for 160x200"):
+                opened.inspect(bright_square(90, 100))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"limit": 0},
+        {"limit": float("nan")},
+        {"limit": "high"},
+        {"min_area": -1},
+        {"mm_per_pixel": float("inf")},
+        {"roi": (1, 2, 3)},
+        {"roi": (-1, 2, 3, 4)},
+        {"roi": (0, 0, 1.5, 4)},
+        {"roi": (0, 0, 1, 4)},
+        {"ignore": np.zeros((3, 4))},
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        InspectOptions(**given)

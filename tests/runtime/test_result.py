@@ -20,7 +20,7 @@ def example(**changes: Any) -> Result:
     result = Result(
         verdict="anomalous",
         score=0.8125,
-        threshold=0.25,
+        limit=0.25,
         regions=(region, replace(region, area=4)),
         category="métal nut",
         height=3,

@@ -10,7 +10,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.toy_bundle import CLIP_SIZE, bright_square, build_toy_bundle
+from support.toy_bundle import CLIP_SIZE, bright_square, build_toy_bundle, plain_part
 
 from clipsam.runtime import (
     Bundle,
@@ -35,7 +35,7 @@ from clipsam.runtime.images.reader import write_png
 from clipsam.runtime.timing import Clock
 
 Feeds = dict[str, Array]
-DARK = np.full((120, 160, 3), 30, np.uint8)
+DARK = plain_part(120, 160, 30)
 PATIENCE = 20  # seconds until a test fails that would wait for ever
 
 
@@ -48,10 +48,10 @@ class Watched(SessionWrapper):
         self.after: Callable[[Feeds], None] = lambda outputs: None
         self.batches: list[int] = []
 
-    def _run(self, feeds: Feeds) -> Feeds:  # type: ignore[override]
+    def _run(self, feeds: Feeds, wanted: Sequence[str]) -> Feeds:  # type: ignore[override]
         self.batches.append(len(feeds["image"]) if "image" in feeds else 1)
         self.before(feeds)
-        outputs = super()._run(feeds)
+        outputs = super()._run(feeds, wanted)
         self.after(outputs)
         return outputs
 
@@ -105,7 +105,7 @@ def parts(number: int) -> list[NDArray[np.uint8]]:
     found = []
     for i in range(number):
         height, width = 90 + 7 * (i % 5), 100 + 11 * (i % 3)
-        bright = 30 + i if i % 3 else 250 - i
+        bright = 50 + i if i % 3 else 250 - i
         found.append(bright_square(height, width, (20 + i % 7, 25, 30 + i % 4, 20), bright))
     return found
 
@@ -540,7 +540,7 @@ def camera():
             if sys.argv[2] == "interrupted":
                 signal.raise_signal(signal.SIGINT)
             threading.Event().wait()
-        yield np.full((64, 64, 3), 30, np.uint8)
+        yield np.indices((64, 64, 3)).sum(axis=0).astype(np.uint8) // 4
 line = model.inspect_many(camera())
 for number, part in enumerate(line):
     print(part.result().verdict, flush=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipsam.runtime.cli import main
-from support.toy_bundle import bright_square
+from support.toy_bundle import bright_square, plain_part
 
 NAMES = ["bad.png", "good.jpg", "line 1/part.v2.BMP", "line 1/äöü/ok.tiff"]
 
@@ -46,9 +46,9 @@ def make_images(folder: Path) -> Path:
     """A tree of NAMES: two defects, two good parts; and a file that is no image."""
     (folder / "line 1/äöü").mkdir(parents=True)
     save(folder / "bad.png", bright_square())
-    save(folder / "good.jpg", np.full((100, 90, 3), 30, np.uint8))
+    save(folder / "good.jpg", plain_part(100, 90, 30))
     save(folder / "line 1/part.v2.BMP", bright_square(64, 64, (10, 10, 30, 30)))
-    save(folder / "line 1/äöü/ok.tiff", np.full((50, 60, 3), 20, np.uint8))
+    save(folder / "line 1/äöü/ok.tiff", plain_part(50, 60, 20))
     (folder / "notes.txt").write_text("no image")
     return folder
 

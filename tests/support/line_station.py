@@ -19,8 +19,6 @@ from clipsam.runtime.station.station import Options, Station
 from clipsam.runtime.station.store import Store
 from support.toy_bundle import bright_square
 
-GOOD_PART = np.full((40, 60, 3), 30, np.uint8)
-
 
 def good_part(number: int = 0) -> NDArray[np.uint8]:
     """A good part unlike any other."""

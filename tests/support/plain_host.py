@@ -90,14 +90,33 @@ def plain_components(binary: Mask, weights: Map, min_area: int) -> list[PlainCom
     return sorted(found, key=lambda c: (-c.evidence, c.box[1], c.box[0], c.box[3], c.box[2]))
 
 
+def plain_level(values: Map, area: int) -> float:
+    """The highest of the map's values at which a component of `area` pixels is left, by halving."""
+    levels = np.unique(values)
+    first, last = 0, len(levels)
+    while last - first > 1:
+        middle = (first + last) // 2
+        mask = (values >= levels[middle]).view(np.uint8)
+        stats = cv2.connectedComponentsWithStats(mask, connectivity=8)[2]
+        if stats[1:, cv2.CC_STAT_AREA].max(initial=0) >= area:
+            first = middle
+        else:
+            last = middle
+    return float(levels[first])
+
+
 def plain_prompts(
     rough: Map, options: PromptOptions
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[PlainComponent]]:
-    """Boxes [q,4], points [q,m,2] and all components."""
+) -> tuple[float, NDArray[np.float32], NDArray[np.float32], list[PlainComponent]]:
+    """The score, boxes [q,4], points [q,m,2] and all components."""
     smallest = max(1, round(options.min_area * rough.size))
-    components = plain_components(rough > options.threshold, rough, smallest)
-    if options.min_peak > options.threshold:
-        components = [c for c in components if rough[c.window][c.mask].max() > options.min_peak]
+    score = plain_level(rough, smallest)
+    reach = min(options.threshold, options.deciding)
+    components = [
+        c
+        for c in plain_components(rough.astype(np.float64) > reach, rough, smallest)
+        if plain_level(np.where(c.mask, rough[c.window], -1), smallest) > options.deciding
+    ]
     kept = components[: options.max_boxes]
     boxes = np.array([c.box for c in kept], np.float32).reshape(-1, 4)
     groups = [kept] * len(kept) if options.points == "shared" else [[c] for c in kept]
@@ -107,7 +126,7 @@ def plain_prompts(
             drawn[id(group[0])] = plain_draw(group, rough.shape[1], options)
     points = [drawn[id(group[0])] for group in groups]
     shaped = np.array(points, np.float32).reshape(-1, options.num_points, 2)
-    return boxes, shaped, components
+    return score, boxes, shaped, components
 
 
 def plain_draw(

@@ -43,7 +43,8 @@ def draw_store(folder: Path, parts: int = 120, worse_from: int = 60) -> Path:
             }
             if number != 5:
                 values = {
-                    "verdict": "anomalous" if bad else "good", "score": score, "limit": LIMIT,
+                    "verdict": "anomalous" if bad else "good", "score": score,
+                    "limit": LIMIT, "map_limit": LIMIT,
                     "timings": {"rough": 40 + number / 10, "total": 41 + number / 10},
                     "width": 64, "height": 48, **_draw(pictures, number, score if bad else 0.0),
                 }  # fmt: skip

@@ -1,9 +1,9 @@
 """A bundle without a model: three hand-made graphs that keep the contract, built in a moment.
 
 `clip_umci` calls the brightness of the image its rough map (times the abnormal text feature, so
-that the category matters); `sam_encoder` averages blocks; `sam_decoder` keeps what is bright
-within each prompt's box. A bright square on dark ground is therefore a defect that both stages
-find, and every test of the runtime runs the whole pipeline without torch.
+that the category matters), and colours its tokens; `sam_encoder` averages blocks; `sam_decoder`
+keeps what is bright within each prompt's box. A bright square on dark ground is therefore a defect
+that both stages find, and every test of the runtime runs the whole pipeline without torch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from clipsam.runtime.bundle import (
 from clipsam.runtime.core.files import sha256
 
 CLIP_SIZE, SAM_SIZE, TEXT_SIZE, CHANNELS = 64, 128, 4, 3
+PATCH = 8
+TOKENS = (CLIP_SIZE // PATCH) ** 2
 EMBEDDING, LOW = SAM_SIZE // 8, SAM_SIZE // 4
 SCORES = (0.9, 0.8, 0.7)
 # Category -> its abnormal text feature, which the toy multiplies brightness with.
@@ -36,8 +38,16 @@ _TYPES = {
     "uint8": TensorProto.UINT8,
     "int64": TensorProto.INT64,
     "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
 }
 Node = tuple[str, list[str], str, dict[str, Any]]
+
+
+def plain_part(height: int = 120, width: int = 160, level: int = 30) -> NDArray[np.uint8]:
+    """A good part HxWx3: dark, with stripes that no model sees; a flat one is not judged."""
+    image = np.full((height, width, 3), level, np.uint8)
+    image[:, np.arange(width) // 8 % 2 == 1] += 4
+    return image
 
 
 def bright_square(
@@ -115,7 +125,10 @@ def _graphs() -> dict[str, tuple[Any, Any, list[Node], dict[str, NDArray[Any]]]]
                 TensorSpec("image", "uint8", ("batch", s, s, 3)),
                 TensorSpec("text", "float32", ("batch", TEXT_SIZE, 2)),
             ),
-            (TensorSpec("rough", "float32", ("batch", s, s)),),
+            (
+                TensorSpec("rough", "float32", ("batch", s, s)),
+                TensorSpec("tokens", "float16", ("batch", TOKENS, 3)),
+            ),
             [
                 ("Cast", ["image"], "f", {"to": TensorProto.FLOAT}),
                 ("Div", ["f", "255"], "unit", {}),
@@ -124,6 +137,19 @@ def _graphs() -> dict[str, tuple[Any, Any, list[Node], dict[str, NDArray[Any]]]]
                 ("ReduceMean", ["abnormal", "first"], "weight", {"keepdims": 1}),
                 ("Unsqueeze", ["weight", "two"], "w", {}),
                 ("Mul", ["grey", "w"], "rough", {}),
+                ("Transpose", ["unit"], "chw", {"perm": [0, 3, 1, 2]}),
+                (
+                    "AveragePool",
+                    ["chw"],
+                    "cells",
+                    {"kernel_shape": [PATCH] * 2, "strides": [PATCH] * 2},
+                ),
+                ("Reshape", ["cells", "0ct"], "columns", {}),
+                ("Transpose", ["columns"], "colours", {"perm": [0, 2, 1]}),
+                ("ReduceL2", ["colours", "two"], "lengths", {"keepdims": 1}),
+                ("Max", ["lengths", "tenth"], "length", {}),
+                ("Div", ["colours", "length"], "tokens32", {}),
+                ("Cast", ["tokens32"], "tokens", {"to": TensorProto.FLOAT16}),
             ],
             {
                 "255": np.float32(255).reshape(()),
@@ -131,6 +157,8 @@ def _graphs() -> dict[str, tuple[Any, Any, list[Node], dict[str, NDArray[Any]]]]
                 "first": np.array([1]),
                 "one": np.array(1),
                 "two": np.array([2]),
+                "0ct": np.array([0, 3, TOKENS]),
+                "tenth": np.float32(0.1).reshape(()),
             },
         ),
         "sam_encoder": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +76,21 @@ class OrtSession(Session):
         # onnxruntime's own way copies no more.
         self._binds = provider != "cpu"
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         session = self._session
         if session is None:
             raise SessionError("This session is closed: open it again.")
         contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         try:
             if self._binds:
-                return self._run_bound(session, contiguous)
-            outputs = session.run(list(self.outputs), contiguous)
+                return self._run_bound(session, contiguous, wanted)
+            outputs = session.run(list(wanted), contiguous)
         except Exception as error:
             raise SessionError(
                 f"onnxruntime failed on {self.provider} ({_first_line(error)}): free some memory, "
                 "or build the bundle again."
             ) from error
-        found = dict(zip(self.outputs, outputs, strict=True))
+        found = dict(zip(wanted, outputs, strict=True))
         self._check_outputs(feeds, found)
         return found
 
@@ -99,15 +99,18 @@ class OrtSession(Session):
         axes: dict[str, int] = {}
         for name, spec in self.inputs.items():
             spec.problem(feeds[name], axes)  # learns the axes
-        for name, spec in self.outputs.items():
+        for name, array in found.items():
+            spec = self.outputs[name]
             # A graph need not declare every shape; one of no axes is how that reads here.
-            if spec.shape and spec.problem(found[name], axes):
+            if spec.shape and spec.problem(array, axes):
                 raise SessionError(
-                    f"The graph returned {name} {list(np.shape(found[name]))} where it declares "
+                    f"The graph returned {name} {list(np.shape(array))} where it declares "
                     f"{spec}: build the bundle again."
                 )
 
-    def _run_bound(self, session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run_bound(
+        self, session: Any, feeds: Mapping[str, Array], wanted: Sequence[str]
+    ) -> dict[str, Array]:
         """Run with arrays made beforehand for the outputs whose shapes the inputs' axes give."""
         binding = session.io_binding()
         axes: dict[int | str, int] = {}
@@ -116,7 +119,8 @@ class OrtSession(Session):
             axes.update(zip(self.inputs[name].shape, array.shape, strict=True))
         axes.pop("?", None)  # axes without a name are not one axis
         results: dict[str, Array] = {}
-        for name, spec in self.outputs.items():
+        for name in wanted:
+            spec = self.outputs[name]
             shape = [size if isinstance(size, int) else axes.get(size, -1) for size in spec.shape]
             if -1 in shape:
                 binding.bind_output(name)
@@ -124,10 +128,10 @@ class OrtSession(Session):
                 results[name] = made = np.empty(shape, spec.dtype)
                 binding.bind_output(name, "cpu", 0, made.dtype, shape, made.ctypes.data)
         session.run_with_iobinding(binding)
-        if len(results) < len(self.outputs):
-            ours = zip(self.outputs, binding.copy_outputs_to_cpu(), strict=True)
+        if len(results) < len(wanted):
+            ours = zip(wanted, binding.copy_outputs_to_cpu(), strict=True)
             results.update({name: array for name, array in ours if name not in results})
-        return {name: results[name] for name in self.outputs}
+        return {name: results[name] for name in wanted}
 
     def close(self) -> None:
         """Free the graph and the memory of its runs (on the CPU: of all that runs no more)."""

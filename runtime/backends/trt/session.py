@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,7 +156,7 @@ class TrtSession(Session):
         device = self._own(DeviceBuffer(self._cuda, size))
         self._tensors[spec.name] = _Tensor(spec, lowest, highest, host, device)
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         shapes = {name: feeds[name].shape for name in self.inputs}
         with self._lock:
             if self._closed:
@@ -166,7 +166,7 @@ class TrtSession(Session):
             key = tuple(shapes.values())
             with self._cuda.selected():
                 try:
-                    return self._execute(key, shapes, feeds)
+                    return self._execute(key, shapes, feeds, wanted)
                 except BaseException:
                     # What is still queued must not meet the buffers of the next run.
                     with contextlib.suppress(SessionError):
@@ -176,7 +176,11 @@ class TrtSession(Session):
                     raise
 
     def _execute(
-        self, key: tuple[Shape, ...], shapes: Mapping[str, Shape], feeds: Mapping[str, Array]
+        self,
+        key: tuple[Shape, ...],
+        shapes: Mapping[str, Shape],
+        feeds: Mapping[str, Array],
+        wanted: Sequence[str],
     ) -> dict[str, Array]:
         """One run; the shapes fit the engine."""
         prepared = self._prepared.get(key)
@@ -190,13 +194,14 @@ class TrtSession(Session):
             prepared.graph.launch(self._stream)
         else:
             self._enqueue(prepared.context)
-        for name, shape in prepared.outputs.items():
+        shapes = {name: prepared.outputs[name] for name in wanted}
+        for name, shape in shapes.items():
             tensor = self._tensors[name]
             self._stream.download(tensor.host, tensor.device, _bytes(tensor.spec, shape))
         self._stream.synchronize()
         results = {
             name: self._tensors[name].host.array(shape, self._tensors[name].spec.dtype).copy()
-            for name, shape in prepared.outputs.items()
+            for name, shape in shapes.items()
         }
         if first:  # TensorRT asks for one run on these shapes before a capture
             self._capture(key, prepared)

@@ -12,7 +12,8 @@ const byId = (id) => document.getElementById(id);
 // A part's place on the axis of time: seconds, or its number where no time was recorded.
 const place = (i) => (data.timed ? data.time[i] : i + 1);
 // Parts with several limits are only comparable as multiples of their limit.
-const judged = [...Array(count).keys()].filter((i) => data.score[i] !== null);
+const scored = (i) => data.score[i] !== null && data.verdict[i] !== NOT_JUDGED;
+const judged = [...Array(count).keys()].filter(scored);
 const limits = new Set(judged.map((i) => data.limit[i]));
 const relative = limits.size > 1 && judged.every((i) => data.limit[i] > 0);
 const value = (i) => (relative ? data.score[i] / data.limit[i] : data.score[i]);

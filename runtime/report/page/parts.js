@@ -1,6 +1,6 @@
 // The list: which parts, in which order, a page at a time.
 const PAGE = window.innerWidth > 560 ? 48 : 24;
-const wouldChange = (i) => data.score[i] !== null && data.verdict[i] !== NOT_JUDGED && state.limit !== null && value(i) > state.limit !== (data.verdict[i] === ANOMALOUS);
+const wouldChange = (i) => scored(i) && state.limit !== null && value(i) > state.limit !== (data.verdict[i] === ANOMALOUS);
 const LISTS = {
   all: ["All", () => true],
   anomalous: ["▲ Anomalous", (i) => data.verdict[i] === ANOMALOUS],

@@ -8,16 +8,16 @@ function scoreRange() {
 const [scoreLow, scoreTop] = scoreRange();
 
 function drawHistogram(parts) {
-  const scored = parts.filter((i) => data.score[i] !== null);
+  const those = parts.filter(scored);
   byId("relative").textContent = relative ? ", as multiples of each part's limit" : "";
   const counts = Array(STEPS).fill(0), known = [Array(STEPS).fill(0), Array(STEPS).fill(0)];
   const step = (i) => Math.max(0, Math.min(STEPS - 1, Math.floor(((value(i) - scoreLow) / (scoreTop - scoreLow)) * STEPS)));
-  for (const i of scored) {
+  for (const i of those) {
     counts[step(i)]++;
     if (i in data.label) known[data.label[i]][step(i)]++;
   }
-  const labelled = scored.some((i) => i in data.label);
-  const [svg, width] = canvas(byId("histogram"), labelled ? 286 : 238, `Histogram of ${plural(scored.length, "score")}`);
+  const labelled = those.some((i) => i in data.label);
+  const [svg, width] = canvas(byId("histogram"), labelled ? 286 : 238, `Histogram of ${plural(those.length, "score")}`);
   const low = 214, left = 40, right = width - 10; // where the middle of the slider's thumb can be
   // The few anomalous parts must be seen beside thousands of good ones: a scale of powers of ten.
   const most = Math.max(10, ...counts), y = scale(0, Math.log10(1 + most), low, 26), x = scale(scoreLow, scoreTop, left, right);
@@ -48,12 +48,11 @@ function drawHistogram(parts) {
   for (const [v, name] of [[limitInForce, "limit-old"], [state.limit, "limit-line"]]) {
     if (v !== null) svg.append(shape("line", { x1: x(v), x2: x(v), y1: 16, y2: low, class: name }));
   }
-  recount(scored);
+  recount(those);
 }
-function recount(scored) {
+function recount(judgedNow) {
   const over = (limit) => (i) => limit !== null && value(i) > limit;
   const now = over(state.limit), before = (i) => data.verdict[i] === ANOMALOUS;
-  const judgedNow = scored.filter((i) => data.verdict[i] !== NOT_JUDGED);
   const tally = (test, among) => among.filter(test).length;
   const known = [0, 1].map((which) => judgedNow.filter((i) => data.label[i] === which));
   const row = (word, among, turned = false) => {

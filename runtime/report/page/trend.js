@@ -17,7 +17,7 @@ function bins(parts) {
     bin.judged = bin.parts.filter((i) => data.verdict[i] !== NOT_JUDGED).length;
     bin.bad = bin.parts.filter((i) => data.verdict[i] === ANOMALOUS).length;
     bin.none = bin.parts.length - bin.judged;
-    bin.scores = ascending(bin.parts.filter((i) => data.score[i] !== null).map(value));
+    bin.scores = ascending(bin.parts.filter(scored).map(value));
   }
   return [...found.values()].sort((a, b) => a.from - b.from);
 }
@@ -77,14 +77,13 @@ function drawTrend(parts) {
   drawDrift(parts, all);
 }
 function drawDrift(parts, all) {
-  const scored = parts.filter((i) => data.score[i] !== null);
+  const any = parts.some(scored);
   // The usual scores are those of the whole run, whatever time is chosen.
   const before = judged.filter((i) => state.category < 0 || data.category[i] === state.category);
-  const usual = data.reference && !relative ? data.reference
-    : ((first) => [0.05, 0.5, 0.95].map((q) => quantile(first, q)))(ascending(before.slice(0, Math.max(20, Math.ceil(before.length / 5))).map(value)));
-  byId("reference").textContent = data.reference && !relative ? "those of calibration" : "the first fifth of the parts";
-  byId("drift-box").hidden = !scored.length;
-  if (!scored.length) return;
+  const first = ascending(before.slice(0, Math.max(20, Math.ceil(before.length / 5))).map(value));
+  const usual = [0.05, 0.5, 0.95].map((q) => quantile(first, q));
+  byId("drift-box").hidden = !any;
+  if (!any) return;
   const high = all.map((b) => quantile(b.scores, 0.95) ?? 0);
   const top = Math.max(...high, usual[2], state.limit ?? 0, limitInForce ?? 0) * 1.1;
   const f = frame(byId("drift"), 240, `Scores over time; usual range ${short(usual[0])} to ${short(usual[2])}`, all, top, short);

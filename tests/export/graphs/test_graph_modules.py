@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
@@ -117,15 +118,36 @@ def test_clip_umci_is_features_and_umci(small_preset: Preset) -> None:
     image = torch.randint(0, 256, (3, 192, 192, 3), dtype=torch.uint8)
     text = torch.randn(3, 128, 2)
 
-    found = ClipUmciGraph(features, umci)(image, text)
+    found, tokens = ClipUmciGraph(features, umci)(image, text)
 
-    expected = mean_abnormal(umci(features(normalise(image)), text, 192))
+    taps = features(normalise(image))
+    expected = mean_abnormal(umci(taps, text, 192))
     assert found.shape == (3, 192, 192)
     assert torch.equal(found, expected)
     one_by_one = [
-        ClipUmciGraph(features, umci)(image[i : i + 1], text[i : i + 1]) for i in range(3)
+        ClipUmciGraph(features, umci)(image[i : i + 1], text[i : i + 1])[0] for i in range(3)
     ]
     torch.testing.assert_close(found, torch.cat(one_by_one), rtol=1e-5, atol=1e-6)
+
+    middle = taps[len(taps) // 2]
+    directions = F.normalize(middle, dim=-1).flatten(1, 2)
+    assert (tokens.shape, tokens.dtype) == (directions.shape, torch.float16)
+    assert torch.equal(tokens, directions.half())
+
+
+@torch.no_grad()
+def test_a_token_of_nothing_has_no_direction(small_preset: Preset) -> None:
+    umci = Checkpoints(random_seed=3).load_umci(small_preset)[0]
+
+    class Blank(torch.nn.Module):
+        taps, image_size = small_preset.features_list, 192
+
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.zeros(1, 48, 48, 128) for _ in self.taps]
+
+    graph = ClipUmciGraph(Blank(), umci)  # type: ignore[arg-type]
+    tokens = graph(torch.zeros(1, 192, 192, 3, dtype=torch.uint8), torch.randn(1, 128, 2))[1]
+    assert not tokens.any()
 
 
 def test_noise_leaves_no_constant_weights(sam: Sam) -> None:

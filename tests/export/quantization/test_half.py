@@ -252,6 +252,21 @@ def test_emulation_rounds_where_half_would(precision: str, tmp_path: Path) -> No
         assert np.isinf(found[2]) == (precision == "fp16")  # 1000 squared
 
 
+def test_emulation_returns_as_half_what_the_graph_does(tmp_path: Path) -> None:
+    model = _overflowing(TensorProto.FLOAT)
+    model.graph.node[-1].attribute[0].i = TensorProto.FLOAT16
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.save(model, tmp_path / "graph.onnx")
+    emulate(tmp_path / "graph.onnx", tmp_path / "emulated.onnx")
+    session = onnxruntime.InferenceSession(
+        tmp_path / "emulated.onnx", providers=["CPUExecutionProvider"]
+    )
+    x = np.array([1.2345678, 100, 1000], np.float32)
+    (found,) = session.run(None, {"x": x})
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, x.astype(np.float16))
+
+
 def test_emulation_is_what_pytorch_computes_in_half(
     sources: dict[str, GraphSource], tmp_path: Path
 ) -> None:
@@ -261,6 +276,18 @@ def test_emulation_is_what_pytorch_computes_in_half(
     export_graph(module, source.example, source.axes, GRAPHS[source.name][1], path)
     checks = check_graph(source.name, path, record(source.name, module, source.cases), "fp16", 1)
     assert max(check.max_rel for check in checks) < 5e-3
+
+
+def test_what_is_kept_in_half_may_round_to_its_neighbour() -> None:
+    """And no further; float32 gets no such allowance."""
+    expected = np.linspace(-1, 1, 1001, dtype=np.float32)
+    half = expected.astype(np.float16)
+    flipped = half.copy()
+    flipped[-1] = np.nextafter(half[-1], np.float16(0))
+    wrong = half * np.float16(0.998)
+    assert compare("", "", "", half, flipped, "fp32").passed
+    assert not compare("", "", "", half, wrong, "fp32").passed
+    assert not compare("", "", "", expected, flipped.astype(np.float32), "fp32").passed
 
 
 def test_a_graph_that_breaks_the_rules_of_types_is_refused(

@@ -72,7 +72,7 @@ def test_the_sidecar_says_how_it_was_built_and_judged(bundle: Path, fake: Fake) 
         (16, 7, 2),
     ]
     layers = json.loads((folder / "clip_umci.layers.json").read_text())
-    assert set(layers["Layers"]) == {"image", "text", "rough"}
+    assert set(layers["Layers"]) == {"image", "text", "rough", "tokens"}
 
 
 @pytest.mark.parametrize("typed", [0, 1])  # its value in TensorRT 11 and 10

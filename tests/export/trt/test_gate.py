@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,8 @@ class Altered(SessionWrapper):
         self.precision = "fp16"
         self._output, self._factor, self._left = output, factor, start
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        found = super()._run(feeds)
+    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        found = super()._run(feeds, wanted)
         self._left -= 1
         if self._left < 0:
             found[self._output] = found[self._output] * np.float32(self._factor)

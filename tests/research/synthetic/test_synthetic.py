@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from clipsam.research.synthetic.canvas import Canvas
-from clipsam.research.synthetic.defects import BY_NAME, KINDS, DefectKind
 from clipsam.research.synthetic.sample import Sample, make_sample, sample_from_seed
 from clipsam.research.synthetic.scenes import make_scene
-from clipsam.research.synthetic.textures import FAMILIES, texture
+from clipsam.runtime.planting.canvas import Canvas
+from clipsam.runtime.planting.kinds import BY_NAME, KINDS, DefectKind
+from clipsam.runtime.planting.textures import FAMILIES, texture
 
 COUNT = 400
 

@@ -125,6 +125,19 @@ def test_a_run_computes_the_graph_for_any_shape(session: Session) -> None:
         assert found["product"].dtype == np.float32
 
 
+def test_only_the_outputs_that_are_wanted_come_back(session: Session) -> None:
+    fed = feeds()
+    every = session.run(fed)
+    for wanted in (["same"], ("same", "product"), {"brightness"}):
+        found = session.run(fed, wanted)
+        assert list(found) == [name for name in session.outputs if name in wanted]
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, every[name])
+    for wrong in (["same", "sum"], []):
+        with pytest.raises(SessionError, match=r"returns \['brightness', .* was asked for \["):
+            session.run(fed, wrong)
+
+
 def test_order_of_feeds_does_not_matter(session: Session) -> None:
     fed = feeds()
     found = session.run(dict(reversed(fed.items())))

@@ -22,7 +22,7 @@ def result(height: int, width: int, regions: int = 1, limit: float = 0.5) -> Res
     scores = np.zeros((height, width), np.float32)
     scores[y : y + h, x : x + w] = 0.9
     return Result(
-        verdict="anomalous", score=0.9, threshold=limit, regions=(region,) * regions,
+        verdict="anomalous", score=0.9, limit=limit, map_limit=limit, regions=(region,) * regions,
         category="object", height=height, width=width, prompts=1, dropped=0, refined=True,
         norm="fixed", bundle="b", timings={}, score_map=scores, mask=scores > 0.5,
     )  # fmt: skip

@@ -163,12 +163,14 @@ def test_ties_go_by_the_first_pixel_even_with_one_box() -> None:
 def test_prompts_are_the_plain_ones(name: str, points: str) -> None:
     mask = MASKS[name]
     rough = np.where(mask, 0.5 + weights_of(mask) / 2, 0.3).astype(np.float32)
-    for seed, count, peak in ((0, 5, 0.0), (7, 1, 0.9), (-3, 40, 0.0)):
+    for seed, count, limit, area in ((0, 5, 0.0, 0), (7, 1, 0.9, 0), (-3, 40, 0.0, 0.003)):
         options = PromptOptions(
-            points=points, seed=seed, num_points=count, min_area=0, min_peak=peak
+            points=points, seed=seed, num_points=count, min_area=area, limit=limit
         )
         found = find_prompts(rough, options)
-        boxes, drawn, components = plain_prompts(rough, options)
+        score, boxes, drawn, components = plain_prompts(rough, options)
+        assert found.score == score
+        assert (len(found) > 0) == (score > found.limit)
         np.testing.assert_array_equal(found.boxes, boxes)
         np.testing.assert_array_equal(found.points, drawn)
         assert found.points.dtype == drawn.dtype == np.float32
@@ -180,7 +182,7 @@ def test_points_of_a_component_larger_than_a_chunk() -> None:
     rough[100:140] = 0.1
     for seed in range(10):
         options = PromptOptions(seed=seed, num_points=9)
-        _, drawn, _ = plain_prompts(rough, options)
+        _, _, drawn, _ = plain_prompts(rough, options)
         np.testing.assert_array_equal(find_prompts(rough, options).points, drawn)
 
 
@@ -195,14 +197,14 @@ def test_the_decision_is_the_plain_one(name: str, refined: bool) -> None:
     draw = np.random.default_rng(len(name))
     rough = np.where(mask, 0.5 + weights_of(mask) / 2, 0.3).astype(np.float32)
     options = PromptOptions(min_area=0)
-    components, plain = find_prompts(rough, options).components, plain_prompts(rough, options)[2]
+    prompts, plain = find_prompts(rough, options), plain_prompts(rough, options)[3]
     for smallest in (0.0, min(3 / mask.size, 1)):
         for share in (0.0, 0.5, 1.0):
             drawn = mask & (cv2.blur(draw.random(mask.shape), (9, 9)) < share)
             drawn |= draw.random(mask.shape) < 0.02
             final = (rough / 4 + np.where(drawn, 0.4, 0)).astype(np.float32)
             settings = DecisionOptions(min_area=smallest * 0.99)
-            found = decide(final, components, settings, refined=refined)
+            found = decide(final, prompts, settings, refined=refined)
             expected = plain_decide(final, plain, settings, refined=refined)
             np.testing.assert_array_equal(found.mask, expected[0])
             assert found.mask.dtype == np.bool_
@@ -212,8 +214,8 @@ def test_the_decision_is_the_plain_one(name: str, refined: bool) -> None:
 def test_outlines_of_regions_within_regions() -> None:
     """An outline is the region's own, not that of the hole it lies in."""
     final = np.where(rings(21), 0.9, 0).astype(np.float32)
-    components = find_components(final > 0, final, 1)
-    found = decide(final, components, DecisionOptions(min_area=0), refined=True)
+    prompts = find_prompts(final, PromptOptions(min_area=0))
+    found = decide(final, prompts, DecisionOptions(min_area=0), refined=True)
     assert len(found.regions) == 6
     assert found.mask.sum() == sum(region.area for region in found.regions)
     for number, region in enumerate(sorted(found.regions, key=lambda r: r.box)):

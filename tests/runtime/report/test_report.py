@@ -35,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = make_images(folder / "images")
     (images / "torn.png").write_bytes(b"no image")
     code = main(["inspect", str(toy), str(images), "--output", str(folder / "out")])
-    assert code == 1  # one could not be inspected
+    assert code == 3  # one could not be judged
     return folder / "out"
 
 

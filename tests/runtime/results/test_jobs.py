@@ -8,16 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from support.cli_run import Run, lines, listing, make_images, runner, save
-from support.toy_bundle import bright_square, build_toy_bundle
+from support.toy_bundle import bright_square, build_toy_bundle, plain_part
 
 from clipsam.runtime import ImageError
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 from clipsam.runtime.results.record import Index
 
-DARK = np.full((50, 50, 3), 30, np.uint8)
+DARK = plain_part(50, 50, 30)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +99,8 @@ def test_links_to_folders_are_named_and_not_followed(
     os.mkfifo(images / "pipe.png")
     (images / "gone.png").symlink_to(tmp_path / "nothing.png")
     done = run(images, "--output", tmp_path / "out")
-    assert done.code == 1
-    assert done.out.startswith("2 good, 2 anomalous, 1 could not be inspected")
+    assert done.code == 3
+    assert done.out.startswith("2 good, 2 anomalous, 1 not judged")
     link, pipe, gone = done.err.splitlines()
     assert link == (
         f"note: {images / 'circle'} is a link to a folder and was not followed: give it as an "
@@ -161,7 +160,7 @@ def test_a_picture_too_large_for_the_memory_costs_its_row_alone(
     drawn = failing(folder.captioned, lambda args: args[0].shape[:2] == (50, 60))
     monkeypatch.setattr(folder, "captioned", drawn)
     done = run(images, "--output", tmp_path / "out")
-    assert done.out.startswith("0 good, 1 anomalous, 3 could not be inspected")
+    assert done.out.startswith("0 good, 1 anomalous, 3 not judged")
     for name, line in zip(
         ("good.jpg", "part.v2.BMP", "ok.tiff"), done.err.splitlines(), strict=True
     ):

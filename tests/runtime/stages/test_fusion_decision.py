@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.ops.components import Component, find_components, pixel_area
 from clipsam.runtime.ops.geometry import Geometry
-from clipsam.runtime.stages.decision import DecisionOptions, decide, image_score
+from clipsam.runtime.stages.decision import DecisionOptions, decide
 from clipsam.runtime.stages.fusion import FusionOptions, check_norm, fixed_scale, fuse, image_scale
+from clipsam.runtime.stages.prompts import PromptOptions, Prompts, find_prompts
 from clipsam.runtime.stages.sam import Masks
 
 Map = NDArray[np.float32]
@@ -87,14 +87,20 @@ def test_unknown_normalisations_are_refused() -> None:
         check_norm("")
 
 
+def found(components: Sequence[Component], score: float = 0.9) -> Prompts:
+    """What the rough map said, as far as a decision asks."""
+    nothing = np.zeros((0, 2), np.float32)
+    return Prompts(score, 0.47, nothing, nothing, tuple(components))
+
+
 def refined(
     final: Map, threshold: float, min_area: float, components: Sequence[Component] | None = None
 ) -> tuple[NDArray[np.bool_], tuple[Region, ...]]:
     if components is None:  # the rough map found what the final map shows
         smallest = pixel_area(min_area, final.shape)
         components = find_components(final > threshold, final, smallest)
-    found = decide(final, components, DecisionOptions(threshold, min_area), refined=True)
-    return found.mask, found.regions
+    decision = decide(final, found(components), DecisionOptions(threshold, min_area), refined=True)
+    return decision.mask, decision.regions
 
 
 def blank(height: int = 40, width: int = 50) -> Map:
@@ -206,7 +212,7 @@ def test_the_threshold_is_exclusive() -> None:
 
 
 def components_of(rough: Map) -> list[Component]:
-    return find_components(rough > 0.47, rough, 1)
+    return list(find_prompts(rough, PromptOptions(min_area=0)).components)
 
 
 def test_sam_may_not_argue_a_component_away() -> None:
@@ -236,21 +242,26 @@ def test_without_sam_the_components_are_the_answer() -> None:
     rough[5:9, 5:9] = 0.6
     rough[20:30, 20:30] = 0.99
     options = DecisionOptions(threshold=0.2)  # which 0.99 / 4 exceeds and 0.6 / 4 does not
-    found = decide(rough / 4, components_of(rough), options, refined=False)
-    np.testing.assert_array_equal(found.mask, rough > 0.47)
-    assert [region.area for region in found.regions] == [100, 16]
+    decision = decide(rough / 4, found(components_of(rough)), options, refined=False)
+    np.testing.assert_array_equal(decision.mask, rough > 0.47)
+    assert [region.area for region in decision.regions] == [100, 16]
 
 
-def test_a_part_with_a_region_is_anomalous_and_one_without_is_good() -> None:
-    rough = blank()
-    rough[5:9, 5:9] = 0.9
-    options = DecisionOptions(threshold=0.2, score_area=0.005)
-    for found, verdict in (
-        (decide(rough / 4, components_of(rough), options, refined=False), "anomalous"),
-        (decide(rough / 4, (), options, refined=False), "good"),  # a high score decides nothing
-    ):
-        assert found.verdict == verdict
-        assert found.score == image_score(rough / 4, 0.005) > found.threshold == 0.2
+@pytest.mark.parametrize(
+    ("score", "reasons", "verdict"),
+    [
+        (0.48, (), "anomalous"),
+        (0.47, (), "good"),
+        (0.1, ("black",), "not_judged"),
+        (0.48, ("black",), "anomalous"),  # the score alone says so, whatever else is wrong
+    ],
+)
+def test_the_verdict_is_the_score_above_the_limit(
+    score: float, reasons: tuple[str, ...], verdict: str
+) -> None:
+    decision = decide(blank(), found((), score), DecisionOptions(), refined=False, reasons=reasons)
+    assert decision.verdict == verdict
+    assert (decision.score, decision.limit, decision.reasons) == (score, 0.47, reasons)
 
 
 @pytest.mark.parametrize("shape", [(17, 93), (93, 17), (64, 64), (31, 33)])
@@ -262,30 +273,10 @@ def test_the_mask_is_the_union_of_the_regions(shape: tuple[int, int]) -> None:
     assert all(region.area >= 3 for region in regions)
 
 
-@pytest.mark.parametrize(
-    "options", [{"threshold": 0}, {"threshold": 1}, {"min_area": 1}, {"score_area": 1}], ids=str
-)
+@pytest.mark.parametrize("options", [{"threshold": 0}, {"threshold": 1}, {"min_area": 1}], ids=str)
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must lie in"):
         DecisionOptions(**options)
-
-
-def test_the_image_score_is_the_highest_value_or_a_mean_of_the_highest() -> None:
-    final = np.zeros((20, 30), np.float32)
-    final[3, 4], final[10, 5:16] = 0.9, 0.4
-    assert image_score(final, 0) == pytest.approx(0.9)
-    assert image_score(final, 0.01) == pytest.approx((0.9 + 5 * 0.4) / 6)  # of 600 pixels
-    assert image_score(final, 1e-6) == pytest.approx(0.9)  # one pixel
-
-
-@pytest.mark.parametrize("shape", [(1500, 2000), (90, 6000)])
-def test_the_image_score_of_a_large_map_reads_every_few_pixels(shape: tuple[int, int]) -> None:
-    coarse = np.random.default_rng(0).random((48, 48), np.float32)
-    final = np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_LINEAR))
-    highest = np.sort(final, axis=None)[-round(0.01 * final.size) :]
-    score = image_score(final, 0.01)
-    assert score == pytest.approx(float(highest.mean()), abs=0.01)
-    assert score < float(final.max()) - 0.01
 
 
 def test_a_region_that_touches_no_component_is_none() -> None:

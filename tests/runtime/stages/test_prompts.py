@@ -257,12 +257,12 @@ def _assert_same(a: Prompts, b: Prompts) -> None:
     assert a.dropped == b.dropped
 
 
-def test_a_component_without_a_peak_is_none() -> None:
+def test_a_component_below_the_limit_is_none() -> None:
     rough = np.zeros((20, 30), np.float32)
     rough[2:6, 2:6] = 0.6
     rough[10:15, 10:20] = 0.6
     rough[12, 12] = 0.9
-    options = replace(OPTIONS, threshold=0.5, min_peak=0.88)
+    options = replace(OPTIONS, threshold=0.5, limit=0.88)
     (component,) = find_prompts(rough, options).components
     assert (component.x_min, component.y_min, component.area) == (10, 10, 50)  # all of it is kept
-    assert len(find_prompts(rough, replace(options, min_peak=0.0)).components) == 2
+    assert len(find_prompts(rough, replace(options, limit=0.0)).components) == 2

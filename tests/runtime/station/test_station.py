@@ -68,7 +68,7 @@ def test_a_part_becomes_a_row_an_answer_and_a_kept_picture(
     assert parts[1].regions
     assert parts[1].category == "metal nut"
     assert parts[1].provider == "cpu"
-    assert (parts[2].reasons, parts[2].score) == (("unreadable",), None)
+    assert (parts[2].reasons, parts[2].score) == (("damaged",), None)
     assert "torn.png is damaged" in (parts[2].message or "")
     assert list(folder.iterdir()) == []  # moved, all of them
     picture, score_map = parts[1].picture_path(store), parts[1].map_path(store)
@@ -168,7 +168,7 @@ def test_a_trigger_without_a_picture_is_a_part_too(toy: Path, store: Path) -> No
     source = ListSource([good_part(), Captured("camera 0 no picture", serial="S2"), bad_part()])
     answers, _ = run_station(toy, store, source)
     found = {part.serial: (part.verdict, part.reasons) for part in parts_of(store)}
-    assert found["S2"] == ("not_judged", ("no_picture",))
+    assert found["S2"] == ("not_judged", ("no picture",))
     assert len(answers) == 3
 
 

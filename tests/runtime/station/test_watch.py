@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from support.line_station import bad_part, good_part, parts_of, write_part
-from support.toy_bundle import build_toy_bundle
+from support.toy_bundle import build_toy_bundle, plain_part
 
 from clipsam.runtime.cli import main
 from clipsam.runtime.station.store import Store
@@ -151,7 +151,7 @@ def test_a_video_is_judged_to_its_end(toy: Path, tmp_path: Path) -> None:
     path, store = tmp_path / "line.avi", tmp_path / "line.db"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (80, 60))
     for n in range(12):
-        writer.write(bad_part() if n == 5 else np.full((60, 80, 3), 30, np.uint8))
+        writer.write(bad_part() if n == 5 else plain_part(60, 80))
     writer.release()
     args = ["--store", str(store), "--uncalibrated", "--quiet"]
     assert main(["watch", str(toy), str(path), *args]) == 0

@@ -49,6 +49,17 @@ def test_memory_is_taken_once_for_the_largest_shapes(graph: Path, cuda: FakeCuda
         assert taken == {name: cuda.count(name) for name in taken}
 
 
+def test_outputs_that_nobody_asked_for_are_not_copied(graph: Path, cuda: FakeCuda) -> None:
+    with open_session(graph, "tensorrt") as session:
+        session.run(feeds())
+        copies = []
+        for wanted in (None, ["product"]):
+            before = cuda.count("cudaMemcpyAsync")
+            session.run(feeds(), wanted)
+            copies.append(cuda.count("cudaMemcpyAsync") - before)
+        assert copies == [len(INPUTS) + len(OUTPUTS), len(INPUTS) + 1]
+
+
 def test_a_graph_for_every_set_of_shapes(graph: Path, cuda: FakeCuda, trt: FakeTensorRT) -> None:
     """The first run of a shape is queued as it is, later ones replay the graph made after it."""
     with open_session(graph, "tensorrt") as session:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipsam.research.synthetic.canvas import Canvas, Mask, cut, edge_spot
-from clipsam.research.synthetic.shapes import drawn, ragged, stroke, walk
-from clipsam.research.synthetic.textures import (
+from clipsam.runtime.planting.canvas import Canvas, Mask, cut, edge_spot
+from clipsam.runtime.planting.shapes import drawn, ragged, stroke, walk
+from clipsam.runtime.planting.textures import (
     F32,
     Rng,
     blur,

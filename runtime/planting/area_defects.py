@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipsam.research.synthetic.canvas import (
+from clipsam.runtime.planting.canvas import (
     Canvas,
     Mask,
     along_grain,
@@ -18,8 +18,8 @@ from clipsam.research.synthetic.canvas import (
     required_change,
     visible_mask,
 )
-from clipsam.research.synthetic.shapes import ragged
-from clipsam.research.synthetic.textures import (
+from clipsam.runtime.planting.shapes import ragged
+from clipsam.runtime.planting.textures import (
     CONTRAST,
     F32,
     FAMILIES,

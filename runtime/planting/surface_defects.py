@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipsam.research.synthetic.canvas import (
+from clipsam.runtime.planting.canvas import (
     LABEL_ALPHA,
     Canvas,
     Mask,
@@ -19,8 +19,8 @@ from clipsam.research.synthetic.canvas import (
     required_change,
     visible_mask,
 )
-from clipsam.research.synthetic.shapes import drawn, ragged, stroke, walk
-from clipsam.research.synthetic.textures import (
+from clipsam.runtime.planting.shapes import drawn, ragged, stroke, walk
+from clipsam.runtime.planting.textures import (
     Rng,
     blur,
     integer,

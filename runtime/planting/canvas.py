@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.research.synthetic.textures import F32, Rng, f32, integer, log_uniform, uniform
+from clipsam.runtime.planting.textures import F32, Rng, f32, integer, log_uniform, uniform
 
 Mask = NDArray[np.bool_]
 
@@ -39,6 +39,7 @@ class Canvas:
         roughness: standard deviation of the texture.
         gain: float32 HxW, the light the scene will get; noise: that of the sensor. A defect
             needs more contrast where it is dark or noisy.
+        magnify: factor on all lengths in pixels, for a defect that is to have a certain size.
     """
 
     image: F32
@@ -52,6 +53,7 @@ class Canvas:
     roughness: float
     gain: F32
     noise: float
+    magnify: float = 1.0
 
     @property
     def size(self) -> int:
@@ -59,7 +61,7 @@ class Canvas:
 
     @property
     def unit(self) -> float:
-        return self.size / 192.0
+        return self.size / 192.0 * self.magnify
 
 
 def required_change(canvas: Canvas, mask: Mask) -> float:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from clipsam.research.synthetic.area_defects import foreign, patch, stain, uneven
-from clipsam.research.synthetic.canvas import Canvas, Mask
-from clipsam.research.synthetic.outline_defects import chip, fray, missing
-from clipsam.research.synthetic.surface_defects import blob, crack, dent, hole, inclusion, scratch
-from clipsam.research.synthetic.textures import Rng
+from clipsam.runtime.planting.area_defects import foreign, patch, stain, uneven
+from clipsam.runtime.planting.canvas import Canvas, Mask
+from clipsam.runtime.planting.outline_defects import chip, fray, missing
+from clipsam.runtime.planting.surface_defects import blob, crack, dent, hole, inclusion, scratch
+from clipsam.runtime.planting.textures import Rng
 
 
 @dataclass(frozen=True)

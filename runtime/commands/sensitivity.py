@@ -1,0 +1,75 @@
+"""The flags of `InspectOptions`, the same on every command that inspects."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.options import Box, InspectOptions, parse_roi
+
+_SET = 127  # a pixel of a mask is set above it
+
+
+def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
+    """Add the flags; without `limit` for a command that finds it."""
+    group = parser.add_argument_group("how sensitive, and where")
+    if limit:
+        group.add_argument(
+            "--limit",
+            type=positive(float),
+            metavar="SCORE",
+            help="anomalous is what scores above it (default: the bundle's or the calibration's)",
+        )
+    group.add_argument(
+        "--min-area",
+        type=positive(float),
+        metavar="AREA",
+        help="the smallest defect that counts, in pixels; in mm² with --mm-per-pixel",
+    )
+    group.add_argument("--mm-per-pixel", type=positive(float), metavar="MM")
+    group.add_argument(
+        "--roi", type=_roi, metavar="X,Y,W,H", help="look only here; the rest is cropped away"
+    )
+    group.add_argument(
+        "--ignore",
+        type=Path,
+        metavar="MASK.png",
+        help="of the images' size, white where nothing counts",
+    )
+
+
+def read_options(args: argparse.Namespace) -> InspectOptions:
+    """What the flags say. Raises OptionError, and ImageError for a mask that cannot be read."""
+    ignore = None
+    if args.ignore is not None:
+        ignore = np.asarray(read_image(args.ignore).max(axis=2) > _SET)
+        if ignore.all() or not ignore.any():
+            what = "everything" if ignore.all() else "nothing"
+            raise OptionError(f"--ignore {args.ignore} ignores {what}: paint white what to ignore.")
+    limit = getattr(args, "limit", None)
+    return InspectOptions(limit, args.min_area, args.mm_per_pixel, args.roi, ignore)
+
+
+def _roi(text: str) -> Box:
+    try:
+        return parse_roi(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not x,y,width,height in pixels") from None
+
+
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """An argument's type: numbers of this kind above 0."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not value > 0:  # nan, too
+            raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse

@@ -1,0 +1,65 @@
+"""Which engine of a bundle is opened for every graph, and whether it is the one declared."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+
+from clipsam.runtime.backends.base import Session, backend_of, check_made_for
+from clipsam.runtime.backends.providers import preferred_by
+from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
+from clipsam.runtime.core.errors import BundleError, OptionError
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise OptionError for a number of threads that no machine of this size takes."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    known = isinstance(threads, Integral) and not isinstance(threads, bool)
+    if threads is not None and not (known and 1 <= threads <= most):
+        raise OptionError(
+            f"threads={threads!r} must be between 1 and {most} on this machine, or None for all "
+            "cores."
+        )
+
+
+def choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict[str, str]:
+    """graph -> the bundle's precision to open it in.
+
+    Unless one is asked for: the first that is preferred and there for every graph, so that what
+    runs is what was compared as a whole; else the first that is there for each graph, as a build
+    leaves it that had to fall back for one of them.
+    """
+    if asked is not None:
+        check_made_for(provider, asked, bundle.precisions)
+        return dict.fromkeys(GRAPHS, asked)
+    preferred = [p for p in preferred_by(provider) if p in bundle.precisions] or [FLOAT32]
+    there = {name: [p for p in preferred if found_as(bundle, provider, name, p)] for name in GRAPHS}
+    for precision in preferred:
+        if all(precision in found for found in there.values()):
+            return dict.fromkeys(GRAPHS, precision)
+    # Where nothing is there, opening the preferred one says what to do.
+    return {name: (found or preferred)[0] for name, found in there.items()}
+
+
+def found_as(bundle: Bundle, provider: str, name: str, precision: str) -> str | None:
+    """The precision by which the graph's engine is found, or None when it is not there.
+
+    A precision may take over the file of another (int8 has no decoder of its own), so its engine.
+    """
+    entry = bundle.graph_entry(name, precision)
+    backend = backend_of(provider)
+    for found in (entry.precision, precision):
+        if backend.available(bundle.folder / entry.file, found):
+            return found
+    return None
+
+
+def check_contract(entry: GraphEntry, session: Session) -> None:
+    """Refuse a graph whose tensors are not those that the manifest declares."""
+    for declared, found in ((entry.inputs, session.inputs), (entry.outputs, session.outputs)):
+        for spec in declared:
+            if spec.name not in found or not spec.agrees(found[spec.name]):
+                raise BundleError(
+                    f"The graph {entry.file} does not have the tensor {spec} that its manifest "
+                    "declares: build the bundle again."
+                )

@@ -1,0 +1,160 @@
+"""How sensitive an inspection is and where it looks: one record for commands and API."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.core.errors import ImageError, OptionError
+from clipsam.runtime.core.result import Region
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.prompts import PromptOptions
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class InspectOptions:
+    """What a user may change without another bundle. None: as the bundle, or the calibration, says.
+
+    Raises OptionError for values out of their range.
+
+    Attributes:
+      limit: a part is anomalous whose score is above it; higher finds fewer.
+      min_area: the smallest defect that counts, in pixels of the image; in mm² with `mm_per_pixel`.
+      mm_per_pixel: what a pixel's side covers of the part.
+      roi: (x, y, width, height) in pixels: the image is cropped to it before anything else.
+      ignore: bool [H,W] of the whole image, True where nothing counts.
+    """
+
+    limit: float | None = None
+    min_area: float | None = None
+    mm_per_pixel: float | None = None
+    roi: Box | None = None
+    ignore: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("limit", 100), ("min_area", math.inf), ("mm_per_pixel", math.inf)):
+            value = getattr(self, name)
+            known = isinstance(value, Real) and not isinstance(value, bool)
+            if value is not None and not (known and 0 < value <= most and math.isfinite(value)):
+                raise OptionError(f"{name}={value!r} must be a number greater than 0.")
+        if self.roi is not None:
+            whole = isinstance(self.roi, tuple | list) and len(self.roi) == 4
+            if not whole or not all(type(v) is int for v in self.roi) or min(self.roi) < 0:
+                raise OptionError(f"roi={self.roi!r} must be x, y, width and height in pixels.")
+            if min(self.roi[2:]) < 2:
+                raise OptionError(f"roi={self.roi!r} is too small: give 2 pixels a side or more.")
+            object.__setattr__(self, "roi", tuple(self.roi))
+        if self.ignore is not None and (self.ignore.ndim != 2 or self.ignore.dtype != np.bool_):
+            raise OptionError("ignore must be a bool array [H,W], True where nothing counts.")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides an answer, in JSON's types; only what is not None."""
+        values = {
+            name: getattr(self, name) for name in ("limit", "min_area", "mm_per_pixel", "roi")
+        }
+        values["ignore"] = self.ignore_id or None
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @property
+    def ignore_id(self) -> str:
+        """12 hex digits that name the ignored area; "" where there is none."""
+        if self.ignore is None:
+            return ""
+        shape = repr(self.ignore.shape).encode()
+        return hashlib.sha256(shape + np.packbits(self.ignore).tobytes()).hexdigest()[:12]
+
+    def crop(self, image: Image) -> Image:
+        """What is looked at of an image HxWx3. Raises ImageError where it is of another size."""
+        height, width = image.shape[:2]
+        if self.ignore is not None and self.ignore.shape != (height, width):
+            raise ImageError(
+                f"The image has {width}x{height} pixels and the ignored area was drawn for "
+                f"{self.ignore.shape[1]}x{self.ignore.shape[0]}: draw it on a picture of this size."
+            )
+        if self.roi is None:
+            return image
+        x, y, w, h = self.roi
+        if x + w > width or y + h > height:
+            raise ImageError(
+                f"The image has {width}x{height} pixels and the roi {x},{y},{w},{h} reaches beyond "
+                "it: give another --roi, or pictures of the size that it was chosen on."
+            )
+        return np.ascontiguousarray(image[y : y + h, x : x + w])
+
+    def ignored(self) -> NDArray[np.bool_] | None:
+        """The ignored area within the roi, bool [h,w]."""
+        if self.ignore is None or self.roi is None:
+            return self.ignore
+        x, y, w, h = self.roi
+        return self.ignore[y : y + h, x : x + w]
+
+    def gate(self, options: PromptOptions, shape: tuple[int, ...]) -> PromptOptions:
+        """The bundle's options for a view of this shape [h,w], with limit and area from here."""
+        if self.limit is not None:
+            options = replace(options, limit=float(self.limit))
+        if self.min_area is not None:
+            pixels = self.min_area / (self.mm_per_pixel or 1) ** 2
+            share = pixels / (shape[0] * shape[1])
+            if share >= 1:
+                raise ImageError(
+                    f"min_area={self.min_area:g} is {pixels:.0f} pixels, as large as the picture: "
+                    "give a smaller one."
+                )
+            options = replace(options, min_area=share)
+        return options
+
+    def place(self, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """An array [h,w] of the view in an image of this shape [H,W]; zeros around it."""
+        if self.roi is None:
+            return values
+        x, y, w, h = self.roi
+        whole = np.zeros(shape[:2], values.dtype)
+        whole[y : y + h, x : x + w] = values
+        return whole
+
+    def shift(self, regions: tuple[Region, ...]) -> tuple[Region, ...]:
+        """Regions of the view in image coordinates."""
+        if self.roi is None:
+            return regions
+        x, y = self.roi[:2]
+        return tuple(
+            replace(
+                r,
+                box=(r.box[0] + x, r.box[1] + y, *r.box[2:]),
+                centroid=(r.centroid[0] + x, r.centroid[1] + y),
+                contour=tuple((px + x, py + y) for px, py in r.contour),
+            )
+            for r in regions
+        )
+
+    def over(self, other: InspectOptions) -> InspectOptions:
+        """These options where they are given, `other`'s where not."""
+        names = ("limit", "min_area", "mm_per_pixel", "roi", "ignore")
+        given = {n: v for n in names if (v := getattr(self, n)) is not None}
+        return replace(other, **given)
+
+
+def parse_roi(text: str) -> Box:
+    """`x,y,width,height` as a command line gives it. Raises ValueError."""
+    numbers = tuple(int(part) for part in text.split(","))
+    if len(numbers) != 4:
+        raise ValueError(text)
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names of the settings (`InspectOptions.settings`) that both give, and differently."""
+    return sorted(n for n in set(one) & set(other) if one[n] != other[n])
