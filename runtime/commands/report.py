@@ -18,7 +18,9 @@ from clipsam.runtime.report.parts import Progress, Run
 from clipsam.runtime.report.pictures import embed
 from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
 from clipsam.runtime.report.store import read_store
+from clipsam.runtime.results.record import RESULTS
 
+_PAGE_SUFFIXES = (".html", ".htm")
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.output is None and args.sheet is None:
         parser.error("say what to write: -o report.html, --sheet sheet.jpg, or both")
+    if args.output is not None and args.output.suffix.lower() not in _PAGE_SUFFIXES:
+        parser.error(f"-o {args.output}: end its name in .html")  # -o line.db would be a disaster
     if args.sheet is not None and args.sheet.suffix.lower() not in SHEET_SUFFIXES:
         parser.error(f"--sheet {args.sheet}: end its name in {' or '.join(SHEET_SUFFIXES)}")
     for path in (args.output, args.sheet):
@@ -64,8 +68,9 @@ def _read(args: argparse.Namespace) -> Run:
         raise OptionError(f"{args.source} does not exist: give a results folder or a store.")
     if args.images is not None and not args.images.is_dir():
         raise OptionError(f"--images {args.images} is no folder: give the one of the pictures.")
-    if args.source.is_dir():
-        return read_folder(args.source, args.last, args.images)
+    folder = args.source.parent if args.source.name == RESULTS else args.source
+    if folder.is_dir():
+        return read_folder(folder, args.last, args.images)
     if args.images is not None:
         raise OptionError("--images is for a results folder: a store knows where its pictures are.")
     return read_store(args.source, args.last)

@@ -31,7 +31,8 @@ def read_folder(folder: Path, last: int, images: Path | None = None) -> Run:
     """
     if not (folder / RESULTS).is_file():
         raise OptionError(
-            f"{folder} holds no {RESULTS}: give the --output folder of `clipsam inspect`."
+            f"{folder} holds no {RESULTS}: give the --output folder of `clipsam inspect`, or the "
+            "file of a station's store."
         )
     rows = _rows(folder)
     if not rows:

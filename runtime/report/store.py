@@ -36,7 +36,7 @@ def read_store(path: Path, last: int) -> Run:
     if not parts:
         raise OptionError(f"{path} holds no judged part yet: run `clipsam watch` first.")
     return Run(
-        text(path.name),
+        text(path.stem),
         ordered(parts),
         left_out=max(0, judged - len(parts)),
         events=[Event(_seconds(at), text(kind), text(message)) for at, kind, message in events],

@@ -14,7 +14,7 @@ const place = (i) => (data.timed ? data.time[i] : i + 1);
 // Parts with several limits are only comparable as multiples of their limit.
 const scored = (i) => data.score[i] !== null && data.verdict[i] !== NOT_JUDGED;
 const judged = [...Array(count).keys()].filter(scored);
-const limits = new Set(judged.map((i) => data.limit[i]));
+const limits = new Set(judged.map((i) => data.limit[i]).filter((limit) => limit !== null));
 const relative = limits.size > 1 && judged.every((i) => data.limit[i] > 0);
 const value = (i) => (relative ? data.score[i] / data.limit[i] : data.score[i]);
 const limitInForce = relative ? 1 : limits.size === 1 ? [...limits][0] : null;

@@ -7,7 +7,10 @@ function showDetail(position) {
   const shots = element("div", { class: "shot" });
   for (const [layer, word] of [["picture", "Picture"], ["map", "Map: orange from the limit on, yellow far above it"]]) {
     const inner = layers(i, layer);
-    if (inner.tagName === "DIV" && data.boxes[i]) inner.append(regions(i));
+    if (inner.tagName === "DIV" && data.boxes[i]) {
+      inner.querySelector("svg")?.remove();
+      inner.append(regions(i, true));
+    }
     shots.append(element("figure", {}, element("div", { class: "view" }, inner), element("figcaption", {}, word)));
   }
   const facts = [
@@ -31,12 +34,13 @@ function showDetail(position) {
   );
   if (!dialog.open) dialog.showModal();
 }
-function regions(i) {
+function regions(i, numbered = false) {
   const [width, height] = data.size[i];
-  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   for (const name of ["under", "over"]) {
     for (const [x, y, w, h] of data.boxes[i]) svg.append(shape("rect", { x, y, width: w, height: h, class: name }));
   }
+  if (!numbered) return svg;
   const size = Math.max(width, height) / 24;
   data.boxes[i].forEach(([x, y], k) => svg.append(shape("text", { x: x + size / 4, y: y > size ? y - size / 4 : y + size }, String(k + 1))));
   svg.querySelectorAll("text").forEach((t) => { t.style.fontSize = `${size}px`; t.style.strokeWidth = `${size / 6}px`; });

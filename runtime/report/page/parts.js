@@ -82,6 +82,9 @@ function layers(i, layer) {
   const box = element("div");
   const add = (source, words) => source.startsWith("data:image/webp;base64,") && box.append(element("img", { src: source, alt: words, decoding: "async" }));
   add(picture, `Picture of ${data.name[i]}`);
-  if (layer === "map" || !picture) add(map, `Map of ${data.name[i]}`);
+  if (layer === "map" || !picture) {
+    add(map, `Map of ${data.name[i]}`);
+    if (data.boxes[i]) box.append(regions(i)); // the map's colour may be the part's
+  }
   return box;
 }

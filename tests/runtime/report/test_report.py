@@ -103,6 +103,13 @@ def test_a_row_that_is_damaged_or_leads_elsewhere_is_shown_without_pictures(tmp_
     assert block(page, "data")["name"][3] == "cam\\udcff.png"
 
 
+def test_the_record_itself_stands_for_its_folder(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    assert main(["report", str(results / "results.jsonl"), "-o", str(page), "--last", "2"]) == 0
+    data = block(page.read_text("utf-8"), "data")
+    assert (len(data["name"]), data["leftOut"]) == (2, 3)
+
+
 def test_a_picture_that_changed_since_is_not_shown(results: Path, tmp_path: Path) -> None:
     run = read_folder(results, 100)
     part = next(p for p in run.parts if p.name == "bad.png")
@@ -206,7 +213,13 @@ def test_the_sheet_shows_the_worst_parts_in_their_order(
 
 
 def test_what_to_write_must_be_said(store: Path, capfd: Any) -> None:
-    for words in ([], ["--sheet", "sheet.gif"], ["--last", "0", "-o", "r"], ["--megabytes", "nan"]):
+    for words in (
+        [],
+        ["--sheet", "sheet.gif"],
+        ["-o", "line.db"],
+        ["--last", "0"],
+        ["--megabytes", "nan"],
+    ):
         with pytest.raises(SystemExit) as stopped:
             main(["report", str(store), *words])
         assert stopped.value.code == 2
@@ -251,7 +264,7 @@ def test_parts_that_are_anomalous_at_an_even_rate_show_no_change(rate: float) ->
         (lambda p: (p / "a.txt").write_text("no store at all" * 99), ["a.txt"], "no store"),
         (lambda p: draw_store(p, 0), ["line.db"], "no judged part"),
         (lambda p: draw_store(p, 1), ["line.db", "--images", "."], "--images is for"),
-        (lambda p: draw_store(p, 1), ["line.db", "-o", "."], "is a folder"),
+        (lambda p: (p / "r.html").mkdir(), ["line.db", "-o", "r.html"], "is a folder"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_and_nothing_is_written(
@@ -264,7 +277,7 @@ def test_what_cannot_be_read_is_one_sentence_and_nothing_is_written(
     error = capfd.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
-    assert not list(tmp_path.glob("*.html*"))
+    assert not [path for path in tmp_path.rglob("*html*") if path.is_file()]
 
 
 def test_without_jinja2_the_extra_is_named(store: Path, tmp_path: Path) -> None:
