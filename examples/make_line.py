@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from clipsam.runtime.core.files import sha256
 from clipsam.runtime.station.schema import iso
 from clipsam.runtime.station.store import Store
 
@@ -158,7 +159,7 @@ def draw(
     mask = draw_defect(rng, picture) if mark else np.zeros((SIDE, SIDE), np.uint8)
     names = {"picture": f"{number:08}-ring.jpg"}
     cv2.imwrite(str(folder / names["picture"]), picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"sha256": sha256(folder / names["picture"])}
     if "score" in values:
         names["map"] = f"{number:08}-ring.map.png"
         scores = draw_map(rng, mask, values["score"])

@@ -51,7 +51,7 @@ class Part:
     size: tuple[int, int] | None = None  # width, height
     ran: Mapping[str, str] = field(default_factory=dict)
     picture: Path | None = None
-    sha256: str | None = None  # of the picture
+    sha256: str | None = None  # of the picture, which is shown only while it is that one
     score_map: Path | None = None
     overlay: Path | None = None
 

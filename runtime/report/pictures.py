@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clipsam.runtime.core.errors import ImageError
 from clipsam.runtime.core.files import open_regular, sha256
 from clipsam.runtime.core.result import GOOD
+from clipsam.runtime.images.headers import read_header
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import MAX_PIXELS, read_image
 from clipsam.runtime.report.parts import Part, Progress, worst_first
@@ -60,10 +61,10 @@ def embed(
 
 def picture_of(part: Part) -> Image | None:
     """The picture that was judged, or None when it is gone or is another one by now."""
-    if part.picture is None:
+    if part.picture is None or part.sha256 is None:
         return None
     try:
-        if part.sha256 is not None and sha256(part.picture) != part.sha256:
+        if sha256(part.picture) != part.sha256:
             return None
         return read_image(part.picture)
     except (ImageError, OSError, ValueError):
@@ -76,8 +77,11 @@ def map_of(part: Part) -> NDArray[np.float32] | None:
         return None
     try:
         with open_regular(part.score_map, 4 * MAX_PIXELS + (1 << 20)) as file:
-            data = np.frombuffer(file.read(), np.uint8)
-        array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+            data = file.read()
+        header = read_header(data)
+        if header is None or header.width * header.height > MAX_PIXELS:
+            return None
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, cv2.error):
         return None
     if array is None or array.ndim != 2 or array.dtype not in (np.float32, np.uint8):

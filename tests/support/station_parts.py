@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from clipsam.runtime.core.files import sha256
 from clipsam.runtime.station.schema import iso
 from clipsam.runtime.station.store import Store
 
@@ -68,5 +69,6 @@ def _draw(folder: Path, number: int, peak: float) -> dict[str, Any]:
     cv2.imwrite(str(folder / names["map"]), (scores * 255).astype(np.uint8))
     region = {"box": [20, 10, 20, 12], "area": 240, "score": peak}
     return {key: f"{folder.name}/{name}" for key, name in names.items()} | {
-        "regions": [region] if peak else []
+        "sha256": sha256(folder / names["picture"]),
+        "regions": [region] if peak else [],
     }
