@@ -87,3 +87,9 @@ clean:
 .PHONY: fuzz
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py
+
+# 20,000 parts through a station that is killed, filled up and cut off; about 20 minutes of a core.
+# As root, or no disk is filled.
+.PHONY: soak-station
+soak-station: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak_station.py

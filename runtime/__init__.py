@@ -15,8 +15,10 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import (
     BundleError,
+    CalibrationError,
     CategoryError,
     ClipSAMError,
     EngineError,
@@ -51,6 +53,8 @@ def __getattr__(name: str) -> str:
 __all__ = [
     "Bundle",
     "BundleError",
+    "Calibration",
+    "CalibrationError",
     "CategoryError",
     "ClipSAM",
     "ClipSAMError",

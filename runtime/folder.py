@@ -59,7 +59,7 @@ def inspect_files(
     jobs: Sequence[Job],
     output: Path,
     *,
-    category: str,
+    category: str | None,
     norm: str | None = None,
     deadline_ms: float | None = None,
     resume: bool = False,
@@ -76,6 +76,7 @@ def inspect_files(
     holds a file that this would overwrite and no inspection wrote; CategoryError. In the latter
     cases nothing was written.
     """
+    category = model.word(category)
     model.bundle.text(category)  # an unknown category fails here, not at the first image
     settings = settings_digest(
         {
@@ -86,6 +87,7 @@ def inspect_files(
             "provider": model.provider,
             "precisions": model.precisions,
             **model.options.settings(),
+            "calibration": model.calibration.id if model.calibration else "",
         }
     )
     counts = Counts()

@@ -12,6 +12,7 @@ from typing import Any
 from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.core.errors import BundleError
+from clipsam.runtime.core.strict_json import loads
 from clipsam.runtime.stages.decision import DecisionOptions
 from clipsam.runtime.stages.fusion import FusionOptions
 from clipsam.runtime.stages.preprocess import PreprocessOptions
@@ -92,10 +93,7 @@ class Manifest:
     def from_json(cls, data: str | bytes) -> Manifest:
         """Inverse of `to_json`; raises BundleError on anything it does not know."""
         try:
-            text = data if isinstance(data, str) else data.decode("utf-8")
-            values = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
-            # Escapes can spell halves of characters, which no file name or terminal takes.
-            json.dumps(values, ensure_ascii=False).encode()
+            values = loads(data)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} is not JSON ({error}): {REBUILD}.") from error
         schema = values.get("schema") if isinstance(values, dict) else None
@@ -246,14 +244,3 @@ def _word(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _MOST_LETTERS:
         raise TypeError(f"{name} is {value!r:.100}, not a word")
     return value
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON's")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key given twice, readers differ in which one they take."""
-    if len(values := dict(pairs)) < len(pairs):
-        raise ValueError("a key is given twice")
-    return values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.core.errors import ImageError, OptionError
+from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.prompts import PromptOptions
@@ -140,12 +140,6 @@ class InspectOptions:
             for r in regions
         )
 
-    def over(self, other: InspectOptions) -> InspectOptions:
-        """These options where they are given, `other`'s where not."""
-        names = ("limit", "min_area", "mm_per_pixel", "roi", "ignore")
-        given = {n: v for n in names if (v := getattr(self, n)) is not None}
-        return replace(other, **given)
-
 
 def parse_roi(text: str) -> Box:
     """`x,y,width,height` as a command line gives it. Raises ValueError."""
@@ -155,6 +149,27 @@ def parse_roi(text: str) -> Box:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The names of the settings (`InspectOptions.settings`) that both give, and differently."""
-    return sorted(n for n in set(one) & set(other) if one[n] != other[n])
+def calibrated(options: InspectOptions, calibration: Calibration | None) -> InspectOptions:
+    """The options with those of the calibration, which holds for nothing else but another limit.
+
+    Raises CalibrationError where they differ otherwise.
+    """
+    if calibration is None:
+        return options
+    settings = dict(calibration.settings)
+    made = InspectOptions(
+        limit=calibration.limit,
+        min_area=settings.get("min_area"),
+        mm_per_pixel=settings.get("mm_per_pixel"),
+        roi=tuple(settings["roi"]) if "roi" in settings else None,
+        ignore=calibration.ignore,
+    )
+    given, known = options.settings(), made.settings()
+    for name in sorted(set(given) - {"limit"}):
+        if given[name] != known.get(name):
+            flag, was = name.replace("_", "-"), known.get(name, "none")
+            raise CalibrationError(
+                f"The calibration was made with another --{flag} ({was}): leave it out, or "
+                "calibrate again with it."
+            )
+    return replace(made, limit=options.limit or made.limit)

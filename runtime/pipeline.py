@@ -21,18 +21,22 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session, open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.calibration.apply import compare
+from clipsam.runtime.calibration.observed import Observed
+from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import onnx_digest
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.opening import check_contract, check_threads, choose_precisions, found_as
 from clipsam.runtime.ops.components import pixel_area
-from clipsam.runtime.options import InspectOptions
+from clipsam.runtime.options import InspectOptions, calibrated
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale, on_scale
-from clipsam.runtime.stages.picture import obvious_reasons
+from clipsam.runtime.stages.picture import picture_facts
+from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.prompts import find_prompts
-from clipsam.runtime.stages.rough_map import rough_map
+from clipsam.runtime.stages.rough_map import at_image_size, clip_size, find_rough, rough_map
 from clipsam.runtime.stages.sam import Segmenter
 from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
@@ -53,6 +57,7 @@ class ClipSAM:
       sessions: the engine of every graph in `bundle.GRAPHS`; closed with the model.
       masks_per_box: how many masks SAM draws for a box.
       options: how sensitive it is, and where it looks.
+      calibration: what good parts taught; None without.
     """
 
     def __init__(
@@ -60,9 +65,10 @@ class ClipSAM:
         bundle: Bundle,
         sessions: Mapping[str, Session],
         options: InspectOptions | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        self.bundle, self.sessions = bundle, sessions
-        self.options = options or InspectOptions()
+        self.bundle, self.sessions, self.calibration = bundle, sessions, calibration
+        self.options = calibrated(options or InspectOptions(), calibration)
         self._clip_umci = sessions["clip_umci"]
         self._sam = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
@@ -87,18 +93,25 @@ class ClipSAM:
         precision: str | None = None,
         *,
         options: InspectOptions | None = None,
+        calibration: Calibration | Path | str | None = None,
     ) -> ClipSAM:
         """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
 
         `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
         `precision.PRECISIONS`; None takes the provider's fastest of those that are there and keep
         the result (`providers.preferred_by`). Every file is verified that is not another
-        precision's. `options` say how sensitive it is and where it looks.
-        Raises OptionError, BundleError or SessionError, EngineError where no TensorRT engine fits
-        this box.
+        precision's. `options` say how sensitive it is and where it looks;
+        `calibration` (a file of `clipsam calibrate`) gives the limit and what may be judged.
+        Raises OptionError, CalibrationError, BundleError or SessionError, EngineError where no
+        TensorRT engine fits this box.
         """
         check_threads(threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
+        if calibration is not None:
+            if not isinstance(calibration, Calibration):
+                calibration = Calibration.read(calibration)
+            calibration.check_made_for(opened.id)
+        calibrated(options or InspectOptions(), calibration)  # fails before gigabytes are read
         chosen = choose_precisions(opened, provider, precision)
         entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}
         opened.verify(opened.files_for(entries.values()))
@@ -115,40 +128,79 @@ class ClipSAM:
                 sessions[name] = stack.enter_context(session)
                 check_contract(entry, session)
             stack.pop_all()
-        model = cls(opened, sessions, options)
+        model = cls(opened, sessions, options, calibration)
         _LOG.info("bundle %s on %s: %s", opened.id, model.provider, model.precisions)
         return model
 
     def inspect(
         self,
         image: Image,
-        category: str = "object",
+        category: str | None = None,
         *,
         norm: str | None = None,
         deadline_ms: float | None = None,
     ) -> Result:
         """Inspect one image, HxWx3 uint8 RGB.
 
-        `category` is a word the bundle knows; `norm` overrides the scale of the returned map
-        ("fixed" or "image"). With `deadline_ms`, a part for which SAM would take too long (by what
-        it took last time, or in `warm_up`) gets its rough result and `late=True`; its verdict is
-        the same.
+        `category` is a word the bundle knows (None: the calibration's, or "object"); `norm`
+        overrides the scale of the returned map ("fixed" or "image"). With `deadline_ms`, a part for
+        which SAM would take too long (by what it took last time, or in `warm_up`) gets its rough
+        result and `late=True`; its verdict is the same.
         Raises ImageError, CategoryError, OptionError, SessionError.
         """
         _check_deadline(deadline_ms)
+        category = self.word(category)
         image, text = check_image(image), self.bundle.text(category)
         norm = self._norm(norm)  # of the returned map
         clock = Clock()
         with clock("rough"):
-            view = self.options.crop(image)
-            rough = rough_map(self._clip_umci, view, text)  # O_f, Eq. 1 to 6
-        return self._refine(image, category, rough, clock, norm=norm, deadline_ms=deadline_ms)
+            rough, tokens = self._look(self.options.crop(image), text)  # O_f, Eq. 1 to 6
+        return self._refine(
+            image, category, rough, tokens, clock, norm=norm, deadline_ms=deadline_ms
+        )
+
+    def observe(self, image: Image, category: str | None = None) -> Observed:
+        """What a calibration rests on, of one image HxWx3 uint8 RGB; see `inspect`."""
+        view = self.options.crop(check_image(image))
+        rough, tokens = self._look(view, self.bundle.text(self.word(category)), compare=True)
+        assert tokens is not None
+        ignored = self.options.ignored()
+        if ignored is not None:
+            rough[ignored] = 0
+        gate = self.options.gate(self.bundle.manifest.prompts, rough.shape)
+        prompts = find_prompts(rough, gate)
+        return Observed(prompts.score, tokens, picture_facts(view))
+
+    def _look(
+        self, view: Image, text: NDArray[np.float32], compare: bool | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
+        """O_f [h,w] of a view, and its tokens [N,C] where parts are compared."""
+        small = clip_input(view, clip_size(self._clip_umci))
+        compare = self._compares if compare is None else compare
+        maps, tokens = find_rough(self._clip_umci, small, text[None], compare)
+        return at_image_size(maps[0], view), None if tokens is None else tokens[0]
+
+    @property
+    def _compares(self) -> bool:
+        return self.calibration is not None and self.calibration.reference is not None
+
+    def word(self, category: str | None) -> str:
+        """The category that is meant: a calibration has one of its own. Raises OptionError."""
+        if self.calibration is None:
+            return "object" if category is None else category
+        if category not in (None, self.calibration.category):
+            raise OptionError(
+                f"The calibration was made for {self.calibration.category!r}, not {category!r}: "
+                "leave the category out, or calibrate for this one."
+            )
+        return self.calibration.category
 
     def _refine(
         self,
         image: Image,
         category: str,
         rough: NDArray[np.float32],
+        tokens: NDArray[np.float16] | None,
         clock: Clock,
         *,
         norm: str,
@@ -161,7 +213,8 @@ class ClipSAM:
             if ignored is not None:
                 rough[ignored] = 0
             gate = given.gate(options.prompts, rough.shape)
-            prompts = find_prompts(rough, gate)  # Eq. 7
+            far = compare(self.calibration, view, tokens)
+            prompts = find_prompts(rough, gate, far.added)  # Eq. 7
         masks = None
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
         late = (
@@ -185,8 +238,9 @@ class ClipSAM:
                 prompts,
                 replace(options.decision, min_area=gate.min_area),
                 refined=masks is not None,
-                reasons=obvious_reasons(view),
+                reasons=far.reasons,
             )
+        shown = max(decision.limit - far.added, 0)  # where the map alone decides
         if masks is not None:
             self._refine_ms = clock.sum("encode", "decode", "fuse")
         elif late:  # one slow run must not switch SAM off for good
@@ -211,17 +265,19 @@ class ClipSAM:
             bundle=self.bundle.id,
             timings=clock.stages(),
             score_map=given.place(final if norm == "fixed" else image_scale(total), image.shape),
-            map_limit=on_scale(decision.limit, total, norm, self.masks_per_box, weight),
+            map_limit=on_scale(shown, total, norm, self.masks_per_box, weight),
             mask=given.place(decision.mask, image.shape),
             min_area=pixel_area(gate.min_area, rough.shape),
             roi=given.roi,
             ignore=given.ignore_id,
+            calibration=self.calibration.id if self.calibration else "",
+            distance=far.distance,
         )
 
     def inspect_many(
         self,
         images: Iterable[Item],
-        category: str = "object",
+        category: str | None = None,
         *,
         norm: str | None = None,
         deadline_ms: float | None = None,
@@ -255,15 +311,17 @@ class ClipSAM:
                 "use inspect."
             )
         _check_deadline(deadline_ms)
+        category = self.word(category)
         self.bundle.text(category)  # an unknown one fails here, not at every image
         refine = partial(self._refine, norm=self._norm(norm), deadline_ms=deadline_ms)
         line = Line(
             self._clip_umci,
-            self.bundle.text,
+            lambda word: self.bundle.text(self.word(word)),
             self.options.crop,
             refine,
             self._run_blank,
             category,
+            self._compares,
             batch,
             ahead,
         )

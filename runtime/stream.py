@@ -77,6 +77,7 @@ class _Part:
     image: Image | None = None
     small: Image | None = None  # CLIP's input [1,S,S,3]
     rough: NDArray[np.float32] | None = None  # CLIP's output [S,S]
+    tokens: NDArray[np.float16] | None = None  # [N,C], where parts are compared
     outcome: Result | ClipSAMError | None = None
 
 
@@ -88,8 +89,10 @@ class _End:
 
 
 _Queue: TypeAlias = "SimpleQueue[_Part | _End]"
-# image, category, rough map [H,W] and clock -> result
-Refine: TypeAlias = Callable[[Image, str, NDArray[np.float32], Clock], Result]
+# image, category, rough map [H,W], tokens [N,C] and clock -> result
+Refine: TypeAlias = Callable[
+    [Image, str, NDArray[np.float32], NDArray[np.float16] | None, Clock], Result
+]
 
 
 class Line:
@@ -103,6 +106,7 @@ class Line:
         refine: Refine,
         probe: Callable[[], object],
         category: str,
+        compare: bool = False,
         batch: int = 1,
         ahead: int | None = None,
     ) -> None:
@@ -119,7 +123,7 @@ class Line:
                 "whole batch. Use batch=1, or precision 'fp32'."
             )
         self._clip_umci, self._text, self._view = clip_umci, text, view
-        self._refine_one = refine
+        self._refine_one, self._compare = refine, compare
         self._probe = probe
         self._category, self._size = category, clip_size(clip_umci)
         self._room = threading.Semaphore(ahead + 1)
@@ -244,16 +248,19 @@ class Line:
         texts = [part.text for part in sound if part.text is not None]
         start = time.perf_counter()
         try:
-            maps = find_rough(self._clip_umci, np.concatenate(inputs), np.stack(texts))
+            maps, tokens = find_rough(
+                self._clip_umci, np.concatenate(inputs), np.stack(texts), self._compare
+            )
         except ClipSAMError as error:
             self._probe_after(error)
             for part in sound:
                 part.outcome = error
             return
         passed = (time.perf_counter() - start) * 1e3
-        for part, part.rough in zip(sound, maps, strict=True):
+        for number, part in enumerate(sound):
+            part.rough, part.small = maps[number], None
+            part.tokens = None if tokens is None else tokens[number]
             part.clock.add("rough", passed)
-            part.small = None
 
     def _refine(self, parts: list[_Part]) -> None:
         for part in parts:
@@ -262,13 +269,15 @@ class Line:
             try:
                 with part.clock("rough"):
                     rough = at_image_size(part.rough, self._view(part.image))
-                part.outcome = self._refine_one(part.image, part.category, rough, part.clock)
+                part.outcome = self._refine_one(
+                    part.image, part.category, rough, part.tokens, part.clock
+                )
             except ClipSAMError as error:
                 self._probe_after(error)
                 part.outcome = error
             except MemoryError:
                 part.outcome = _too_large(part.item)
-            part.rough = None
+            part.rough = part.tokens = None
 
     def _probe_after(self, error: ClipSAMError) -> None:
         """Raise `error` when the engines are to blame, not the image they failed on: when they

@@ -25,6 +25,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "inspect": Command("clipsam.runtime.commands.inspection", "", "inspect images"),
+    "calibrate": Command(
+        "clipsam.runtime.commands.calibration", "", "a limit with a promise, from good parts"
+    ),
     "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
     "watch": Command(
         "clipsam.runtime.commands.watch", "station", "judge parts as a camera brings them"

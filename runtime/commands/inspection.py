@@ -51,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add("images", type=Path, nargs="+", help="image files or folders")
-    add("--category", default="object", help='what the part is, e.g. "metal nut"')
+    add(
+        "--category",
+        help='what the part is, e.g. "metal nut" (default: the calibration\'s, else "object")',
+    )
+    add("--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise")
     add("--output", type=Path, required=True, help="folder for the results")
     add(
         "--provider",
@@ -85,7 +89,12 @@ def _inspect(args: argparse.Namespace) -> Counts:
     jobs = find_jobs(args.images)
     options = read_options(args)
     with ClipSAM.open(
-        args.bundle, args.provider, args.threads, args.precision, options=options
+        args.bundle,
+        args.provider,
+        args.threads,
+        args.precision,
+        options=options,
+        calibration=args.calibration,
     ) as model:
         if args.deadline_ms is not None:
             model.warm_up()

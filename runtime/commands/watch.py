@@ -86,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         stack.enter_context(_told_to_stop(station))
         notify("READY=1")
-        store.event("start", f"clipsam {version()} on {model.provider}, bundle {model.bundle.id}")
+        station.note("start", f"clipsam {version()} on {model.provider}, bundle {model.bundle.id}")
         print(f"watching {_shown(args.source)}; every part in {args.store}", file=sys.stderr)
         station.run()
-        store.event("stop", "")
+        station.note("stop", "")
         notify("STOPPING=1")
     return 0
 

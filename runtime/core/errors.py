@@ -9,6 +9,7 @@ around a whole inspection, or a branch of the tree to tell causes apart::
     │   └── DamagedError          its bytes are not all there, or not those that were written
     ├── CategoryError       a category the bundle has no text features for
     ├── BundleError         a bundle that is missing, damaged, altered or of another schema
+    ├── CalibrationError    a calibration that is missing, damaged, of another bundle or too small
     ├── SessionError        an engine that cannot be opened or run
     │   ├── MissingBackendError   its library is not installed
     │   ├── ProviderError         the device asked for is not the device that would run
@@ -46,6 +47,10 @@ class CategoryError(ClipSAMError):
 
 class BundleError(ClipSAMError):
     """The bundle is missing, damaged, altered, or of a schema this version cannot read."""
+
+
+class CalibrationError(ClipSAMError):
+    """A calibration is missing, damaged, or of another bundle; or there are too few good parts."""
 
 
 class SessionError(ClipSAMError):

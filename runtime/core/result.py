@@ -68,6 +68,9 @@ class Result:
     min_area: int = field(default=1, kw_only=True)  # the smallest defect that counts, pixels
     roi: tuple[int, int, int, int] | None = field(default=None, kw_only=True)  # x, y, width, height
     ignore: str = field(default="", kw_only=True)  # names the ignored area; "": none
+    calibration: str = field(default="", kw_only=True)  # id of the calibration; "": none
+    # Largest distance from the reference parts, 0..2; None where there are none.
+    distance: float | None = field(default=None, kw_only=True)
     score_map: NDArray[np.float32] = field(repr=False, compare=False)
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
 

@@ -17,7 +17,7 @@ def rough_map(session: Session, image: Image, text: NDArray[np.float32]) -> NDAr
     `image` is HxWx3 uint8 RGB, `text` the category's L [C_t,2]. The S x S map of the graph is
     brought to image size bilinearly with half-pixel centres.
     """
-    small = find_rough(session, clip_input(image, clip_size(session)), text[None])
+    small, _ = find_rough(session, clip_input(image, clip_size(session)), text[None])
     return at_image_size(small[0], image)
 
 
@@ -26,9 +26,17 @@ def clip_size(session: Session) -> int:
     return int(session.inputs["image"].shape[1])
 
 
-def find_rough(session: Session, inputs: Image, texts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """B images at once: uint8 [B,S,S,3] of `clip_input` and texts [B,C_t,2] -> maps [B,S,S]."""
-    return session.run({"image": inputs, "text": texts}, ("rough",))["rough"]
+def find_rough(
+    session: Session, inputs: Image, texts: NDArray[np.float32], compare: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
+    """B images at once: uint8 [B,S,S,3] of `clip_input` and texts [B,C_t,2] -> maps [B,S,S].
+
+    With `compare` also the tokens float16 [B,N,C] by which parts are compared with good ones; else
+    None, and nothing is copied.
+    """
+    wanted = ("rough", "tokens") if compare else ("rough",)
+    found = session.run({"image": inputs, "text": texts}, wanted)
+    return found["rough"], found["tokens"] if compare else None
 
 
 def at_image_size(rough: NDArray[np.float32], image: Image) -> NDArray[np.float32]:

@@ -82,7 +82,7 @@ class Station:
     ) -> None:
         self.model, self.store, self.source, self.options = model, store, source, options
         self.health = health or Health()
-        self.health.on_alarm = self._note
+        self.health.on_alarm = self.note
         self._answers = answers
         self._filing = Filing(store, options.keep, self.health)
         self._intake = Intake(
@@ -98,6 +98,11 @@ class Station:
     def stop(self) -> None:
         """Take no more parts; `run` returns when those under way are judged."""
         self._stopping.set()
+
+    def note(self, kind: str, message: str) -> None:
+        """An event into the store, if it can be written."""
+        with suppress(OutputError, StoreError):
+            self.store.event(kind, message)
 
     def run(self) -> None:
         """Judge parts until the source ends or `stop` is called.
@@ -314,8 +319,3 @@ class Station:
                 problem = f" ({type(error).__name__}: {error})"
         message = f"Judging {begun.captured.name} failed {MAX_ATTEMPTS} times{problem}."
         self._finish(begun, not_judged(FAILED if problem else CRASHED, message), None)
-
-    def _note(self, kind: str, message: str) -> None:
-        """An alarm into the store, if it can be written."""
-        with suppress(OutputError, StoreError):
-            self.store.event(kind, message)

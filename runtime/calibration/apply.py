@@ -1,0 +1,35 @@
+"""A calibration at work: what it adds to a score, and whether a part may be called good."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.picture import obvious_reasons, picture_facts, reasons_of
+
+
+class Compared(NamedTuple):
+    """A part beside the good ones: what to add to its score, its largest distance from them (None
+    without reference parts), and why it may not be called good."""
+
+    added: float
+    distance: float | None
+    reasons: tuple[str, ...]
+
+
+def compare(
+    calibration: Calibration | None, view: Image, tokens: NDArray[np.float16] | None
+) -> Compared:
+    """`view` is HxWx3 uint8 RGB, `tokens` its own, where the calibration has reference parts."""
+    obvious = obvious_reasons(view)
+    if calibration is None:
+        return Compared(0.0, None, obvious)
+    facts, added, largest = picture_facts(view), 0.0, None
+    if calibration.reference is not None and tokens is not None:
+        largest, facts["distance"] = calibration.reference.distance(tokens)
+        added = calibration.reference.weight * largest
+    return Compared(added, largest, obvious or reasons_of(facts, calibration.bounds))

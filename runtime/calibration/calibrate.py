@@ -1,0 +1,226 @@
+"""From pictures of good parts to a calibration: the order of the steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.calibration.bounds import (
+    false_alarm_bound,
+    limit_of,
+    most_above,
+    parts_needed,
+    recall_bounds,
+)
+from clipsam.runtime.calibration.duplicates import first_of_each, thumbnail
+from clipsam.runtime.calibration.expected import Example, plant_examples, tables
+from clipsam.runtime.calibration.judgeable import bounds_of
+from clipsam.runtime.calibration.observed import Observed
+from clipsam.runtime.calibration.record import Calibration, Promise
+from clipsam.runtime.calibration.scores import (
+    Measured,
+    auroc,
+    balanced_weight,
+    choose_reference,
+    measure_good,
+    measure_other,
+)
+from clipsam.runtime.core.errors import CalibrationError, ImageError
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.stages.picture import obvious_reasons, reasons_of
+
+LEAST = 8  # good parts, below which nothing is said
+_HELD = 24  # pictures at most that are kept in memory to plant on
+
+Scores = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a calibration.
+
+    Attributes:
+      false_alarms: share of good parts that may be called anomalous, at most.
+      confidence: of that promise.
+      reference: good parts whose tokens are kept; 0: none.
+      planted: defects drawn to estimate what will be found.
+    """
+
+    false_alarms: float = 0.01
+    confidence: float = 0.95
+    reference: int = 16
+    planted: int = 60
+
+    def __post_init__(self) -> None:
+        for name in ("false_alarms", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise CalibrationError(f"{name} must lie between 0 and 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """What came of it.
+
+    Attributes:
+      calibration: to be written.
+      scores: of the good parts, the planted and the true defects, by these names.
+      examples: the planted defects, in the order of their scores; `found` says which are caught.
+      refused: shares that would be called neither good nor anomalous, by name.
+    """
+
+    calibration: Calibration
+    scores: Mapping[str, Scores]
+    examples: Sequence[Example]
+    found: NDArray[np.bool_]
+    skipped: Sequence[str] = field(default=())
+
+
+def calibrate(
+    observe: Callable[[Image], Observed],
+    good: Sequence[Path],
+    defective: Sequence[Path],
+    wanted: Wanted,
+    made_with: Calibration,
+    where: Callable[[Image], NDArray[np.bool_] | None] = lambda image: None,
+    progress: Progress = lambda what, done, total: None,
+) -> Calibrated:
+    """Look at every good part, and find limit, bounds and reference.
+
+    `made_with` names bundle, category and settings. A picture that cannot be read or shows nothing
+    is left out and named in `skipped`. Raises CalibrationError when the parts are too few for what
+    is wanted.
+    """
+    skipped: list[str] = []
+    thumbnails, seen = [], []
+    held: list[Image] = []  # to plant on
+    stride = max(1, len(good) // _HELD)
+    for number, image in enumerate(_read(good, skipped)):
+        thumbnails.append(thumbnail(image))
+        seen.append(observe(image))
+        if number % stride == 0 and len(held) < _HELD:
+            held.append(image)
+        progress("good parts", number + 1, len(good))
+    kept = first_of_each(thumbnails)
+    duplicates, parts = len(seen) - len(kept), [seen[i] for i in kept]
+    above = _check_number(len(parts), duplicates, wanted)
+
+    reference = choose_reference(parts, wanted.reference) if wanted.reference else None
+    measured = measure_good(parts, reference) if reference else _by_map(parts)
+    examples = []
+    for number, example in enumerate(plant_examples(held, observe, wanted.planted, where), start=1):
+        if example is not None:
+            examples.append(example)
+        progress("planted defects", number, wanted.planted)
+    planted_seen = [example.seen for example in examples]
+    planted = measure_other(planted_seen, reference) if reference else _by_map(planted_seen)
+
+    ranks: dict[str, float] = {}
+    if reference is not None:
+        weight = balanced_weight(measured)
+        if examples:
+            ranks = {
+                "map": auroc(measured.scores(0), planted.scores(0)),
+                "map and reference": auroc(measured.scores(weight), planted.scores(weight)),
+            }
+            weight = weight if ranks["map and reference"] > ranks["map"] else 0.0
+        reference = replace(reference, weight=weight)
+    weight = reference.weight if reference else 0.0
+    scores = measured.scores(weight)
+    limit = limit_of(scores, above)
+
+    facts = [dict(part.facts) for part in parts]
+    if reference is not None:
+        for fact, mean in zip(facts, measured.mean, strict=True):
+            fact["distance"] = float(mean)
+    bounds = bounds_of(facts)
+    promise = Promise(
+        false_alarm_bound(len(parts), above, wanted.confidence),
+        wanted.confidence,
+        len(parts),
+        above,
+        duplicates,
+    )
+    true = []
+    for number, image in enumerate(_read(defective, skipped), start=1):
+        true.append(observe(image))
+        progress("defective parts", number, len(defective))
+    others = measure_other(true, reference) if reference else _by_map(true)
+    true_scores, planted_scores = others.scores(weight), planted.scores(weight)
+    found = planted_scores > limit
+    side = min(held[0].shape[:2])
+    notes: dict[str, Any] = {
+        "asked": {"false_alarms": wanted.false_alarms, "reference": wanted.reference},
+        "planted": {
+            "found": int(found.sum()),
+            "of": len(found),
+            **tables(examples, found, side, made_with.settings.get("mm_per_pixel")),
+        },
+        "auroc_on_planted": ranks,
+    }
+    if true:
+        caught = int((true_scores > limit).sum())
+        low, high = recall_bounds(caught, len(true), wanted.confidence)
+        refused = sum(
+            score <= limit and bool(reasons_of({**one.facts, "distance": mean}, bounds))
+            for one, score, mean in zip(true, true_scores, others.mean, strict=True)
+        )
+        notes["defective"] = {
+            "found": caught,
+            "of": len(true),
+            "not_judged": refused,
+            "recall": [low, high],
+            "auroc": auroc(scores, true_scores),
+        }
+    calibration = replace(
+        made_with, limit=limit, promise=promise, bounds=bounds, reference=reference, notes=notes
+    )
+    groups = {"good": scores, "planted": planted_scores, "defective": true_scores}
+    return Calibrated(calibration, groups, examples, found, skipped)
+
+
+def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[Image]:
+    """Every picture that shows something; of the others a sentence in `skipped`."""
+    for path in paths:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            skipped.append(str(error))
+            continue
+        if reasons := obvious_reasons(image):
+            skipped.append(f"{path} is {reasons[0]}: it shows no part.")
+            continue
+        yield image
+
+
+def _by_map(parts: Sequence[Observed]) -> Measured:
+    """Without reference parts."""
+    zeros = np.zeros(len(parts))
+    return Measured(np.array([part.score for part in parts], np.float64), zeros, zeros)
+
+
+def _check_number(parts: int, duplicates: int, wanted: Wanted) -> int:
+    """How many of the good parts may score above the limit. Raises CalibrationError."""
+    above = most_above(parts, wanted.false_alarms, wanted.confidence) if parts >= LEAST else None
+    if above is not None:
+        return above
+    needed = max(LEAST, parts_needed(wanted.false_alarms, wanted.confidence))
+    twice = f" ({duplicates} more show a part that was seen already)" if duplicates else ""
+    have = f"{parts} good part{'s' * (parts != 1)}{twice}"
+    asked = f"{100 * wanted.false_alarms:g} % false alarms at {100 * wanted.confidence:g} %"
+    if parts < LEAST:
+        raise CalibrationError(
+            f"{have} say too little: give at least {LEAST}, and {needed} for {asked} confidence."
+        )
+    supported = math.ceil(1000 * false_alarm_bound(parts, 0, wanted.confidence)) / 1000
+    raise CalibrationError(
+        f"{have} cannot promise {asked} confidence, which takes {needed}: give more, or ask for "
+        f"what they support, --false-alarms {supported:g}."
+    )

@@ -1,0 +1,185 @@
+"""`clipsam calibrate`: from pictures of good parts to a limit with a promise.
+
+    clipsam calibrate bundles/tiny --good parts/good --category cookie --false-alarms 0.05 \\
+        --output cookie.calibration
+
+Beside the file: NAME.scores.png, the scores and the limit, and NAME.planted.png, defects drawn onto
+the good parts with a green frame where the limit finds them and a red one where not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.calibration.calibrate import Calibrated, Wanted, calibrate
+from clipsam.runtime.calibration.expected import contact_sheet
+from clipsam.runtime.calibration.histogram import draw_histogram
+from clipsam.runtime.calibration.record import SUFFIX, Calibration, Promise
+from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.images.image import Image
+from clipsam.runtime.images.reader import write_png
+from clipsam.runtime.options import InspectOptions
+from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.results.jobs import find_jobs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Raises ClipSAMError."""
+    args = _parser().parse_args(argv)
+    output = args.output
+    if output.suffix != SUFFIX:
+        output = output.with_name(output.name + SUFFIX)
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder: give the name of a file as --output.")
+    good = [job.source for job in find_jobs([args.good])]
+    defective = [job.source for job in find_jobs([args.defective])] if args.defective else []
+    options = read_options(args)
+    wanted = Wanted(args.false_alarms, args.confidence, args.reference, args.planted)
+    start = time.monotonic()
+    with ClipSAM.open(
+        args.bundle, args.provider, args.threads, args.precision, options=options
+    ) as model:
+        made_with = Calibration(
+            model.bundle.id,
+            args.category,
+            0.0,
+            Promise(1.0, args.confidence, 0, 0, 0),
+            {},
+            {n: v for n, v in options.settings().items() if n != "ignore"},
+            options.ignore,
+        )
+        model.bundle.text(args.category)
+        observe = partial(model.observe, category=args.category)
+        done = calibrate(observe, good, defective, wanted, made_with, _area(options), _progress())
+    title = f"{args.category}, bundle {done.calibration.bundle}"
+    sheet = contact_sheet(done.examples, done.found) if done.examples else None
+    identity = done.calibration.write(output)
+    base = output.with_suffix("")
+    limit = done.calibration.limit
+    write_png(base.with_name(base.name + ".scores.png"), draw_histogram(done.scores, limit, title))
+    if sheet is not None:
+        write_png(base.with_name(base.name + ".planted.png"), sheet)
+    for sentence in done.skipped:
+        print(f"note: left out: {sentence}", file=sys.stderr)
+    print(report(done))
+    print(f"calibration {identity} in {output} ({time.monotonic() - start:.0f} s)")
+    return 0
+
+
+def report(done: Calibrated) -> str:
+    """What a person wants to know of a calibration."""
+    found, promise, notes = done.calibration, done.calibration.promise, done.calibration.notes
+    lines = [
+        f"limit {found.limit:.4f}: of good parts like these, at most "
+        f"{100 * promise.false_alarms:.2g} % score above it, with {100 * promise.confidence:g} % "
+        f"confidence ({promise.above} of {promise.parts} do)."
+    ]
+    if promise.duplicates:
+        lines.append(f"{promise.duplicates} pictures show a part that was seen already.")
+    if found.reference is not None:
+        ranks = notes["auroc_on_planted"]
+        told = ", ".join(f"{name} {value:.3f}" for name, value in ranks.items())
+        used = "added to the score" if found.reference.weight else "not added: they do not help"
+        lines.append(
+            f"{len(np.unique(found.reference.parts))} reference parts, {used}"
+            + (f" (planted defects told from good parts: {told})." if told else ".")
+        )
+    planted = notes["planted"]
+    if planted["of"]:
+        lines.append(
+            f"An estimate: of {planted['of']} defects drawn onto these parts the limit finds "
+            f"{planted['found']}. Real ones are others."
+        )
+        for title in ("size", "kind"):
+            rows = planted.get(title, {})
+            lines += [f"  {name}: {hit} of {of}" for name, (hit, of) in rows.items()]
+    if "defective" in notes:
+        true = notes["defective"]
+        low, high = true["recall"]
+        lines.append(
+            f"Of {true['of']} truly defective parts: {true['found']} found (recall "
+            f"{100 * low:.0f} to {100 * high:.0f} % with {100 * promise.confidence:g} % "
+            f"confidence), {true['not_judged']} not judged; AUROC {true['auroc']:.3f}."
+        )
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam calibrate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
+    add("--good", type=Path, required=True, help="folder of pictures of good parts")
+    add("--defective", type=Path, help="folder of pictures of defective parts, to measure recall")
+    add("--category", default="object", help='what the part is, e.g. "metal nut"')
+    add(
+        "--false-alarms",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help="of good parts that may be called anomalous (default: 0.01)",
+    )
+    add("--confidence", type=_share, default=0.95, help="of that promise (default: 0.95)")
+    add("--reference", type=_count, default=16, help="good parts to compare with (default: 16)")
+    add("--planted", type=_count, default=60, help="defects to draw (default: 60)")
+    add("--output", type=Path, required=True, metavar="NAME.calibration")
+    add("--provider", choices=tuple(PROVIDERS), default="cpu")
+    add("--precision", choices=PRECISIONS, help="as it will be inspected with")
+    add("--threads", type=positive(int), help="CPU threads (default: all cores)")
+    add_options(parser, limit=False)
+    return parser
+
+
+def _area(options: InspectOptions) -> Callable[[Image], NDArray[np.bool_] | None]:
+    """Where a planted defect counts."""
+
+    def where(image: Image) -> NDArray[np.bool_] | None:
+        if options.roi is None and options.ignore is None:
+            return None
+        inside = np.ones(image.shape[:2], np.bool_)
+        if options.roi is not None:
+            x, y, width, height = options.roi
+            inside[:] = False
+            inside[y : y + height, x : x + width] = True
+        return inside if options.ignore is None else inside & ~options.ignore
+
+    return where
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """A line on stderr that counts; quiet when nobody watches."""
+
+    def show(what: str, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{what}: {done}/{total} ", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 10000")
+    return value
