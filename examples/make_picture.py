@@ -22,11 +22,10 @@ def main() -> None:
     for row in rows:
         image = cv2.imread(str(ROOT / "examples" / "images" / row["image"]))
         shown = cv2.imread(str((ROOT / "demo" / row["image"]).with_suffix(".overlay.png")))
-        tiles = [
-            cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA)
-            for p in (image, shown)
-            if p is not None
-        ]
+        if image is None or shown is None:
+            raise SystemExit("make demo draws the pictures first.")
+        shown = shown[: round(shown.shape[1] * image.shape[0] / image.shape[1])]  # not the caption
+        tiles = [cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA) for p in (image, shown)]
         caption = np.full((26, TILE, 3), 255, np.uint8)
         text = f"{row['verdict']}  {row['score']:.2f}"
         colour = (0, 0, 200) if row["verdict"] == "anomalous" else (0, 120, 0)

@@ -17,8 +17,8 @@ from clipsam.runtime.core.errors import ClipSAMError, DamagedError, ImageError, 
 from clipsam.runtime.core.files import not_written, sha256
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
+from clipsam.runtime.images.caption import captioned
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import MAX_BYTES, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.index import RESULTS, Index, read_index, settings_digest
@@ -158,7 +158,8 @@ def _write(
         assert image is not None  # there is no result without one
         if seen.state != _state(seen.job.source):
             raise ImageError(f"{seen.job.source} was written to meanwhile: inspect it again.")
-        row = {"image": seen.job.image, "stem": seen.stem, **row}
+        source = str(seen.job.source.absolute())
+        row = {"image": seen.job.image, "stem": seen.stem, "source": source, **row}
         _write_files(output, seen, image, result)
         record.add_row({**row, **result.to_dict()})
     except ClipSAMError as error:
@@ -179,7 +180,7 @@ def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> Non
     """Overlay, mask and score map."""
     shown, mask, score = (output / (seen.stem + end) for end in (OVERLAY, MASK, SCORE))
     try:
-        write_png(shown, overlay(image, result))
+        write_png(shown, captioned(image, result, seen.job.image))
         write_png(mask, result.mask.astype(np.uint8) * 255)
         write_score_tiff(score, result.score_map)
     except MemoryError as error:

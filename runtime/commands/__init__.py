@@ -36,6 +36,9 @@ COMMANDS = {
         "clipsam.runtime.commands.store", "", "`store check|export|prune`: what watch wrote"
     ),
     "label": Command("clipsam.runtime.commands.label", "", "keep what a person said of a part"),
+    "report": Command(
+        "clipsam.runtime.commands.report", "report", "one HTML page of what was found"
+    ),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
     "adapt": Command(
         "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"

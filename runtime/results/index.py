@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
@@ -65,15 +65,24 @@ def read_index(folder: Path) -> Index:
     """The index of the record in `folder`, empty where there is none that can be read."""
     index = Index()
     with suppress(OSError, OutputError):
-        path = folder / RESULTS
-        if path.is_file():
-            with path.open("rb") as file:
-                for line in file:
-                    if row := parse_row(line):
-                        index.add(row)
+        for row in read_rows(folder):
+            index.add(row)
         for stem, image in read_journal(folder / JOURNAL).items():
             index.own(image, stem)
     return index
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every whole row of the record in `folder`, none where there is no record.
+
+    The record may be written meanwhile. Raises OSError.
+    """
+    path = folder / RESULTS
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                if row := parse_row(line):
+                    yield row
 
 
 def row_line(row: Mapping[str, Any]) -> bytes:

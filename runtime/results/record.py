@@ -1,9 +1,10 @@
 """`results.jsonl`: one row for every judgement, only ever added to, by one process at a time.
 
 A row is a JSON object: `image` (the picture's name), `stem` (what its three files begin with),
-`sha256` (of the picture), `settings` (a digest of everything else that decides the answer), the
-fields of `Result` or `error`, and last `crc32` of all before it in its line. What stands is never
-written again and never removed; a damaged line counts for nothing.
+`source` (the picture's path then), `sha256` (of the picture), `settings` (a digest of everything
+else that decides the answer), the fields of `Result` or `error`, and last `crc32` of all before it
+in its line. What stands is never written again and never removed. A damaged line counts for
+nothing.
 
 A row is written when its files are on the disk, and handed to the system at once: killing the
 process loses none, and no row names a file that is not there. Once a second and at the end the rows

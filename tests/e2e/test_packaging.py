@@ -11,6 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("runtime", "export", "research")
 
 
+def in_wheel(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts and path.name != ".DS_Store"
+
+
 def test_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -18,7 +22,7 @@ def test_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
         (source / name).write_bytes((ROOT / name).read_bytes())
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
+            if in_wheel(path):
                 target = source / path.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
@@ -31,7 +35,7 @@ def test_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
         f"clipsam/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if in_wheel(path)
     }
     assert names == wanted
 

@@ -61,8 +61,9 @@ def test_a_folder_is_inspected_image_by_image(
             image = read_image(images / name)
             result = model.inspect(image)
             with Image.open(output / f"{stem}.overlay.png") as file:
-                assert (file.mode, file.size) == ("RGB", image.shape[1::-1])
-                drawn = np.asarray(file)
+                enlarged = file.width // image.shape[1]  # the picture, above its caption
+                assert (file.mode, file.width) == ("RGB", enlarged * image.shape[1])
+                drawn = np.asarray(file)[: enlarged * image.shape[0] : enlarged, ::enlarged]
             change = np.abs(drawn.astype(int) - image).max()
             assert change > 50 if result.anomalous else change < 10  # a clean part stays clean
             with Image.open(output / f"{stem}.mask.png") as file:
@@ -72,9 +73,11 @@ def test_a_folder_is_inspected_image_by_image(
             assert score.dtype == np.float32
             np.testing.assert_array_equal(score, result.score_map)
     row = lines(output)[0]
-    ours = {name: row.pop(name) for name in ("image", "stem", "sha256", "settings", "crc32")}
+    added = ("image", "stem", "source", "sha256", "settings", "crc32")
+    ours = {name: row.pop(name) for name in added}
     back = Result.from_json(json.dumps(row), result.score_map, result.mask)
     assert (ours["image"], ours["stem"]) == ("bad.png", "bad")
+    assert ours["source"] == str(images / "bad.png")
     assert ours["sha256"] == sha256(images / "bad.png")
     assert back.regions[0].area > 1000
 
@@ -196,7 +199,7 @@ def test_usage_errors_end_with_code_2(args: list[str], capfd: pytest.CaptureFixt
     ("word", "sentence"),
     [
         ("evalute", "There is no command 'evalute': did you mean evaluate?"),
-        ("zzz", "There is no command 'zzz': use inspect, info, export,"),
+        ("zzz", "There is no command 'zzz': use inspect, info,"),
     ],
 )
 def test_an_unknown_command_is_answered_with_those_there_are(

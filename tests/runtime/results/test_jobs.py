@@ -12,7 +12,8 @@ import pytest
 from support.cli_run import Run, lines, listing, make_images, runner, save
 from support.toy_bundle import bright_square, build_toy_bundle, plain_part
 
-from clipsam.runtime import ImageError, overlay, read_image
+from clipsam.runtime import ImageError, read_image
+from clipsam.runtime.images.caption import captioned
 from clipsam.runtime.results.index import Index
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 
@@ -157,8 +158,8 @@ def test_a_picture_too_large_for_the_memory_costs_its_row_alone(
     monkeypatch.setattr(stream, "read_image", read)
     encode = failing(Segmenter.encode, lambda args: args[1].shape[:2] == (64, 64))
     monkeypatch.setattr(Segmenter, "encode", encode)
-    drawn = failing(overlay, lambda args: args[0].shape[:2] == (50, 60))
-    monkeypatch.setattr(folder, "overlay", drawn)
+    drawn = failing(captioned, lambda args: args[0].shape[:2] == (50, 60))
+    monkeypatch.setattr(folder, "captioned", drawn)
     done = run(images, "--output", tmp_path / "out")
     assert done.out.startswith("0 good, 1 anomalous, 3 not judged")
     for name, line in zip(

@@ -1,0 +1,116 @@
+"""`clipsam report`: one HTML file of a run or a line, and a contact sheet.
+
+Exit codes: 0 written; 1 it could not be done; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.report.folder import read_folder
+from clipsam.runtime.report.parts import Progress, Run
+from clipsam.runtime.report.pictures import embed
+from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
+from clipsam.runtime.report.store import read_store
+from clipsam.runtime.results.index import RESULTS
+
+_PAGE_SUFFIXES = (".html", ".htm")
+EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Raises OptionError, OutputError."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.output is None and args.sheet is None:
+        parser.error("say what to write: -o report.html, --sheet sheet.jpg, or both")
+    if args.output is not None and args.output.suffix.lower() not in _PAGE_SUFFIXES:
+        parser.error(f"-o {args.output}: end its name in .html")  # -o line.db would be a disaster
+    if args.sheet is not None and args.sheet.suffix.lower() not in SHEET_SUFFIXES:
+        parser.error(f"--sheet {args.sheet}: end its name in {' or '.join(SHEET_SUFFIXES)}")
+    for path in (args.output, args.sheet):
+        if path is not None and path.is_dir():
+            raise OptionError(f"{path} is a folder: name a file in it.")
+    run = _read(args)
+    if args.output is not None:
+        _write_page(run, args.output, args.megabytes)
+    if args.sheet is not None:
+        shown = write_sheet(args.sheet, run, _progress())
+        print(f"the {shown} worst of {len(run.parts)} parts: {args.sheet}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam report",
+        description="Write a report on what was inspected: one HTML file that opens in any "
+        "browser, without a network.",
+        epilog=EPILOG,
+    )
+    add = parser.add_argument
+    add("source", type=Path, help="results folder of `clipsam inspect`, or a station's store")
+    add("-o", "--output", type=Path, help="the HTML file to write")
+    add("--sheet", type=Path, help="a picture to write, .jpg or .png, of the worst parts")
+    add("--images", type=Path, help="folder of the pictures, if they are elsewhere by now")
+    add("--last", type=_count, default=20_000, help="parts, the newest ones (default: %(default)s)")
+    add("--megabytes", type=_size, default=20, help="of pictures at most (default: %(default)s)")
+    return parser
+
+
+def _read(args: argparse.Namespace) -> Run:
+    if not args.source.exists():
+        raise OptionError(f"{args.source} does not exist: give a results folder or a store.")
+    if args.images is not None and not args.images.is_dir():
+        raise OptionError(f"--images {args.images} is no folder: give the one of the pictures.")
+    folder = args.source.parent if args.source.name == RESULTS else args.source
+    if folder.is_dir():
+        return read_folder(folder, args.last, args.images)
+    if args.images is not None:
+        raise OptionError("--images is for a results folder: a store knows where its pictures are.")
+    return read_store(args.source, args.last)
+
+
+def _write_page(run: Run, output: Path, megabytes: float) -> None:
+    from clipsam.runtime import __version__
+    from clipsam.runtime.report.page import render
+
+    pictures = embed(run.parts, int(megabytes * 1e6), _progress())
+    page = render(run, pictures, time.time(), __version__).encode()
+    write_bytes(output, page)
+    print(
+        f"{len(run.parts)} parts, {len(pictures)} with pictures, {len(page) / 1e6:.1f} MB: {output}"
+    )
+
+
+def _progress() -> Progress:
+    """A line on stderr that counts; quiet when nobody watches."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{done}/{total} pictures ", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def _size(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 500:
+        raise argparse.ArgumentTypeError(f"{text} must be between 0 and 500")
+    return value
+
+
+_count.__name__, _size.__name__ = "count", "number"
