@@ -25,11 +25,12 @@ from clipsam.runtime.calibration.observed import Observed
 from clipsam.runtime.calibration.record import Calibration, Promise
 from clipsam.runtime.calibration.scores import (
     Measured,
-    auroc,
     balanced_weight,
     choose_reference,
+    clearly_worse,
     measure_good,
     measure_other,
+    placements,
 )
 from clipsam.runtime.core.errors import CalibrationError, ImageError
 from clipsam.runtime.images.image import Image
@@ -100,21 +101,23 @@ def calibrate(
     """
     _check_number(len(good), 0, wanted)  # before minutes are spent
     skipped: list[str] = []
-    thumbnails, seen = [], []
-    held: list[Image] = []  # to plant on
-    stride = max(1, len(good) // _HELD)
-    for number, image in enumerate(_read(good, skipped)):
+    thumbnails, seen, sources = [], [], []
+    for path, image in _read(good, skipped):
         thumbnails.append(thumbnail(image))
         seen.append(observe(image))
-        if number % stride == 0 and len(held) < _HELD:
-            held.append(image)
-        progress("good parts", number + 1, len(good))
+        sources.append(path)
+        progress("good parts", len(seen) + len(skipped), len(good))
     kept = first_of_each(thumbnails)
     duplicates, parts = len(seen) - len(kept), [seen[i] for i in kept]
     above = _check_number(len(parts), duplicates, wanted)
 
-    reference = choose_reference(parts, wanted.reference) if wanted.reference else None
+    # Half of the parts at most, so that there are others to plant on.
+    count = min(wanted.reference, len(parts) // 2)
+    reference = choose_reference(parts, count) if count else None
     measured = measure_good(parts, reference) if reference else _by_map(parts)
+    own = set(reference.parts.tolist()) if reference else set()
+    free = [sources[index] for part, index in enumerate(kept) if part not in own]
+    held = [image for _, image in _read(free[:: -(-len(free) // _HELD)], skipped)]
     examples = []
     for number, example in enumerate(plant_examples(held, observe, wanted.planted, where), start=1):
         if example is not None:
@@ -126,13 +129,12 @@ def calibrate(
     ranks: dict[str, float] = {}
     if reference is not None:
         weight = balanced_weight(measured)
+        without = placements(measured.scores(0), planted.scores(0))
+        beside = placements(measured.scores(weight), planted.scores(weight))
         if examples:
-            ranks = {
-                "map": auroc(measured.scores(0), planted.scores(0)),
-                "map and reference": auroc(measured.scores(weight), planted.scores(weight)),
-            }
-            weight = weight if ranks["map and reference"] > ranks["map"] else 0.0
-        reference = replace(reference, weight=weight)
+            ranks = {"map": without.mean(), "map and reference": beside.mean()}
+            ranks = {name: round(float(value), 4) for name, value in ranks.items()}
+        reference = replace(reference, weight=0.0 if clearly_worse(without, beside) else weight)
     weight = reference.weight if reference else 0.0
     scores = measured.scores(weight)
     limit = limit_of(scores, above)
@@ -150,7 +152,7 @@ def calibrate(
         duplicates,
     )
     true = []
-    for number, image in enumerate(_read(defective, skipped), start=1):
+    for number, (_, image) in enumerate(_read(defective, skipped), start=1):
         true.append(observe(image))
         progress("defective parts", number, len(defective))
     others = measure_other(true, reference) if reference else _by_map(true)
@@ -178,7 +180,7 @@ def calibrate(
             "of": len(true),
             "not_judged": refused,
             "recall": [low, high],
-            "auroc": auroc(scores, true_scores),
+            "auroc": float(placements(scores, true_scores).mean()),
         }
     calibration = replace(
         made_with, limit=limit, promise=promise, bounds=bounds, reference=reference, notes=notes
@@ -187,7 +189,7 @@ def calibrate(
     return Calibrated(calibration, groups, examples, found, skipped)
 
 
-def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[Image]:
+def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[tuple[Path, Image]]:
     """Every picture that shows something; of the others a sentence in `skipped`."""
     for path in paths:
         try:
@@ -198,7 +200,7 @@ def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[Image]:
         if reasons := obvious_reasons(image):
             skipped.append(f"{path} is {reasons[0]}: it shows no part.")
             continue
-        yield image
+        yield path, image
 
 
 def _by_map(parts: Sequence[Observed]) -> Measured:

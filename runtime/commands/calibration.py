@@ -90,7 +90,7 @@ def report(done: Calibrated) -> str:
     if found.reference is not None:
         ranks = notes["auroc_on_planted"]
         told = ", ".join(f"{name} {value:.3f}" for name, value in ranks.items())
-        used = "added to the score" if found.reference.weight else "not added: they do not help"
+        used = "added to the score" if found.reference.weight else "not added, they do harm"
         lines.append(
             f"{len(np.unique(found.reference.parts))} reference parts, {used}"
             + (f" (planted defects told from good parts: {told})." if told else ".")
