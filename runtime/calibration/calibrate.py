@@ -22,7 +22,7 @@ from clipsam.runtime.calibration.duplicates import first_of_each, thumbnail
 from clipsam.runtime.calibration.expected import Example, plant_examples, tables
 from clipsam.runtime.calibration.judgeable import bounds_of
 from clipsam.runtime.calibration.observed import Observed
-from clipsam.runtime.calibration.record import Calibration, Promise
+from clipsam.runtime.calibration.record import Bounds, Calibration, Promise
 from clipsam.runtime.calibration.scores import (
     Measured,
     balanced_weight,
@@ -141,8 +141,8 @@ def calibrate(
 
     facts = [dict(part.facts) for part in parts]
     if reference is not None:
-        for fact, mean in zip(facts, measured.mean, strict=True):
-            fact["distance"] = float(mean)
+        for fact, typical in zip(facts, measured.typical, strict=True):
+            fact["distance"] = float(typical)
     bounds = bounds_of(facts)
     promise = Promise(
         false_alarm_bound(len(parts), above, wanted.confidence),
@@ -156,7 +156,8 @@ def calibrate(
         true.append(observe(image))
         progress("defective parts", number, len(defective))
     others = measure_other(true, reference) if reference else _by_map(true)
-    true_scores, planted_scores = others.scores(weight), planted.scores(weight)
+    true_scores, unlike = _as_inspected(true, others, weight, bounds)
+    planted_scores, _ = _as_inspected(planted_seen, planted, weight, bounds)
     found = planted_scores > limit
     side = min(held[0].shape[:2])
     notes: dict[str, Any] = {
@@ -171,14 +172,10 @@ def calibrate(
     if true:
         caught = int((true_scores > limit).sum())
         low, high = recall_bounds(caught, len(true), wanted.confidence)
-        refused = sum(
-            bool(score <= limit) and bool(reasons_of({**one.facts, "distance": mean}, bounds))
-            for one, score, mean in zip(true, true_scores, others.mean, strict=True)
-        )
         notes["defective"] = {
             "found": caught,
             "of": len(true),
-            "not_judged": refused,
+            "not_judged": int((unlike & (true_scores <= limit)).sum()),
             "recall": [low, high],
             "auroc": float(placements(scores, true_scores).mean()),
         }
@@ -209,6 +206,20 @@ def _by_map(parts: Sequence[Observed]) -> Measured:
     return Measured(np.array([part.score for part in parts], np.float64), zeros, zeros)
 
 
+def _as_inspected(
+    parts: Sequence[Observed], measured: Measured, weight: float, bounds: Bounds
+) -> tuple[Scores, NDArray[np.bool_]]:
+    """The parts' scores as an inspection finds them, and which are unlike good parts (`apply`)."""
+    unlike = np.array(
+        [
+            bool(reasons_of({**part.facts, "distance": typical}, bounds))
+            for part, typical in zip(parts, measured.typical, strict=True)
+        ],
+        np.bool_,
+    )
+    return np.where(unlike, measured.map, measured.scores(weight)), unlike
+
+
 def _check_number(parts: int, duplicates: int, wanted: Wanted) -> int:
     """How many of the good parts may score above the limit. Raises CalibrationError."""
     above = most_above(parts, wanted.false_alarms, wanted.confidence) if parts >= LEAST else None
@@ -220,7 +231,8 @@ def _check_number(parts: int, duplicates: int, wanted: Wanted) -> int:
     asked = f"{100 * wanted.false_alarms:g} % false alarms at {100 * wanted.confidence:g} %"
     if parts < LEAST:
         raise CalibrationError(
-            f"{have} say too little: give at least {LEAST}, and {needed} for {asked} confidence."
+            f"{have}: too few to say anything. Give at least {LEAST}, and {needed} for {asked} "
+            "confidence."
         )
     supported = math.ceil(1000 * false_alarm_bound(parts, 0, wanted.confidence)) / 1000
     raise CalibrationError(

@@ -27,12 +27,12 @@ class Measured:
     Attributes:
       map: the map's score.
       largest: largest distance from the reference parts.
-      mean: mean distance.
+      typical: median distance of its tokens.
     """
 
     map: Scores
     largest: Scores
-    mean: Scores
+    typical: Scores
 
     def scores(self, weight: float) -> Scores:
         """The scores, with the distances weighted so."""
@@ -86,5 +86,5 @@ def clearly_worse(one: Scores, other: Scores) -> bool:
 
 
 def _measured(parts: Sequence[Observed], far: Sequence[tuple[float, float]]) -> Measured:
-    largest, mean = np.array(far, np.float64).reshape(-1, 2).T
-    return Measured(np.array([part.score for part in parts], np.float64), largest, mean)
+    largest, typical = np.array(far, np.float64).reshape(-1, 2).T
+    return Measured(np.array([part.score for part in parts], np.float64), largest, typical)

@@ -110,10 +110,13 @@ def test_it_holds_for_its_bundle_and_options_alone(made: Path, toy: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"--false-alarms": 0.01}, r"35 good parts cannot promise 1 % .* which takes 299: .* 0\.0"),
-        ({"--good": "bad"}, "6 good parts say too little: give at least 8, and 299 for 1 % false"),
+        ({"--false-alarms": 0.01}, r"36 good parts cannot promise 1 % .* which takes 299: .* 0\.0"),
+        (
+            {"--good": "bad"},
+            "6 good parts: too few to say anything. Give at least 8, and 299 for 1 %",
+        ),
         ({"--category": "gear"}, "does not know the category 'gear'"),
-        ({"--good": "none"}, "none"),
+        ({"--good": "none"}, "none is no folder: give one"),
     ],
     ids=str,
 )

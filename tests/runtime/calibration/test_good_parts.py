@@ -103,7 +103,7 @@ def test_distances_are_those_of_a_loop_and_a_part_is_not_compared_with_itself() 
         others = np.concatenate([good[k].tokens for k in own if k != i]).astype(np.float64)
         far = [1 - max(others @ token.astype(np.float64)) for token in one.tokens]
         assert measured.largest[i] == pytest.approx(max(far), abs=1e-5)
-        assert measured.mean[i] == pytest.approx(np.mean(far), abs=1e-5)
+        assert measured.typical[i] == pytest.approx(np.median(far), abs=1e-5)
     assert reference.distance(good[own[0]].tokens)[0] == pytest.approx(0, abs=2e-3)
     odd = measure_other([observed(i, odd=True) for i in range(10, 20)], reference)
     weight = balanced_weight(measured)
