@@ -217,7 +217,7 @@ def _save(
 
 @contextlib.contextmanager
 def _alone(work: Path) -> Iterator[None]:
-    """Keep a second run out of the work folder."""
+    """Keep a second run out of the work folder, which goes again if nothing came into it."""
 
     def busy() -> None:
         raise OutputError(
@@ -233,7 +233,11 @@ def _alone(work: Path) -> Iterator[None]:
             f"{work} cannot be written to ({error.strerror or error}): choose another --output."
         ) from error
     with locked(work / "lock", busy):
-        yield
+        try:
+            yield
+        finally:
+            if work.is_dir() and [path.name for path in work.iterdir()] == ["lock"]:
+                finish(work)  # nothing to go on from
 
 
 def _parser() -> argparse.ArgumentParser:

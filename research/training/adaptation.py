@@ -126,7 +126,8 @@ def adapt(
     split = split_parts(read_good_parts(options.good, size), seed)
     print(
         f"adapt: {len(split.train)} good parts to learn from, {len(split.choose)} to choose by "
-        f"and {len(split.report)} to report on; measuring what is there"
+        f"and {len(split.report)} to report on; measuring what is there",
+        flush=True,
     )
     torch.manual_seed(seed)
     choose = held_out_items(split.choose, size, category, seed * 2 + 1, _EACH)
@@ -152,7 +153,7 @@ def adapt(
 
     before = figures()
     how_long = f"{options.minutes:g} minutes" if options.steps is None else f"{options.steps} steps"
-    print(f"adapt: training for {how_long} on {device.type}")
+    print(f"adapt: training for {how_long} on {device.type}", flush=True)
     task.remembered = before["procedural"]["pixel_ap"]
     keep_settings(options.work, settings)
     steps = options.steps or _MOST_STEPS

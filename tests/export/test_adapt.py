@@ -25,6 +25,7 @@ from clipsam.research.models.checkpoints import load_umci
 from clipsam.research.models.presets import PRESETS
 from clipsam.research.training import adapt_task, adaptation, run_settings
 from clipsam.research.training.adaptation import Adapted
+from clipsam.runtime.core.errors import OutputError
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny"
 
@@ -158,6 +159,18 @@ def test_wrong_arguments_are_named_before_any_work(
     for arguments, sentence in cases:
         assert command.main(arguments) == 1
         assert sentence in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["empty"], "nothing is left behind"
+
+
+def test_two_at_once_are_kept_apart(tmp_path: Path) -> None:
+    with command._alone(tmp_path / "work"):
+        with (
+            pytest.raises(OutputError, match="Another process is adapting"),
+            command._alone(tmp_path / "work"),
+        ):
+            pass
+        assert (tmp_path / "work" / "lock").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_items_are_drawn_by_seed_and_place_alone(parts: Path) -> None:
