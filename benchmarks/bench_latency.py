@@ -58,7 +58,7 @@ from harness.subjects import Plan
 
 from clipsam.runtime.manifest import MANIFEST, Manifest
 
-PRESETS = ("paper", "vit-b", "tiny")
+PRESETS = ("paper", "vit-b", "mobile", "tiny")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import bench_gpu_day
 import pytest
-from gpu_day import runner
+from gpu_day import full_size, runner
 from gpu_day.parts import LIMIT, Part, all_parts
 from gpu_day.report import NO_GPU, render
 from gpu_day.roofline import rooflines
@@ -258,7 +258,7 @@ def test_wheels_of_a_folder_serve_the_parts_and_nobody_else(tmp_path: Path) -> N
 
 
 def test_no_part_may_take_longer_than_ten_minutes_and_needs_come_first() -> None:
-    parts = all_parts(("tiny", "vit-b", "paper"), "mask-free", "wheels")
+    parts = all_parts(("tiny", *full_size.PRESETS), "mask-free", "wheels")
     names = [one.name for one in parts]
     assert len(set(names)) == len(names)
     for number, one in enumerate(parts):
@@ -328,7 +328,7 @@ def test_an_output_that_cannot_be_made_is_one_sentence(
 @pytest.mark.slow
 def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    from gpu_day import full_size, tasks
+    from gpu_day import tasks
 
     from clipsam.runtime.bundle import GRAPHS
 
