@@ -22,6 +22,7 @@ from gpu_day.report import NO_GPU, render
 from gpu_day.roofline import rooflines
 from gpu_day.runner import FAILED, MEASURED, NOT_RUN, TIMED_OUT, Day
 from harness import job
+from support.recorded_toy import break_normalisation, build_recorded_toy, rehash
 
 from clipsam.runtime.core.errors import OutputError
 
@@ -230,6 +231,26 @@ def test_a_day_that_never_looked_claims_no_gpu() -> None:
     page = render([MACHINE], {})
     assert "nothing is known of a GPU" in page
     assert "not reached" in page
+
+
+def test_a_refused_engine_is_diagnosed(tmp_path: Path) -> None:
+    """The toy's fp16 encoder overflows; TensorRT is not here, which is said in its place."""
+    pytest.importorskip("polygraphy")
+    from gpu_day.tasks import diagnose
+
+    asked = {"preset": "toy", "precision": "fp16", "folder": str(tmp_path)}
+    assert diagnose(**asked) == {"not_run": "the gate refused no graph"}
+    bundle = build_recorded_toy(tmp_path / "bundles" / "toy", "fp16")
+    break_normalisation(bundle / "sam_encoder.fp16.onnx")
+    rehash(bundle)
+    refused = {"graph": "sam_encoder", "precision": "fp16", "case": "noise"}
+    engines = runner.file_of(tmp_path, "engines toy fp16", "json")
+    engines.parent.mkdir()
+    engines.write_text(json.dumps({"figures": {"refused": refused}}))
+    found = diagnose(**asked)
+    assert found["diagnosis"]["cpu"]["first"]["tensor"] == "square"
+    result = {"status": MEASURED, "reason": "", "seconds": 1, "figures": found}
+    assert "first diverging layer  square (Mul)" in render([], {"diagnose toy fp16": result})
 
 
 def test_wheels_of_a_folder_serve_the_parts_and_nobody_else(tmp_path: Path) -> None:
