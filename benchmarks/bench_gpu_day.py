@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from gpu_day.full_size import PRESETS as FULL_SIZE
 from gpu_day.parts import all_parts
 from gpu_day.report import render
 from gpu_day.runner import Day
@@ -46,7 +47,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, default=Path("build/gpu-day"), metavar="FOLDER")
     add("--wheels", type=Path, metavar="FOLDER",
         help="install what lies there into OUTPUT/site, for the parts alone")  # fmt: skip
-    add("--presets", nargs="+", choices=PRESET_NAMES, default=("tiny", "vit-b", "paper"))
+    add("--presets", nargs="+", choices=PRESET_NAMES, default=("tiny", *FULL_SIZE))
     add("--attention", choices=ATTENTIONS, default="mask-free",
         help="how SAM's encoder writes its attention (default: mask-free)")  # fmt: skip
     add("--parts", nargs="+", metavar="PATTERN", help="only these, and what they need")

@@ -56,7 +56,7 @@ from harness.subjects import Plan
 from clipsam.runtime.images.reader import SUFFIXES
 from clipsam.runtime.manifest import MANIFEST, Manifest
 
-PRESETS = ("paper", "vit-b", "tiny")
+PRESETS = ("paper", "vit-b", "mobile", "tiny")
 
 
 def measure(

@@ -35,7 +35,7 @@ from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.core.stop import heed_stop_signals
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
-PRESET_NAMES = ("paper", "vit-b", "tiny")
+PRESET_NAMES = ("paper", "vit-b", "mobile", "tiny")
 OPSETS = (20, 23)
 ATTENTIONS = ("stock", "mask", "mask-free", "blocked")
 

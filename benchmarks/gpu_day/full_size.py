@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-PRESETS = ("vit-b", "paper")
+PRESETS = ("mobile", "vit-b", "paper")
 SEED = 0
 OPSET = 20
 _CATEGORIES = ("object", "metal nut")

@@ -79,6 +79,7 @@ def _model_parts(preset: str) -> list[Part]:
         found.insert(0, part(name, "parity", gpu=False, provider="cpu", precisions=both))
     for precision in _precisions(preset)["precisions"]:
         found.append(part(f"engines {preset} {precision}", "engines", precision=precision))
+        found.append(part(f"diagnose {preset} {precision}", "diagnose", precision=precision))
     for library in ("torch", "ort", "tensorrt"):
         found.append(part(f"latency {preset} {library}", "latency", library=library))
     return found

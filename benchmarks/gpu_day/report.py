@@ -28,6 +28,7 @@ def render(parts: Sequence[Part], results: Results) -> str:
         *_section("Peaks", _peaks(_figures(results, "peaks"))),
         *_section("Against float32 on the CPU provider", _parity(results)),
         *_section("Engines of TensorRT", _engines(results)),
+        *_section("Why engines were refused", _diagnoses(results)),
         *_section("Latency and roofline", _latency(results)),
         *_section("Training", _training(_figures(results, "training"))),
     ]
@@ -118,6 +119,12 @@ def _engines(results: Results) -> Iterator[str]:
     if body:
         head = ["part", "engines that passed the gate", "worst error", "s", "MB of all engines"]
         yield table(head, body)
+
+
+def _diagnoses(results: Results) -> Iterator[str]:
+    for name, result in results.items():
+        for words in result.get("figures", {}).get("diagnosis", {}).values():
+            yield f"`{name}`:\n```\n{words['said']}\n```"
 
 
 def _latency(results: Results) -> Iterator[str]:

@@ -149,8 +149,12 @@ class Day:
         }
 
     def _file(self, part: Part, suffix: str) -> Path:
-        name = re.sub(r"[^A-Za-z0-9-]+", "-", part.name)
-        return self.folder / "parts" / f"{name}.{suffix}"
+        return file_of(self.folder, part.name, suffix)
+
+
+def file_of(folder: Path, part: str, suffix: str) -> Path:
+    """Where a day keeps what a part found ("json") and said ("log")."""
+    return folder / "parts" / f"{re.sub(r'[^A-Za-z0-9-]+', '-', part)}.{suffix}"
 
 
 def call(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clipsam.runtime.core.errors import ClipSAMError
 from gpu_day.full_size import bundle_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,10 +97,36 @@ def engines(*, preset: str, precision: str, folder: str) -> dict[str, Any]:
     try:
         report = build_engines(target, [precision], say=lambda text: print(text, flush=True))
     except GateError as error:
-        return {"failed": str(error), "graph": error.graph, "precision": error.precision}
+        refused = {"graph": error.graph, "precision": error.precision, "case": error.case}
+        return {"failed": str(error), "refused": refused}
     files = (target / "engines").rglob("*.engine")
     sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in files}
     return {**asdict(report), "bytes": sizes}
+
+
+def diagnose(*, preset: str, precision: str, folder: str) -> dict[str, Any]:
+    """Which layer the gate's refusal is about, where it refused an engine."""
+    from gpu_day.runner import file_of
+
+    engines = file_of(Path(folder), f"engines {preset} {precision}", "json")
+    said = json.loads(engines.read_text()) if engines.exists() else {}
+    asked = said.get("figures", {}).get("refused")
+    if not isinstance(asked, dict) or asked["case"] is None:
+        return {"not_run": "the gate refused no graph"}
+    from dataclasses import asdict
+
+    from clipsam.export.trt import diagnose
+
+    target, graph, case = bundle_folder(folder, preset), asked["graph"], asked["case"]
+    words = {}
+    for provider in ("cpu", "tensorrt"):  # the cheap one first
+        try:
+            found = diagnose.diagnose(target, graph, asked["precision"], provider, case)[1]
+            said_of = diagnose.describe(found, graph, asked["precision"], case, provider)
+            words[provider] = {"said": said_of, **asdict(found)}
+        except ClipSAMError as error:
+            words[provider] = {"said": str(error)}
+    return {"diagnosis": words}
 
 
 def latency(*, preset: str, library: str, folder: str, rows: str = "") -> dict[str, Any]:

@@ -45,15 +45,16 @@ SLICE_SCORES = 1 << 24
 M = TypeVar("M", bound=nn.Module)
 
 
-def with_attention(encoder: ImageEncoderViT, kind: str) -> ImageEncoderViT:
+def with_attention(encoder: nn.Module, kind: str) -> nn.Module:
     """`encoder` with its attention written as `kind` says, one of `ATTENTIONS`; same numbers.
 
+    MobileSAM's asks for attention in one call as it is, and is returned unchanged.
     The encoder given stays as it is; the one returned shares its weights. Raises ValueError for
     an unknown kind, or when a rewrite is asked of an encoder without relative positions.
     """
     if kind not in ATTENTIONS:
         raise ValueError(f"attention={kind!r}: use one of {', '.join(ATTENTIONS)}.")
-    if kind == "stock":
+    if kind == "stock" or not isinstance(encoder, ImageEncoderViT):
         return encoder
     rewritten = share_weights(encoder)
     rewrite = REWRITES[kind]
@@ -63,7 +64,8 @@ def with_attention(encoder: ImageEncoderViT, kind: str) -> ImageEncoderViT:
             block.window_size = 0  # the block need not make windows
         else:
             block.attn = rewrite(block.attn)
-    return rewritten
+    found: nn.Module = rewritten
+    return found
 
 
 def share_weights(module: M) -> M:

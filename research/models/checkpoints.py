@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from clipsam.research.models.mobile_sam import from_published
 from clipsam.research.models.presets import SAM_CONFIGS, Preset, build_clip, build_sam
 from clipsam.research.models.tiny import with_embedding
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
@@ -34,13 +35,14 @@ from clipsam.runtime.core.files import sha256, write_with
 # The weights of `tiny` are kept in the repository, not in the wheel.
 TINY_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "tiny"
 
-SAM_FILES = {
-    "vit_h": "sam_vit_h_4b8939.pth",
-    "vit_l": "sam_vit_l_0b3195.pth",
-    "vit_b": "sam_vit_b_01ec64.pth",
-}
 CLIP_TENSORS = "clip_tensors"  # in UMCI's file: `tensors_digest` of the CLIP it was trained on
-SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+SAM_URLS = {
+    "vit_h": f"{_META}sam_vit_h_4b8939.pth",
+    "vit_l": f"{_META}sam_vit_l_0b3195.pth",
+    "vit_b": f"{_META}sam_vit_b_01ec64.pth",
+    "mobile": "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+}
 OPENAI_CLIP_URL = (
     "https://openaipublic.azureedge.net/clip/models/"
     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt"
@@ -84,13 +86,14 @@ def load_clip(preset: Preset, path: Path | None) -> tuple[CLIP, str]:
 
 
 def load_sam(preset: Preset, path: Path | None) -> tuple[Sam, str]:
-    """SAM of the preset and the sha256 of its checkpoint (Meta's `.pth`, or safetensors)."""
+    """SAM of the preset and the sha256 of its checkpoint: Meta's `.pth`, MobileSAM's `.pt`, or
+    safetensors with their names."""
     if preset.sam_type == "tiny":
         path = path or _tiny_file("sam.safetensors")
         origin = "the SAM weights must be the tiny SAM of research/pretrain_tiny.py"
     else:
-        name = SAM_FILES[preset.sam_type]
-        origin = f"the SAM weights must be {name}, published at {SAM_URL}{name}"
+        url = SAM_URLS[preset.sam_type]
+        origin = f"the SAM weights must be {url.rpartition('/')[2]}, published at {url}"
         if path is None:
             raise WeightsError(f"The preset {preset.name} needs SAM's weights: {origin}.")
     model = build_sam(preset.sam)
@@ -102,6 +105,8 @@ def load_sam(preset: Preset, path: Path | None) -> tuple[Sam, str]:
             f"{path} holds a SAM {found[0] if found else f'of width {patch.shape[0]}'}, but the "
             f"preset {preset.name} needs {preset.sam_type}: {origin}."
         )
+    if preset.sam.tiny_vit:
+        state = from_published(state)
     if preset.sam.unet_width and path.suffix == ".safetensors":
         state = with_embedding(state, path)
     _fill(model, state, path, origin)

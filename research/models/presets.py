@@ -20,6 +20,7 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
+from clipsam.research.models.mobile_sam import TinyVitEncoder
 from clipsam.research.models.tiny import TwoScaleEmbedding, UNetEmbedding
 from clipsam.research.models.umci import UMCIConfig
 from clipsam.runtime.stages.decision import DecisionOptions
@@ -32,7 +33,8 @@ CONTEXT_LENGTH, VOCABULARY = 77, 49408
 
 @dataclass(frozen=True)
 class SamConfig:
-    """Dimensions of a SAM; the defaults are ViT-H's."""
+    """Dimensions of a SAM; the defaults are ViT-H's. With `tiny_vit` the encoder is MobileSAM's,
+    which has dimensions of its own."""
 
     image_size: int = 1024
     dim: int = 1280
@@ -43,6 +45,7 @@ class SamConfig:
     prompt_dim: int = 256
     mlp_dim: int = 2048
     unet_width: int = 0  # of the CLIP embedding in `TwoScaleEmbedding`; 0: linear patches
+    tiny_vit: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Preset:
     clip_name: str  # an open_clip model name, or "tiny"
     clip_image_size: int  # S
     features_list: tuple[int, ...]  # blocks tapped, counted from 1
-    sam_type: str  # "vit_h", "vit_l", "vit_b" or "tiny": the checkpoint's name
+    sam_type: str  # "vit_h", "vit_l", "vit_b", "mobile" or "tiny": the checkpoint's name
     sam: SamConfig
     umci: UMCIConfig
     prompts: PromptOptions = field(default_factory=PromptOptions)
@@ -84,6 +87,13 @@ PRESETS = {
         sam_type="vit_b",
         sam=SAM_CONFIGS["vit_b"],
         description="the paper's CLIP with SAM ViT-B, for smaller boxes",
+    ),
+    "mobile": replace(
+        _PAPER,
+        name="mobile",
+        sam_type="mobile",
+        sam=SamConfig(tiny_vit=True),
+        description="the paper's CLIP with MobileSAM (TinyViT), for the smallest boxes",
     ),
     "tiny": Preset(
         name="tiny",
@@ -154,7 +164,9 @@ def build_sam(config: SamConfig) -> Sam:
     patch = 16
     grid = config.image_size // patch
     sam = Sam(
-        image_encoder=ImageEncoderViT(
+        image_encoder=TinyVitEncoder(config.image_size, config.prompt_dim)
+        if config.tiny_vit
+        else ImageEncoderViT(
             img_size=config.image_size,
             patch_size=patch,
             embed_dim=config.dim,

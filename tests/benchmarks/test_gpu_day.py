@@ -16,12 +16,13 @@ from typing import Any
 
 import bench_gpu_day
 import pytest
-from gpu_day import runner
+from gpu_day import full_size, runner
 from gpu_day.parts import LIMIT, Part, all_parts
 from gpu_day.report import NO_GPU, render
 from gpu_day.roofline import rooflines
 from gpu_day.runner import FAILED, MEASURED, NOT_RUN, TIMED_OUT, Day
 from harness import job
+from support.recorded_toy import break_normalisation, build_recorded_toy, rehash
 
 from clipsam.runtime.core.errors import OutputError
 
@@ -232,6 +233,26 @@ def test_a_day_that_never_looked_claims_no_gpu() -> None:
     assert "not reached" in page
 
 
+def test_a_refused_engine_is_diagnosed(tmp_path: Path) -> None:
+    """The toy's fp16 encoder overflows; TensorRT is not here, which is said in its place."""
+    pytest.importorskip("polygraphy")
+    from gpu_day.tasks import diagnose
+
+    asked = {"preset": "toy", "precision": "fp16", "folder": str(tmp_path)}
+    assert diagnose(**asked) == {"not_run": "the gate refused no graph"}
+    bundle = build_recorded_toy(tmp_path / "bundles" / "toy", "fp16")
+    break_normalisation(bundle / "sam_encoder.fp16.onnx")
+    rehash(bundle)
+    refused = {"graph": "sam_encoder", "precision": "fp16", "case": "noise"}
+    engines = runner.file_of(tmp_path, "engines toy fp16", "json")
+    engines.parent.mkdir()
+    engines.write_text(json.dumps({"figures": {"refused": refused}}))
+    found = diagnose(**asked)
+    assert found["diagnosis"]["cpu"]["first"]["tensor"] == "square"
+    result = {"status": MEASURED, "reason": "", "seconds": 1, "figures": found}
+    assert "first diverging layer  square (Mul)" in render([], {"diagnose toy fp16": result})
+
+
 def test_wheels_of_a_folder_serve_the_parts_and_nobody_else(tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -258,7 +279,7 @@ def test_wheels_of_a_folder_serve_the_parts_and_nobody_else(tmp_path: Path) -> N
 
 
 def test_no_part_may_take_longer_than_ten_minutes_and_needs_come_first() -> None:
-    parts = all_parts(("tiny", "vit-b", "paper"), "mask-free", "wheels")
+    parts = all_parts(("tiny", *full_size.PRESETS), "mask-free", "wheels")
     names = [one.name for one in parts]
     assert len(set(names)) == len(names)
     for number, one in enumerate(parts):
@@ -328,7 +349,7 @@ def test_an_output_that_cannot_be_made_is_one_sentence(
 @pytest.mark.slow
 def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    from gpu_day import full_size, tasks
+    from gpu_day import tasks
 
     from clipsam.runtime.bundle import GRAPHS
 
