@@ -98,6 +98,7 @@ def calibrate(
     is left out and named in `skipped`. Raises CalibrationError when the parts are too few for what
     is wanted.
     """
+    _check_number(len(good), 0, wanted)  # before minutes are spent
     skipped: list[str] = []
     thumbnails, seen = [], []
     held: list[Image] = []  # to plant on
@@ -171,7 +172,7 @@ def calibrate(
         caught = int((true_scores > limit).sum())
         low, high = recall_bounds(caught, len(true), wanted.confidence)
         refused = sum(
-            score <= limit and bool(reasons_of({**one.facts, "distance": mean}, bounds))
+            bool(score <= limit) and bool(reasons_of({**one.facts, "distance": mean}, bounds))
             for one, score, mean in zip(true, true_scores, others.mean, strict=True)
         )
         notes["defective"] = {
