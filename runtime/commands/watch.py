@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.station.answers import json_lines
 from clipsam.runtime.station.drift import Drift
-from clipsam.runtime.station.health import Health
+from clipsam.runtime.station.health import STALLED, Health
 from clipsam.runtime.station.housekeeping import Housekeeping
 from clipsam.runtime.station.judgement import version
 from clipsam.runtime.station.notify import notify
@@ -48,6 +49,7 @@ from clipsam.runtime.station.sources.lines import Lines, PathSource
 from clipsam.runtime.station.station import Options, Station
 from clipsam.runtime.station.store import Store
 
+_PATIENCE = 10  # times the warm-up, for the watchdog
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
@@ -72,8 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
         model.bundle.text(model.word(args.category))  # an unknown one fails here, not at every part
+        start = time.monotonic()
         model.warm_up()
-        health = Health(_drift(model), _about(args, model))
+        # A slow machine is no dead one: what it needs for two parts tells how slow it is.
+        stalled = max(STALLED, _PATIENCE * (time.monotonic() - start))
+        health = Health(_drift(model), _about(args, model), stalled)
         source = _source(args, store, health)
         stack.callback(source.close)
         station = Station(
