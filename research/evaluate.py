@@ -1,6 +1,7 @@
 """Measure a bundle on a data set: AUROC, AP, F1-max and PRO per defect or category, and the mean.
 
     clipsam evaluate bundles/tiny path/to/steel --category steel
+    clipsam evaluate bundles/tiny path/to/parts --calibration parts.calibration
     clipsam evaluate bundles/tiny path/to/mvtec --protocol table1 --csv rows.csv
     clipsam evaluate bundles/tiny synthetic --sheet sheet.png --per-image images.csv
     clipsam evaluate --torch paper path/to/VisA --umci_weights umci.safetensors --sam_weights ...
@@ -73,6 +74,7 @@ from clipsam.research.evaluation.tables import (
     verdicts,
 )
 from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.core.result import NOT_JUDGED
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
 
@@ -110,7 +112,16 @@ def evaluate(
             truth = np.zeros(image.shape[:2], np.bool_) if mask is None else mask
             sheet[index] = contact_row(image, truth, rough, subject.prompts, result)
             shown[index] = small_map(final)
-        tally.add(item, final, mask, result.score, anomalous=result.anomalous, found=result.mask)
+        tally.add(
+            item,
+            final,
+            mask,
+            result.score,
+            anomalous=result.anomalous,
+            judged=result.verdict != NOT_JUDGED,
+            found=result.mask,
+        )
+        tally.limits.add(result.limit)
     if norm == DATASET:  # now that all were seen
         for index, small in shown.items():
             assert sheet is not None
@@ -153,7 +164,7 @@ def _run(args: argparse.Namespace) -> int:
     facts = {"model": identity, "resolution": resolution, "norm": args.norm}
     rows = [{**row, **facts} for row in table(tally)]
     print(f"{identity}, {args.dataset}, pooled pixels at {resolution}, norm {args.norm}")
-    print(f"{format_rows(rows)}\n{verdicts(tally.images)}")
+    print(f"{format_rows(rows)}\n{verdicts(tally.images, tally.limit)}")
     notes += limits(items)
     if any("auroc_error" in row for row in rows):
         notes.append(format_errors(rows))

@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 from clipsam.research.cli.arguments import whole_number
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.commands.sensitivity import add_options, read_options
 from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.prompts import PromptOptions
 
-OF_BUNDLES = ("provider", "precision", "threads")  # flags that only a bundle has
+# Flags that only a bundle has.
+OF_BUNDLES = (
+    "provider", "precision", "threads", "calibration", "limit", "min_area", "mm_per_pixel", "roi",
+    "ignore",
+)  # fmt: skip
 OF_TORCH = ("clip_weights", "umci_weights", "sam_weights", "device")
 
 
@@ -47,6 +52,10 @@ class BundleModel:
         self.model = model
         manifest = model.bundle.manifest
         self.identity = f"bundle {model.bundle.id}"
+        if model.calibration:
+            self.identity += f" with calibration {model.calibration.id}"
+        known = model.calibration.category if model.calibration else None
+        self.category = known  # the only one that its limit holds for
         self.categories: Collection[str] = frozenset(manifest.categories)
         self.prompts = manifest.prompts
         self.size = manifest.clip_image_size
@@ -56,6 +65,7 @@ class BundleModel:
         self, image: Image, category: str, refine: bool = True, norm: str = "fixed"
     ) -> Result:
         """Inspect one image; without `refine` stop at the rough map. `norm`: "fixed", "image"."""
+        category = self.category or category
         return self.model.inspect(image, category, norm=norm, deadline_ms=None if refine else 0.0)
 
     def rough_map(self, image: Image, category: str) -> NDArray[np.float32]:
@@ -86,7 +96,14 @@ def open_model(args: argparse.Namespace) -> Iterator[Model]:
         yield TorchModel.load(PRESETS[args.bundle], weights, args.device or "cpu")
         return
     provider = args.provider or "cpu"
-    with ClipSAM.open(args.bundle, provider, args.threads, args.precision) as model:
+    with ClipSAM.open(
+        args.bundle,
+        provider,
+        args.threads,
+        args.precision,
+        options=read_options(args),
+        calibration=args.calibration,
+    ) as model:
         yield BundleModel(model)
 
 
@@ -96,7 +113,8 @@ def check_flags(args: argparse.Namespace) -> None:
     for name in wrong:
         if getattr(args, name) is not None:
             instead = "--device says where PyTorch runs" if args.torch else "a bundle has its own"
-            raise ClipSAMError(f"--{name} is for {kind}: leave it out, {instead}.")
+            flag = name.replace("_", "-") if name not in OF_TORCH else name
+            raise ClipSAMError(f"--{flag} is for {kind}: leave it out, {instead}.")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +123,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     bundle.add_argument("--provider", choices=tuple(PROVIDERS), help="default: cpu")
     bundle.add_argument("--precision", choices=PRECISIONS, help="default: the provider's fastest")
     bundle.add_argument("--threads", type=whole_number(), help="of the CPU (default: all)")
+    bundle.add_argument("--calibration", type=Path, help="a file of `clipsam calibrate`")
+    add_options(parser)
     torch = parser.add_argument_group("a PyTorch model instead of a bundle")
     torch.add_argument("--torch", action="store_true")
     torch.add_argument("--clip_weights", type=Path)

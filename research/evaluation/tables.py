@@ -43,6 +43,7 @@ class Measured:
     item: LabelledImage
     score: float  # `Result.score`, whatever the map was normalised to
     anomalous: bool  # the verdict
+    judged: bool = True  # neither: a picture that may not be called good
     dice: float | None = None  # F1 of the decided mask against the truth, of a defective image
 
     @property
@@ -67,6 +68,7 @@ class Tally:
         self.images: list[Measured] = []
         self.pixels: dict[tuple[str, str], PixelHistogram] = {}
         self.range = (float("inf"), float("-inf"))  # of all final maps
+        self.limits: set[float] = set()  # that verdicts were taken at
 
     def add(
         self,
@@ -76,6 +78,7 @@ class Tally:
         score: float,
         *,
         anomalous: bool = False,
+        judged: bool = True,
         found: NDArray[np.bool_] | None = None,
     ) -> None:
         """Count one image: its final map [H,W] in [0,1], its true mask [H,W] (None: unknown), its
@@ -86,13 +89,18 @@ class Tally:
             dice = 2 * int((mask & found).sum()) / marked if marked else 0.0
         low, high = float(final.min()), float(final.max())
         self.range = (min(low, self.range[0]), max(high, self.range[1]))
-        self.images.append(Measured(item, score, anomalous, dice))
+        self.images.append(Measured(item, score, anomalous, judged, dice))
         if mask is None:
             return
         key = (item.group, item.defect if self.by_defect else "")
         if key not in self.pixels:
             self.pixels[key] = PixelHistogram()
         self.pixels[key].add(*at_size(final, mask, self.size))
+
+    @property
+    def limit(self) -> float | None:
+        """The one limit of all verdicts; None where there is not one."""
+        return next(iter(self.limits)) if len(self.limits) == 1 else None
 
     def stretch(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Min-max over every map counted so far."""
@@ -190,15 +198,38 @@ def dataset_row(rows: Sequence[Row]) -> Row:
     return rows[0] if rows else {}
 
 
-def verdicts(images: Sequence[Measured]) -> str:
-    """How many good and how many defective images the default threshold calls anomalous."""
-    parts = []
-    for name, wanted in (("good", True), ("defective", False)):
+def verdicts(images: Sequence[Measured], limit: float | None) -> str:
+    """False alarms and recall at the limit, and the limit at which F1 would be highest."""
+    at = "" if limit is None else f"at the limit {limit:.4f} "
+    parts, scores = [], {}
+    for name, share, wanted in (("good", "false alarms", True), ("defective", "recall", False)):
         group = [m for m in images if m.item.good == wanted]
         if group:
-            hits = sum(m.anomalous for m in group)
-            parts.append(f"{hits} of {len(group)} {name} images ({100 * hits / len(group):.0f} %)")
-    return "called anomalous: " + ", ".join(parts)
+            scores[name] = np.array([m.score for m in group])
+            hits, unjudged = sum(m.anomalous for m in group), sum(not m.judged for m in group)
+            part = f"{hits} of {len(group)} {name} images ({share} {100 * hits / len(group):.0f} %)"
+            parts.append(part + (f" and {unjudged} not judged" if unjudged else ""))
+    lines = [f"{at}called anomalous: " + ", ".join(parts)]
+    if len(scores) == 2:
+        best, f1 = best_limit(scores["good"], scores["defective"])
+        lines.append(f"F1 is highest at the limit {best:.4f} ({f1:.3f}), known only with defects")
+    return "\n".join(lines)
+
+
+def best_limit(good: NDArray[np.float64], defective: NDArray[np.float64]) -> tuple[float, float]:
+    """The score above which calling parts anomalous gives the highest F1, and that F1.
+
+    Midway between the two scores it separates.
+    """
+    scores = np.concatenate([good, defective])
+    order = np.argsort(-scores, kind="stable")
+    true = np.cumsum(np.arange(len(scores))[order] >= len(good))
+    f1 = 2 * true / (np.arange(1, len(scores) + 1) + len(defective))
+    ends = np.append(np.diff(scores[order]) != 0, True)  # ties go together
+    at = int(np.where(ends, f1, -1).argmax())
+    last = float(scores[order][at])
+    following = float(scores[order][at + 1]) if at + 1 < len(scores) else last
+    return (last + following) / 2, float(f1[at])
 
 
 def format_rows(rows: Sequence[Mapping[str, float | str]], first: str = "set") -> str:
@@ -244,8 +275,8 @@ def per_image_csv(images: Sequence[Measured]) -> bytes:
             "defect": m.item.defect,
             "error": f"{m.error:.4f}",
             "score": f"{m.score:.4f}",
-            "verdict": "anomalous" if m.anomalous else "good",
-            "right": "yes" if m.anomalous != m.item.good else "no",
+            "verdict": "anomalous" if m.anomalous else "good" if m.judged else "not_judged",
+            "right": "yes" if m.judged and m.anomalous != m.item.good else "no",
             "dice": "" if m.dice is None else f"{m.dice:.4f}",
         }
         for m in sorted(images, key=lambda m: (-m.error, m.item.group, m.item.name))

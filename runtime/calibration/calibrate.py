@@ -98,6 +98,7 @@ def calibrate(
     is left out and named in `skipped`. Raises CalibrationError when the parts are too few for what
     is wanted.
     """
+    _check_number(len(good), 0, wanted)  # before minutes are spent
     skipped: list[str] = []
     thumbnails, seen = [], []
     held: list[Image] = []  # to plant on
@@ -164,12 +165,14 @@ def calibrate(
             **tables(examples, found, side, made_with.settings.get("mm_per_pixel")),
         },
         "auroc_on_planted": ranks,
+        # What `clipsam watch` compares recent scores with, thinned out where there are many.
+        "good_scores": np.sort(scores)[:: 1 + len(scores) // 2000].round(6).tolist(),
     }
     if true:
         caught = int((true_scores > limit).sum())
         low, high = recall_bounds(caught, len(true), wanted.confidence)
         refused = sum(
-            score <= limit and bool(reasons_of({**one.facts, "distance": mean}, bounds))
+            bool(score <= limit) and bool(reasons_of({**one.facts, "distance": mean}, bounds))
             for one, score, mean in zip(true, true_scores, others.mean, strict=True)
         )
         notes["defective"] = {

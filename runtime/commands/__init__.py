@@ -42,7 +42,7 @@ COMMANDS = {
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
     "evaluate": Command(
-        "clipsam.research.evaluate", "research", "measure a bundle or the model on a data set"
+        "clipsam.research.evaluate", "evaluate", "measure a bundle or the model on a data set"
     ),
     "ablations": Command(
         "clipsam.research.ablations", "research", "what each part of the method adds"

@@ -26,12 +26,13 @@ from clipsam.runtime.calibration.expected import contact_sheet
 from clipsam.runtime.calibration.histogram import draw_histogram
 from clipsam.runtime.calibration.record import SUFFIX, Calibration, Promise
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
-from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.core.errors import OptionError, OutputError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import write_png
 from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.jobs import find_jobs
+from clipsam.runtime.station.labelled import labelled_pictures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = output.with_name(output.name + SUFFIX)
     if output.is_dir():
         raise OutputError(f"{output} is a folder: give the name of a file as --output.")
-    good = [job.source for job in find_jobs([args.good])]
+    good = [job.source for job in find_jobs([args.good])] if args.good else []
     defective = [job.source for job in find_jobs([args.defective])] if args.defective else []
+    if args.store:
+        labelled = labelled_pictures(args.store, args.category)
+        good += labelled.good
+        defective += labelled.defective
+        if labelled.gone:
+            print(f"note: {labelled.gone} labelled parts have no picture.", file=sys.stderr)
+    if not good:
+        raise OptionError("Say which parts are good: --good FOLDER, --store line.db, or both.")
     options = read_options(args)
     wanted = Wanted(args.false_alarms, args.confidence, args.reference, args.planted)
     start = time.monotonic()
@@ -123,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
-    add("--good", type=Path, required=True, help="folder of pictures of good parts")
+    add("--good", type=Path, help="folder of pictures of good parts")
+    add("--store", type=Path, help="of `clipsam watch`: the parts that were labelled there")
     add("--defective", type=Path, help="folder of pictures of defective parts, to measure recall")
     add("--category", default="object", help='what the part is, e.g. "metal nut"')
     add(

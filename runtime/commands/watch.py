@@ -29,6 +29,7 @@ from clipsam.runtime.commands.sensitivity import add_options, positive, read_opt
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.station.answers import json_lines
+from clipsam.runtime.station.drift import Drift
 from clipsam.runtime.station.health import Health
 from clipsam.runtime.station.housekeeping import Housekeeping
 from clipsam.runtime.station.judgement import version
@@ -62,12 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         store.claim()
         model = stack.enter_context(
             ClipSAM.open(
-                args.bundle, args.provider, args.threads, args.precision, options=sensitivity
+                args.bundle,
+                args.provider,
+                args.threads,
+                args.precision,
+                options=sensitivity,
+                calibration=args.calibration,
             )
         )
-        model.bundle.text(args.category)  # an unknown one fails here, not at every part
+        model.bundle.text(model.word(args.category))  # an unknown one fails here, not at every part
         model.warm_up()
-        health = Health(about=_about(args, model))
+        health = Health(_drift(model), _about(args, model))
         source = _source(args, store, health)
         stack.callback(source.close)
         station = Station(
@@ -155,12 +161,20 @@ def _standard_input() -> TextIO:
     return os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8", errors="surrogateescape")
 
 
+def _drift(model: ClipSAM) -> Drift | None:
+    """The scores of the good parts that the limit was found by, to compare with."""
+    if model.calibration is None:
+        return None
+    return Drift(model.calibration.notes.get("good_scores", ()), model.calibration.limit)
+
+
 def _about(args: argparse.Namespace, model: ClipSAM) -> dict[str, Any]:
     return {
         "version": version(),
         "watched": _shown(args.source),
         "store": str(args.store),
-        "category": args.category,
+        "category": model.word(args.category),
+        "calibration": model.calibration.id if model.calibration else None,
         "bundle": model.bundle.id,
         "provider": model.provider,
         "precisions": model.precisions,
@@ -198,11 +212,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--store", type=Path, required=True, help="the file of rows, e.g. line.db; made if missing")
     limits = parser.add_mutually_exclusive_group(required=True)
     limits.add_argument(
+        "--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise"
+    )
+    limits.add_argument(
         "--uncalibrated",
         action="store_true",
         help="judge by the bundle's own limit, which promises nothing about your parts",
     )
-    add("--category", default="object", help='what the part is, e.g. "metal nut"')
+    add(
+        "--category",
+        help='what the part is, e.g. "metal nut" (default: the calibration\'s, else "object")',
+    )
     add("--serial", type=_regex, metavar="REGEX", help="finds the serial number in a file's name")
     add_options(parser)
     group = parser.add_argument_group("cameras")

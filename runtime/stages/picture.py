@@ -76,5 +76,5 @@ def reasons_of(
     found: list[str] = []
     for name, (low, high) in bounds.items():
         if name in facts and not low <= facts[name] <= high:
-            found.append(FACTS[name][facts[name] > high])
+            found.append(FACTS[name][int(facts[name] > high)])
     return tuple(dict.fromkeys(filter(None, found)))

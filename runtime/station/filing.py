@@ -9,7 +9,7 @@ from clipsam.runtime.core.errors import DiskFullError, OutputError, StoreError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.station.health import Health
-from clipsam.runtime.station.part import Part
+from clipsam.runtime.station.part import Part, printable
 from clipsam.runtime.station.pictures import Keep, Pictures, free, map_of, move
 from clipsam.runtime.station.sources.files import State, file_digest, state_of
 from clipsam.runtime.station.store import Store
@@ -87,7 +87,7 @@ class Filing:
         """As the store writes it: relative within its own folder, else absolute."""
         if path.is_relative_to(self.pictures.folder):
             return self.pictures.relative(path)
-        return str(path.absolute())
+        return printable(str(path.absolute()))
 
     def _put(
         self, part: Part, picture: Path, result: Result | None

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipsam.runtime.core.errors import ClipSAMError, DamagedError, ImageError
 from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
-from clipsam.runtime.station.part import COLUMNS
+from clipsam.runtime.station.part import COLUMNS, printable
 
 # Why a station did not judge a part, beside `core.result.REASONS`.
 FAILED, CRASHED = "failed", "crashed"
@@ -23,7 +23,8 @@ def judgement_of(outcome: Result | ClipSAMError) -> dict[str, Any]:
         return not_judged(reason, str(outcome))
     values = outcome.to_dict()
     kept = set(COLUMNS) & set(values) - {"category"}
-    return {**{name: values[name] for name in kept}, "version": version()}
+    known = {name: values[name] for name in kept}
+    return {**known, "calibration": outcome.calibration or None, "version": version()}
 
 
 def not_judged(reason: str, message: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def not_judged(reason: str, message: str) -> dict[str, Any]:
     return {
         "verdict": NOT_JUDGED,
         "reasons": [reason],
-        "message": message,
+        "message": printable(message),
         "version": version(),
     }
 

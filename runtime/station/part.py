@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -95,7 +96,7 @@ class Part:
 
     def picture_path(self, store: Path) -> Path | None:
         """Where the picture lies; `store` is the store's file."""
-        return None if self.picture is None else store.parent / self.picture
+        return None if self.picture is None else store.parent / unprintable(self.picture)
 
     def map_path(self, store: Path) -> Path | None:
         """Where the score map lies; `store` is the store's file."""
@@ -111,6 +112,17 @@ class Part:
         return values
 
 
+def printable(name: str) -> str:
+    """A name that need not be Unicode, as text that every database and file can hold."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def unprintable(name: str) -> str:
+    """Inverse of `printable`."""
+    return _BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), name)
+
+
+_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 COLUMNS = tuple(f.name for f in fields(Part))
 SELECT = "SELECT " + ", ".join(f'"{name}"' for name in COLUMNS) + " FROM parts"
 _JSON = ("reasons", "precisions", "timings", "regions", "roi")

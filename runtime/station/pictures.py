@@ -126,7 +126,7 @@ def map_of(picture: Path) -> Path:
 
 def sync(path: Path) -> None:
     """Have a file that somebody else wrote on disk, as far as its file system can do that."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: a NUL in the name
         _fsync(path)
         _fsync(path.parent)
 
@@ -139,6 +139,8 @@ def move(source: Path, target: Path) -> None:
     with _errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if source.is_symlink():  # moved, it might lead nowhere
+                raise OSError(errno.EXDEV, "a link")
             source.replace(target)
         except OSError as error:
             if error.errno != errno.EXDEV:

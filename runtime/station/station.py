@@ -56,13 +56,13 @@ class Options:
     """How a station judges and keeps.
 
     Attributes:
-      category: what every part is.
+      category: what every part is; None: the calibration's, or "object".
       deadline_ms: see `ClipSAM.inspect_many`.
       serial: finds a part's serial number in its name: the first group, or the whole match.
       keep: which pictures are kept.
     """
 
-    category: str = "object"
+    category: str | None = None
     deadline_ms: float | None = None
     serial: re.Pattern[str] | None = None
     keep: Keep = field(default_factory=Keep)
@@ -85,8 +85,9 @@ class Station:
         self.health.on_alarm = self.note
         self._answers = answers
         self._filing = Filing(store, options.keep, self.health)
+        self._category = model.word(options.category)
         self._intake = Intake(
-            store, self._filing, self.health, options.category, options.serial, self._answer
+            store, self._filing, self.health, self._category, options.serial, self._answer
         )
         self._begun: deque[Begun] = deque()
         self._pending: deque[tuple[Begun, dict[str, Any]]] = deque()
@@ -136,7 +137,7 @@ class Station:
         closed = threading.Event()
         line = self.model.inspect_many(
             self._items(closed),
-            self.options.category,
+            self._category,
             deadline_ms=self.options.deadline_ms,
             ahead=None if self.options.deadline_ms is None else 0,
         )

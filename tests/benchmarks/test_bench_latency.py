@@ -392,29 +392,3 @@ def test_the_commands_of_the_page_exist() -> None:
                 parse(words[first:] if name == "clipsam inspect" else words[first + 1 :])
                 counts[name] += 1
     assert min(counts.values()) >= 2
-
-
-def test_the_service_of_the_page_answers_and_sets_aside(tmp_path: Path) -> None:
-    """Its loop, on a model of ours; systemd is not tried."""
-    from clipsam.runtime import ImageError
-
-    class Model:
-        def inspect(self, image: Any, deadline_ms: float) -> Any:
-            if image.mean() > 200:
-                raise ImageError("too bright")
-            return self
-
-        def to_json(self) -> str:
-            return "{}"
-
-    (service,) = (block for block in blocks("python") if "def inspect_waiting" in block)
-    names: dict[str, Any] = {"__name__": "inspect_service"}
-    exec(service, names)
-    inbox, outbox = tmp_path / "in", tmp_path / "out"
-    inbox.mkdir()
-    outbox.mkdir()
-    for name, value in (("a", 0), ("b", 255), ("c", 100)):
-        assert cv2.imwrite(str(inbox / f"{name}.png"), np.full((32, 32, 3), value, np.uint8))
-    names["inspect_waiting"](Model(), inbox, outbox)
-    assert sorted(path.name for path in outbox.iterdir()) == ["a.json", "c.json"]
-    assert [path.name for path in inbox.iterdir()] == ["b.not-inspected"]

@@ -112,7 +112,7 @@ def test_several_categories_get_a_row_each_and_their_mean(
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "image AUROC" in printed
-    assert "called anomalous: 0 of 4 good images (0 %), 8 of 8 defective" in printed
+    assert "called anomalous: 0 of 4 good images (false alarms 0 %), 8 of 8 defective" in printed
     assert "proven largest distance" in printed
     rows = json.loads(files["json"].read_text())
     assert [row["set"] for row in rows] == ["bottle", "metal_nut", "mean"]

@@ -389,7 +389,7 @@ def test_an_image_may_be_overwritten_once_it_is_given(watching: Watching) -> Non
     def camera() -> Iterator[NDArray[np.uint8]]:
         buffer = bright_square()
         yield buffer
-        buffer[...] = 30
+        buffer[...] = plain_part()
         overwritten.set()
         yield buffer
 

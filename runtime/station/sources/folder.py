@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 import watchfiles
 
 from clipsam.runtime.images.reader import SUFFIXES
+from clipsam.runtime.station.part import printable
 from clipsam.runtime.station.sources.base import Alarm, Captured, Source
 from clipsam.runtime.station.sources.files import State, ends_well, state_of
 
@@ -185,4 +186,4 @@ class FolderSource(Source):
                 self._stop.wait(self._rescan)
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+        return printable(path.relative_to(self.folder).as_posix())

@@ -8,6 +8,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import TextIO
 
+from clipsam.runtime.station.part import printable
 from clipsam.runtime.station.sources.base import Captured, Source
 from clipsam.runtime.station.sources.files import state_of
 
@@ -47,7 +48,7 @@ class Lines:
 
 def serial_of(line: str) -> str | None:
     """A serial number as a trigger says it; None for an empty line."""
-    return line.strip()[:_LONGEST] or None
+    return printable(line.strip()[:_LONGEST]) or None
 
 
 class PathSource(Source):
@@ -62,7 +63,7 @@ class PathSource(Source):
             return None
         name, _, serial = line.partition("\t")
         path = Path(name).absolute()
-        return Captured(name, path, serial=serial_of(serial), state=state_of(path))
+        return Captured(printable(name), path, serial=serial_of(serial), state=state_of(path))
 
     @property
     def ended(self) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,12 @@ from clipsam.runtime.core.errors import DiskFullError, OutputError, SessionError
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.station import filing
+from clipsam.runtime.station.answers import answer_of
+from clipsam.runtime.station.part import Part
 from clipsam.runtime.station.pictures import Keep
 from clipsam.runtime.station.sources.base import Captured
+from clipsam.runtime.station.sources.folder import FolderSource
+from clipsam.runtime.station.sources.lines import Lines, PathSource
 from clipsam.runtime.station.station import Options, Station
 from clipsam.runtime.station.store import Store
 from clipsam.runtime.station.upkeep import check
@@ -419,3 +426,56 @@ def test_told_to_stop_it_judges_what_is_under_way_and_takes_no_more(
     parts = parts_of(store)
     assert [part.state for part in parts] == ["judged"] * 3
     assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="its file names are Unicode")
+@pytest.mark.parametrize("leave", [False, True])
+def test_names_that_are_no_text_do_not_stop_the_line(
+    toy: Path, folder: Path, store: Path, leave: bool
+) -> None:
+    folder_name = os.fsencode(folder) + b"/b\xff\xe4.png"
+    good = write_part(folder, "plain.png", good_part(1)).read_bytes()
+    torn = os.fsdecode(os.fsencode(folder) + b"/\xfe.png")
+    Path(os.fsdecode(folder_name)).write_bytes(good)
+    Path(torn).write_bytes(b"no picture")
+    source = FolderSource(folder, lambda kind, message: None, lambda name, state: False, rescan=0.1)
+    answers: list[Part] = []
+
+    def stop_after_three(part: Part) -> None:
+        answers.append(part)
+        if len(answers) == 3:
+            stations[0].stop()
+
+    stations: list[Station] = []
+
+    def prepare(station: Station) -> None:
+        stations.append(station)
+        station._answers = [stop_after_three]
+
+    run_station(toy, store, source, Options(keep=Keep(leave=leave)), prepare)
+    found = {part.name: part for part in parts_of(store)}
+    assert set(found) == {"plain.png", "b\\udcff\\udce4.png", "\\udcfe.png"}
+    assert found["\\udcfe.png"].reasons == ("damaged",)
+    json.dumps([answer_of(part) for part in answers]).encode()
+    assert sound(store)
+
+
+def test_a_link_is_kept_as_what_it_leads_to(
+    toy: Path, folder: Path, store: Path, tmp_path: Path
+) -> None:
+    real = write_part(tmp_path / "elsewhere", "real.png", bad_part())
+    (folder / "link.png").symlink_to("../elsewhere/real.png")
+    run_station(toy, store, ListSource(["link.png"], folder))
+    (part,) = parts_of(store)
+    picture = part.picture_path(store)
+    assert picture is not None
+    assert (read_image(picture) == bad_part()).all()
+    assert real.exists()
+    assert not os.path.lexists(folder / "link.png")
+
+
+def test_a_path_that_cannot_be_one_is_a_part_that_is_not_judged(toy: Path, store: Path) -> None:
+    source = PathSource(Lines(io.StringIO("a\0b.png\n\udcff.png\tS\udcff\n")))
+    run_station(toy, store, source)
+    assert [part.verdict for part in parts_of(store)] == ["not_judged"] * 2
+    assert parts_of(store)[1].serial == "S\\udcff"
