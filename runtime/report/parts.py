@@ -10,6 +10,7 @@ from typing import Any
 
 from clipsam.runtime.core.result import ANOMALOUS, GOOD, NOT_JUDGED
 
+MOST_BOXES = 32  # of a part; more are a carpet
 LABELS = ("good", "defective")
 
 
@@ -120,9 +121,9 @@ def timings_of(value: Any) -> dict[str, float]:
 
 
 def boxes_of(regions: Any) -> tuple[Box, ...]:
-    """Boxes of a file's regions; what is no such thing is left out."""
+    """Boxes of a file's first regions; what is no such thing is left out."""
     found = []
-    for region in regions if isinstance(regions, list) else []:
+    for region in regions[:MOST_BOXES] if isinstance(regions, list) else []:
         box = region.get("box") if isinstance(region, Mapping) else None
         corners = [number(v) for v in box] if isinstance(box, list) else []
         x, y, width, height = corners if len(corners) == 4 else [None] * 4

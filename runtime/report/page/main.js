@@ -59,7 +59,7 @@ byId("span").textContent = data.timed && count
   ? `${plural(count, "part")}, ${asDate(FIRST)} ${asClock(FIRST)} to ${asDate(LAST)} ${asClock(LAST)} (${Intl.DateTimeFormat().resolvedOptions().timeZone})`
   : `${plural(count, "part")}, in the order in which they were inspected (no times were recorded)`;
 byId("made").textContent = `Made ${asDate(data.made)} ${asClock(data.made)} by`;
-if (!Object.keys(pictures).length || Object.keys(pictures).length < count) byId("parts-title").after(element("p", { class: "muted" }, `${whole.format(Object.keys(pictures).length)} of ${plural(count, "part")} have a picture in this file.`));
+if (Object.keys(pictures).length < count) byId("pictured").textContent = `${whole.format(Object.keys(pictures).length)} of ${plural(count, "part")} have a picture in this file.`;
 setUpTheme();
 setUpFilters();
 setUpSlider(() => redraw("scores"));

@@ -213,6 +213,26 @@ def test_everything_to_use_has_a_name(page: Any) -> None:
     assert nameless == []
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_run_in_which_nothing_was_judged_is_shown(
+    browser: Any, tmp_path: Path, parts: int
+) -> None:
+    rows = [{"image": f"{n}.png", "error": f"{n}.png is empty."} for n in range(parts)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 0
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "r.html").as_uri())
+    assert "could not be inspected" in page.locator("#reasons").inner_text()
+    assert page.locator("#slider").is_disabled()
+    page.locator("#grid button").first.click()
+    assert "0.png is empty." in page.locator("#detail").inner_text()
+    assert said == []
+    page.close()
+
+
 def test_a_run_without_times_or_limits_is_shown_in_its_order(browser: Any, tmp_path: Path) -> None:
     rows = "".join(
         json.dumps({"image": f"{n}.png", "verdict": verdict, "score": n / 100}) + "\n"
