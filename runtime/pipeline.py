@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
+from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError, OptionError
@@ -240,12 +241,12 @@ class ClipSAM:
         return norm
 
     def warm_up(self) -> None:
-        """Run every graph once, so that the first part is not the slow one and SAM's time is
-        known to a deadline."""
-        for _ in range(2):  # the first run also sets the engines up: only the second counts
-            self._refine_ms = self._run_blank()
+        """Run every graph on every shape that parts will need, so that none of them is the slow
+        one and SAM's time is known to a deadline."""
+        self._run_blank(every_count=True)  # also sets the engines up: only the second counts
+        self._refine_ms = self._run_blank()
 
-    def _run_blank(self) -> float:
+    def _run_blank(self, every_count: bool = False) -> float:
         """Run every graph on a blank image; returns what SAM took, ms. Raises SessionError."""
         side = self.bundle.manifest.sam_image_size
         blank = np.zeros((side, side, 3), np.uint8)
@@ -254,7 +255,11 @@ class ClipSAM:
         )
         everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
         clock = Clock()
-        fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
+        embedding = self._sam.encode(blank)
+        fuse(rough, self._sam.decode(embedding, everywhere))
+        if every_count:
+            most = self.bundle.manifest.prompts.max_boxes
+            self._sam.meet_every_count(embedding, everywhere, most)
         return clock.total
 
     def close(self) -> None:
@@ -302,7 +307,8 @@ def _choose_precisions(bundle: Bundle, provider: str, asked: str | None) -> dict
     if asked is not None:
         check_made_for(provider, asked, bundle.precisions)
         return dict.fromkeys(GRAPHS, asked)
-    preferred = [p for p in preferred_by(provider) if p in bundle.precisions] or [FLOAT32]
+    built = bundle.precisions
+    preferred = [p for p in preferred_by(provider) if PRECISIONS[p].there(built)] or [FLOAT32]
     there = {
         name: [p for p in preferred if _found_as(bundle, provider, name, p)] for name in GRAPHS
     }

@@ -93,6 +93,12 @@ RECIPES = {
         emulated=True,
         opset=22,
     ),
+    "tf32": Recipe(
+        f"{_QUANTIZATION}.floating",
+        "not on a CPU: the float32 graphs, whose products a GPU rounds",
+        base="fp32",
+        graphs=(),
+    ),
     "int8": Recipe(
         f"{_QUANTIZATION}.static_int8",
         f"{_EMULATED}; on the user's images only",
@@ -130,3 +136,4 @@ TOLERANCES = {
     ),
     "int8": Tolerance(max_rel=3e-1, rms_rel=1e-1, mask_iou=0.90, scores=1e-1, final_map=1e-1),
 }
+TOLERANCES["tf32"] = TOLERANCES["fp16"]  # products of as many bits

@@ -27,6 +27,9 @@ COMMANDS = {
     "inspect": Command("clipsam.runtime.commands.inspection", "", "inspect images"),
     "info": Command("clipsam.runtime.commands.info", "", "print what a bundle is"),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
+    "audit": Command(
+        "clipsam.export.audit", "export", "what of a bundle's graphs a GPU would not run"
+    ),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
     "evaluate": Command(
         "clipsam.research.evaluate", "research", "measure a bundle or the model on a data set"

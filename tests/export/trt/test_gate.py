@@ -113,7 +113,7 @@ def test_engines_that_are_wrong_together(toy: tuple[Bundle, Recording]) -> None:
             GateError, match=r"do not agree .* on the picture 'defect': .*the verdict differs"
         ) as caught:
             check_whole(bundle, wrong, recording.pictures, "fp16")
-        assert (caught.value.graph, caught.value.safer) == (None, "fp32")
+        assert (caught.value.graph, caught.value.safer) == (None, "tf32")
 
 
 def test_nothing_recorded_is_no_pass(toy: tuple[Bundle, Recording]) -> None:
@@ -129,8 +129,9 @@ def test_nothing_recorded_is_no_pass(toy: tuple[Bundle, Recording]) -> None:
 
 def test_the_safer_precision_is_the_next_the_bundle_has() -> None:
     assert safer_precision("int8", THERE) == "fp16"
-    assert safer_precision("int8", ("fp32", "int8")) == "fp32"
-    assert safer_precision("bf16", THERE) == "fp32"
+    assert safer_precision("int8", ("fp32", "int8")) == "tf32"  # which needs no graphs of its own
+    assert safer_precision("bf16", THERE) == "tf32"
+    assert safer_precision("tf32", THERE) == "fp32"
     assert safer_precision("fp32", THERE) is None
     assert safer_precision("fp16", ("fp32", "fp16", "bf16")) == "bf16"  # as the runtime goes on
 
