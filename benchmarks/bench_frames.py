@@ -28,18 +28,18 @@ Picture = NDArray[np.uint8]
 def noise(picture: Picture, mean: float) -> Picture:
     """A frame of sensor noise around one gray value."""
     drawn = np.random.default_rng(0).normal(mean, 2, picture.shape)
-    return np.clip(drawn, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(drawn, 0, 255), np.uint8)
 
 
 def brighter(picture: Picture, gain: float) -> Picture:
-    return np.clip(picture * gain, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture * gain, 0, 255), np.uint8)
 
 
 def border(picture: Picture) -> Picture:
     """The tray without the part: the colour of the picture's rim, with noise."""
     rim = np.concatenate([picture[:8].reshape(-1, 3), picture[-8:].reshape(-1, 3)])
     drawn = np.random.default_rng(0).normal(0, 3, picture.shape)
-    return np.clip(np.median(rim, axis=0) + drawn, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.median(rim, axis=0) + drawn, 0, 255), np.uint8)
 
 
 SPOILT: dict[str, Callable[[Picture], Picture]] = {

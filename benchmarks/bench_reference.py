@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipsam.research.data.datasets import LabelledImage, find_dataset
+from clipsam.research.data.datasets import LabelledImage, open_dataset
 from clipsam.runtime import ClipSAM, read_image
 from clipsam.runtime.calibration.coreset import make_reference
 from clipsam.runtime.results.jobs import find_jobs
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--draws", type=int, default=3)
     args = parser.parse_args()
-    items: list[LabelledImage] = list(find_dataset(args.folder))
+    items: list[LabelledImage] = open_dataset(args.folder).images
     with ClipSAM.open(args.bundle) as model:
         session, text = model.sessions["clip_umci"], model.bundle.text(args.category)
         size = model.bundle.manifest.clip_image_size

@@ -39,6 +39,11 @@ PRESET_NAMES = ("paper", "vit-b", "mobile", "tiny")
 OPSETS = (20, 23)
 ATTENTIONS = ("stock", "mask", "mask-free", "blocked")
 
+# What is built unless told: beside fp32 what a GPU runs fastest, for models that are made for one;
+# and, for precisions that are a GPU's, the attention that its kernels fuse without an N x N bias.
+DEFAULT_PRECISIONS = {"paper": ("fp32", "fp16"), "vit-b": ("fp32", "fp16"), "tiny": ("fp32",)}
+GPU_PRECISIONS, GPU_ATTENTION = {"fp16", "bf16", "int8"}, "mask-free"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
@@ -70,6 +75,8 @@ def _build(options: argparse.Namespace) -> int:
         )
         return 1
     output = options.output or Path("bundles") / options.preset
+    precisions = tuple(options.precision or DEFAULT_PRECISIONS[options.preset])
+    for_gpu = not GPU_PRECISIONS.isdisjoint(precisions)
     report = build(
         BuildOptions(
             preset=PRESETS[options.preset],
@@ -81,8 +88,8 @@ def _build(options: argparse.Namespace) -> int:
                 options.random_weights,
             ),
             categories=_categories(options.categories),
-            precisions=tuple(options.precision or ["fp32"]),
-            attention=options.attention,
+            precisions=precisions,
+            attention=options.attention or (GPU_ATTENTION if for_gpu else "stock"),
             calibration=options.calibration,
             opset=options.opset,
             threads=options.threads,
@@ -176,15 +183,16 @@ def _parser() -> argparse.ArgumentParser:
         choices=PRECISIONS,
         help="of the graphs, beside fp32, which is always there (bf16 is for TensorRT only, int8 "
         "brings fp16 along and needs --calibration, int8-dynamic is for CPUs only and leaves a "
-        "graph that does not pass in fp32); of engines, default: the one TensorRT prefers of those "
-        "the bundle has",
+        "graph that does not pass in fp32; default: fp16, for tiny none); of engines (tf32: those "
+        "of the fp32 graphs, rounded as GPUs do), default: the one TensorRT prefers of those the "
+        "bundle has",
     )
     add(
         "--attention",
         choices=ATTENTIONS,
-        default="stock",
-        help="how SAM's encoder writes its attention: as published (default), or in another form "
-        "of the same numbers: two that a GPU's engines can fuse, and blocked, lean on a CPU",
+        help="how SAM's encoder writes its attention: as published (stock), or in another form of "
+        "the same numbers: two that a GPU's engines can fuse, and blocked, lean on a CPU "
+        "(default: mask-free with fp16, bf16 or int8, else stock)",
     )
     add(
         "--calibration",

@@ -20,6 +20,7 @@ import os
 import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ class Bundle:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that all three graphs are there in, "fp32" first."""
+        """The precisions with graphs of their own that all three are there in, "fp32" first."""
         variants = self.manifest.variants
         return tuple(p for p in PRECISIONS if set(variants.get(p, ())) == set(GRAPHS))
 
@@ -152,6 +153,9 @@ class Bundle:
 
         Raises BundleError, naming what there is, when the bundle has no such graph.
         """
+        known = PRECISIONS.get(precision)
+        if known is not None and known.graphs is not None:
+            return replace(self.graph_entry(name, known.graphs), precision=precision)
         try:
             return self.manifest.variants[precision][name]
         except KeyError:

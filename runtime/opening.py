@@ -6,6 +6,7 @@ import os
 from numbers import Integral
 
 from clipsam.runtime.backends.base import Session, backend_of, check_made_for
+from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError, OptionError
@@ -34,7 +35,8 @@ def choose_precisions(
     if asked is not None:
         check_made_for(provider, asked, bundle.precisions)
         return dict.fromkeys(GRAPHS, asked)
-    preferred = [p for p in preferred_by(provider) if p in bundle.precisions] or [FLOAT32]
+    built = bundle.precisions
+    preferred = [p for p in preferred_by(provider) if PRECISIONS[p].there(built)] or [FLOAT32]
     there = {
         name: [p for p in preferred if found_as(bundle, provider, name, p, device_id)]
         for name in GRAPHS

@@ -345,12 +345,12 @@ class ClipSAM:
         return norm
 
     def warm_up(self) -> None:
-        """Run every graph once, so that the first part is not the slow one and SAM's time is
-        known to a deadline."""
-        for _ in range(2):  # the first run also sets the engines up: only the second counts
-            self._refine_ms = self._run_blank()
+        """Run every graph on every shape that parts will need, so that none of them is the slow
+        one and SAM's time is known to a deadline."""
+        self._run_blank(every_count=True)  # also sets the engines up: only the second counts
+        self._refine_ms = self._run_blank()
 
-    def _run_blank(self) -> float:
+    def _run_blank(self, every_count: bool = False) -> float:
         """Run every graph on a blank image; returns what SAM took, ms. Raises SessionError."""
         side = self.bundle.manifest.sam_image_size
         blank = np.zeros((side, side, 3), np.uint8)
@@ -359,7 +359,11 @@ class ClipSAM:
         )
         everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
         clock = Clock()
-        fuse(rough, self._sam.decode(self._sam.encode(blank), everywhere))
+        embedding = self._sam.encode(blank)
+        fuse(rough, self._sam.decode(embedding, everywhere))
+        if every_count:
+            most = self.bundle.manifest.prompts.max_boxes
+            self._sam.meet_every_count(embedding, everywhere, most)
         return clock.total
 
     def close(self) -> None:

@@ -77,6 +77,6 @@ class Camera:
 if __name__ == "__main__":
     first, last, lost, *arguments = sys.argv[1:]
     stream.read_image = read  # type: ignore[attr-defined, assignment]
-    camera.open_capture = Camera(range(int(first), int(last)), int(lost))
+    camera.open_capture = Camera(range(int(first), int(last)), int(lost))  # type: ignore[assignment]
     heed_stop_signals()
     raise SystemExit(main(arguments))

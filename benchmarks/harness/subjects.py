@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clipsam.runtime.backends.base import Array, Session, SessionWrapper
+from clipsam.runtime.backends.base import Array, DeviceArray, Feeds, Session, SessionWrapper
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.geometry import Geometry
 from clipsam.runtime.pipeline import ClipSAM
@@ -64,12 +64,17 @@ class TimedSession(SessionWrapper):
     def __init__(self, inner: Session, name: str, clock: Clock) -> None:
         super().__init__(inner)
         self.name, self.clock = name, clock
+        self.keeps = inner.keeps
         self.returned: dict[str, Array] = {}
 
     def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         with self.clock(self.name):
             self.returned = self.inner.run(feeds, wanted)
         return self.returned
+
+    def _keep(self, feeds: Feeds, wanted: Sequence[str]) -> dict[str, DeviceArray]:
+        with self.clock(self.name):
+            return self.inner.keep(feeds, wanted)
 
 
 class PlantedSession(SessionWrapper):

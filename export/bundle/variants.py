@@ -50,9 +50,10 @@ class Variant:
 
 
 def complete(precisions: Sequence[str]) -> tuple[str, ...]:
-    """The precisions asked for with those they need, in the order they are built."""
+    """The precisions asked for with those they need, in the order they are built; without those
+    that have no graphs of their own."""
     wanted = {FLOAT32, *precisions, *(RECIPES[precision].base for precision in precisions)}
-    return tuple(precision for precision in PRECISIONS if precision in wanted)
+    return tuple(name for name, p in PRECISIONS.items() if name in wanted and p.graphs is None)
 
 
 def build_variant(

@@ -21,6 +21,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
+from clipsam.export.graphs.fixed_shapes import fix_shapes
 from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.core.errors import ExportError
 
@@ -126,11 +127,10 @@ def tensor_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, 
 
 
 def _clean(path: Path) -> None:
-    """Take out what the exporter noted for debugging, and settle two things for TensorRT.
+    """Take out what the exporter noted for debugging and all shape arithmetic.
 
     The notes are half of a small file and hold the source's lines and its place on this machine.
-    An `Attention` node would compute its softmax in the dtype of its inputs. And TensorRT documents
-    nothing for uint8 but an input and a cast, so the batch's size is read behind the cast.
+    An `Attention` node would compute its softmax in the dtype of its inputs.
     """
     model = onnx.load(path, load_external_data=False)
     graph = model.graph
@@ -138,18 +138,12 @@ def _clean(path: Path) -> None:
         del noted.metadata_props[:]
     for weights in graph.initializer:
         del weights.metadata_props[:]
-    bytes_in = {i.name for i in graph.input if i.type.tensor_type.elem_type == TensorProto.UINT8}
-    casts = {n.input[0]: n for n in graph.node if n.op_type == "Cast" and n.input[0] in bytes_in}
     for node in graph.node:
         node.doc_string = ""
         if node.op_type == "Attention":
             precision = onnx.helper.make_attribute("softmax_precision", TensorProto.FLOAT)
             node.attribute.append(precision)
-        elif node.op_type == "Shape" and node.input[0] in casts:
-            node.input[0] = casts[node.input[0]].output[0]
-    for cast in casts.values():  # they read inputs, so they may come first
-        graph.node.remove(cast)
-        graph.node.insert(0, cast)
+    fix_shapes(model)
     onnx.save(model, path)  # refers to external data where it lies
 
 

@@ -28,12 +28,13 @@ class SamDecoderGraph(nn.Module):
     no_mask: Tensor
     grid_position: Tensor
     frequencies: Tensor
+    kinds: Tensor
 
     # A point's phase turns several times and needs float32's digits; the heads decide a mask's
     # sign and a score, and cost nothing on a dozen tokens.
     keep_float32 = (
         "label_embeddings", "output_tokens", "no_mask", "grid_position", "frequencies",
-        "hypernetworks", "score_head",
+        "kinds", "hypernetworks", "score_head",
     )  # fmt: skip
 
     def __init__(self, sam: Sam) -> None:
@@ -51,6 +52,7 @@ class SamDecoderGraph(nn.Module):
             "output_tokens": torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]),
             "no_mask": prompt.no_mask_embed.weight.reshape(1, -1, 1, 1),
             "grid_position": prompt.get_dense_pe(),  # 1,C,h,w
+            "kinds": torch.arange(len(labels)) - 1.0,
             "frequencies": prompt.pe_layer.positional_encoding_gaussian_matrix,  # 2,C/2
         }
         for name, value in constants.items():
@@ -99,10 +101,12 @@ class SamDecoderGraph(nn.Module):
         phase = unit[..., :1] * self.frequencies[0] + unit[..., 1:] * self.frequencies[1]
         phase = 2 * math.pi * phase
         position = torch.cat([torch.sin(phase), torch.cos(phase)], dim=-1)
-        labels = labels.unsqueeze(-1)  # Q,P,1
-        embedded = position * (labels != -1).float()
+        # Not ==, of which ONNX Runtime's CUDA provider has no kernel as ONNX revised it.
+        away = labels.unsqueeze(-1) - self.kinds
+        is_kind = (away * away < 0.5).float()  # Q,P,5
+        embedded = position * (1 - is_kind[..., :1])
         for row in range(self.label_embeddings.shape[0]):
-            embedded = embedded + self.label_embeddings[row] * (labels == row - 1).float()
+            embedded = embedded + self.label_embeddings[row] * is_kind[..., row : row + 1]
         return embedded
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from clipsam.runtime.backends.trt.sidecar import Profile
 from clipsam.runtime.manifest import GraphEntry, Manifest
+from clipsam.runtime.stages.prompt_buckets import BUCKETS, bucket
 
 BATCH = (1, 1, 8)  # smallest, fastest, largest
-PROMPTS = (1, 4)  # up to what the bundle allows an image
 BOX_POINTS = 2  # a prompt's corners, beside its points
 
 Sizes = Mapping[str, tuple[int, int, int]]
@@ -21,10 +21,10 @@ def axis_sizes(manifest: Manifest) -> Sizes:
     """
     options = manifest.prompts
     points = options.num_points + BOX_POINTS
-    largest = options.max_boxes
+    largest = bucket(options.max_boxes)
     return {
         "batch": BATCH,
-        "prompts": (PROMPTS[0], min(PROMPTS[1], largest), largest),
+        "prompts": (BUCKETS[0], min(BUCKETS[1], largest), largest),
         "points": (points, points, points),
     }
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.runtime.manifest import FLOAT32
 
-# Vectors of one length: an error is that of a direction, and each of their values is small.
-_LENGTH = {"tokens": 1.0}
+# Outputs that are vectors of length 1, by which distances are taken.
+_DIRECTIONS = ("tokens",)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GraphCheck:
     case: str
     output: str
     max_abs: float
-    max_rel: float  # relative to the largest absolute value of float32's output, or its length
+    max_rel: float  # relative to the largest absolute value of float32's output
     rms_rel: float  # root mean square, relative to the output's
     tolerance: float  # of max_rel
     rms_tolerance: float
@@ -48,23 +48,26 @@ def compare(
 ) -> GraphCheck:
     """Measure one output; a wrong shape or a value that is not finite fails.
 
-    One that is kept in half may round to the next value, whatever computed it.
+    Of directions, the error is half the squared distance from where each should point, 1 - cosine:
+    what it adds to a distance.
     """
-    tolerance = TOLERANCES[precision]
-    step = float(np.finfo(np.float16).eps) if expected.dtype == np.float16 else 0.0
-    max_limit, rms_limit = max(tolerance.max_rel, step), max(tolerance.rms_rel, step / 4)
+    limit = TOLERANCES[precision]
     max_abs = max_rel = rms_rel = np.inf
     if expected.shape == found.shape and np.isfinite(found).all():
         error = expected.astype(np.float64) - found
         max_abs = float(np.abs(error).max())
-        largest = _LENGTH.get(output, float(np.abs(expected).max()))
-        max_rel = max_abs / max(largest, 1e-12)
-        square = float(np.square(expected, dtype=np.float64).mean())
-        rms_rel = float(np.sqrt(np.square(error).mean() / max(square, 1e-24)))
-    passed = max_rel <= max_limit and rms_rel <= rms_limit
+        if output in _DIRECTIONS:
+            error = np.square(error).sum(axis=-1) / 2
+            largest, square = 1.0, 1.0
+        else:
+            largest = max(float(np.abs(expected).max()), 1e-12)
+            square = max(float(np.square(expected, dtype=np.float64).mean()), 1e-24)
+        max_rel = float(np.abs(error).max()) / largest
+        rms_rel = float(np.sqrt(np.square(error).mean() / square))
+    passed = max_rel <= limit.max_rel and rms_rel <= limit.rms_rel
     return GraphCheck(
         precision, graph, case, output, max_abs, max_rel, rms_rel,
-        max_limit, rms_limit, bool(passed),
+        limit.max_rel, limit.rms_rel, bool(passed),
     )  # fmt: skip
 
 

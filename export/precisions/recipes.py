@@ -102,6 +102,12 @@ RECIPES = {
         emulated=True,
         opset=22,
     ),
+    "tf32": Recipe(
+        f"{_QUANTIZATION}.floating",
+        "not on a CPU: the float32 graphs, whose products a GPU rounds",
+        base="fp32",
+        graphs=(),
+    ),
     "int8": Recipe(
         f"{_QUANTIZATION}.static_int8",
         f"{_EMULATED}; on the user's images only",
@@ -176,3 +182,4 @@ TOLERANCES = {
         provisional=True,
     ),
 }
+TOLERANCES["tf32"] = TOLERANCES["fp16"]  # products of as many bits

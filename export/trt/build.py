@@ -80,7 +80,8 @@ def build_engines(
     trt, cuda = import_tensorrt(), Cuda()
     bundle = Bundle.open(folder)
     if precisions is None:
-        precisions = [p for p in preferred_by("tensorrt") if p in bundle.precisions][:1]
+        built = bundle.precisions
+        precisions = [p for p in preferred_by("tensorrt") if PRECISIONS[p].there(built)][:1]
     for precision in precisions:  # before the minutes that follow
         for name in GRAPHS:
             bundle.graph_entry(name, precision)
@@ -211,7 +212,10 @@ class _Job:
         except EngineError as error:
             self.say(str(error))
             return False
-        return found.sidecar.flags == self.flags
+        return found.sidecar.flags == self._flags(entry.precision)
+
+    def _flags(self, precision: str) -> BuildFlags:
+        return replace(self.flags, tf32=precision == "tf32")
 
     def _folder(self, precision: str) -> Path:
         return self.box.folder(self.bundle.folder, precision)
@@ -224,7 +228,7 @@ class _Job:
             self.cuda,
             self.bundle.folder / entry.file,
             profiles,
-            self.flags,
+            self._flags(entry.precision),
             timing_cache_path(self.bundle.folder, self.box),
         )
         sidecar = Sidecar(
@@ -239,7 +243,7 @@ class _Job:
             inputs=entry.inputs,
             outputs=entry.outputs,
             profiles=profiles,
-            flags=self.flags,
+            flags=self._flags(entry.precision),
         )
         path = write_engine(self.box.folder(temporary, entry.precision), built.plan, sidecar)
         layers = built.layers

@@ -126,6 +126,7 @@ def _build(
             f"{_parser_errors(parser, logger)}; "
             "build the bundle again with another --opset or --attention, or use a newer TensorRT."
         )
+    _allow_several_kernels(trt, network)
     config = _configure(trt, builder, profiles, flags)
     monitor = make_monitor(trt, progress)
     config.progress_monitor = monitor
@@ -145,6 +146,19 @@ def _build(
     data = bytes(plan)
     del plan, config, parser, network, builder  # gigabytes, before the engine is loaded
     return Built(data, _layers(trt, data, onnx))
+
+
+def _allow_several_kernels(trt: Any, network: Any) -> None:
+    """Let TensorRT compute an attention node step by step where it has no kernel for the whole.
+
+    Unless told so it fails to build then. Before 10.14 it has no such layers.
+    """
+    kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+    for index in range(network.num_layers if kind is not None else 0):
+        layer = network.get_layer(index)
+        if layer.type == kind:
+            layer.__class__ = trt.IAttentionInputLayer  # the binding returns the base class
+            layer.attention.decomposable = True
 
 
 def _configure(trt: Any, builder: Any, profiles: Mapping[str, Profile], flags: BuildFlags) -> Any:

@@ -22,7 +22,7 @@ from clipsam.export.parity.inspection import (
 from clipsam.export.parity.tensors import GraphCheck, compare, fault
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.backends.precision import safer_than
+from clipsam.runtime.backends.precision import PRECISIONS, safer_than
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import ExportError, SessionError
 
@@ -53,7 +53,7 @@ class GateError(ExportError):
 
 def safer_precision(precision: str, there: Collection[str]) -> str | None:
     """The next safer precision among those that are there; None when there is none."""
-    return next((safer for safer in safer_than(precision) if safer in there), None)
+    return next((safer for safer in safer_than(precision) if PRECISIONS[safer].there(there)), None)
 
 
 def check_session(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,28 @@ from clipsam.runtime.backends.providers import PROVIDERS, can_run, provider_entr
 from clipsam.runtime.core.errors import OptionError, ProviderError, SessionError
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An output that stayed in its device's memory, to be fed to another session there.
+
+    Freed with the last reference to it; not to be used once the session that made it is closed.
+
+    Attributes:
+      handle: the backend's own.
+      fetch: copies it to the host.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    provider: str
+    handle: Any = field(repr=False)
+    fetch: Callable[[], Array] = field(repr=False)
+
+
+# What an engine may be fed.
+Feeds = Mapping[str, "Array | DeviceArray"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +72,13 @@ class TensorSpec:
 
     def problem(self, array: object, axes: dict[str, int]) -> str | None:
         """What keeps `array` from being this tensor, or None; learns the sizes of free axes."""
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.ndarray | DeviceArray):
             return f"{self} was fed a {type(array).__name__}, not a NumPy array"
         found = f"{array.dtype}[{','.join(map(str, array.shape))}]"
         # A big-endian array has the same dtype name, and engines would read its bytes as they are.
-        native = array.dtype.isnative
-        if array.dtype.name != self.dtype or not native or array.ndim != len(self.shape):
+        native = not isinstance(array, np.ndarray) or array.dtype.isnative
+        dtype = np.dtype(array.dtype).name
+        if dtype != self.dtype or not native or len(array.shape) != len(self.shape):
             return f"{self} was fed {found}"
         for size, wanted in zip(array.shape, self.shape, strict=True):
             if wanted == "?":
@@ -75,8 +98,10 @@ class Session(ABC):
       provider: what really runs it, one of `PROVIDERS`.
       precision: of the graph, one of `PRECISIONS`.
       device_id: index of the GPU that runs it, as CUDA counts; None on a CPU.
+      keeps: whether `keep` is there: outputs can stay on a device of its own.
     """
 
+    keeps: bool = False
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     provider: str
@@ -88,16 +113,25 @@ class Session(ABC):
         """Whether there is something to open for the graph at `path` in this precision."""
         return path.is_file()
 
-    def run(
-        self, feeds: Mapping[str, Array], wanted: Collection[str] | None = None
-    ) -> dict[str, Array]:
+    def run(self, feeds: Feeds, wanted: Collection[str] | None = None) -> dict[str, Array]:
         """Run the engine once.
 
-        `feeds` maps every input's name to an array of exactly its dtype and shape. `wanted` names
+        `feeds` maps every input's name to an array of exactly its dtype and shape; those that
+        `keep` of a session of the same provider returned may be among them. `wanted` names
         the outputs to return (None: all of them); the others are not copied to the host. The arrays
         returned belong to the caller. Raises SessionError, naming the tensor, when names, dtypes
         or shapes do not fit, or when the engine fails.
         """
+        return self._run(feeds, self._check(feeds, wanted))
+
+    def keep(self, feeds: Feeds, wanted: Collection[str] | None = None) -> dict[str, DeviceArray]:
+        """`run`, with what it returns left in the device's memory. Only where `keeps` says so."""
+        if not self.keeps:
+            raise SessionError(f"Outputs cannot stay on {self.provider!r}: use run.")
+        return self._keep(feeds, self._check(feeds, wanted))
+
+    def _check(self, feeds: Feeds, wanted: Collection[str] | None) -> tuple[str, ...]:
+        """The outputs wanted, in the engine's order; raises SessionError where a feed is wrong."""
         if set(feeds) != set(self.inputs):
             raise SessionError(
                 f"The engine takes {sorted(self.inputs)} and was fed {sorted(feeds)}: feed exactly "
@@ -107,18 +141,31 @@ class Session(ABC):
         for name, spec in self.inputs.items():
             if problem := spec.problem(feeds[name], axes):
                 raise SessionError(f"Wrong input: {problem}.")
+            array = feeds[name]
+            if isinstance(array, DeviceArray) and array.provider != self.provider:
+                raise SessionError(
+                    f"Wrong input: {spec} was fed an array in the memory of {array.provider!r}, "
+                    f"and runs on {self.provider!r}: fetch it first."
+                )
         if wanted is None:
-            return self._run(feeds, tuple(self.outputs))
+            return tuple(self.outputs)
         if not wanted or not set(wanted) <= set(self.outputs):
             raise SessionError(
                 f"The engine returns {sorted(self.outputs)} and was asked for {sorted(wanted)}: "
                 "ask for some of its outputs."
             )
-        return self._run(feeds, tuple(name for name in self.outputs if name in wanted))
+        return tuple(name for name in self.outputs if name in wanted)
 
     @abstractmethod
-    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
-        """Run with feeds that were checked; returns the outputs `wanted`, in the engine's order."""
+    def _run(self, feeds: Any, wanted: Sequence[str]) -> dict[str, Array]:
+        """Run with feeds that were checked; returns the outputs `wanted`, in the engine's order.
+
+        Where the session `keeps`, arrays of the device may be among the feeds.
+        """
+
+    def _keep(self, feeds: Feeds, wanted: Sequence[str]) -> dict[str, DeviceArray]:
+        """`_run` for a session that `keeps`."""
+        raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027 - a backend that holds nothing need not override it
         """Free what the engine holds; a closed session cannot run."""

@@ -6,6 +6,7 @@ is the export's half, `export/precisions/recipes.py`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -17,11 +18,18 @@ class Precision:
       safer: the next safer precision, where this one fails or is not there; None: this is exact.
       made_for: the providers whose operators it uses; empty: any that has operators for it (see
         `providers.Provider.lacks`).
+      graphs: the precision whose graphs it runs, where the rounding is the device's own; None: it
+        has graphs of its own.
     """
 
     name: str
     safer: str | None = None
     made_for: tuple[str, ...] = ()
+    graphs: str | None = None
+
+    def there(self, built: Collection[str]) -> bool:
+        """Whether it can be had of graphs in the precisions `built`."""
+        return (self.graphs or self.name) in built
 
 
 # In the order in which they are built and listed. A bundle has int8-dynamic only where the build
@@ -31,7 +39,9 @@ PRECISIONS = {
     for precision in (
         Precision("fp32"),
         Precision("fp16", safer="bf16"),
-        Precision("bf16", safer="fp32"),
+        Precision("bf16", safer="tf32"),
+        # Products of float32 rounded to the 10 bits of TF32, as GPUs since Ampere do in hardware.
+        Precision("tf32", safer="fp32", made_for=("cuda", "tensorrt"), graphs="fp32"),
         Precision("int8", safer="fp16"),
         Precision("int8-dynamic", safer="fp32", made_for=("cpu",)),
     )

@@ -17,6 +17,7 @@ class Provider(NamedTuple):
       prefers: the precision that it uses unasked where a bundle has it; else the next safer one.
         None prefers int8: that has to be asked for.
       lacks: precisions that its library has too few operators for.
+      prepares_shapes: whether the first run of every new shape costs it more than the others.
     """
 
     module: str
@@ -24,6 +25,7 @@ class Provider(NamedTuple):
     extra: str
     prefers: str
     lacks: tuple[str, ...] = ()
+    prepares_shapes: bool = False
 
 
 _ORT = ("clipsam.runtime.backends.ort.session", "OrtSession")
@@ -31,8 +33,8 @@ _TRT = ("clipsam.runtime.backends.trt.session", "TrtSession")
 # A new backend is its folder beside these and one entry here.
 PROVIDERS = {
     "cpu": Provider(*_ORT, "ort", prefers="int8-dynamic", lacks=("bf16",)),
-    "cuda": Provider(*_ORT, "ort-gpu", prefers="fp16", lacks=("bf16",)),
-    "tensorrt": Provider(*_TRT, "trt", prefers="fp16"),
+    "cuda": Provider(*_ORT, "ort-gpu", prefers="fp16", lacks=("bf16",), prepares_shapes=True),
+    "tensorrt": Provider(*_TRT, "trt", prefers="fp16", prepares_shapes=True),
 }
 
 

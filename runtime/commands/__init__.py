@@ -44,6 +44,9 @@ COMMANDS = {
         "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"
     ),
     "words": Command("clipsam.export.words", "research", "teach a bundle further product words"),
+    "audit": Command(
+        "clipsam.export.audit", "export", "what of a bundle's graphs a GPU would not run"
+    ),
     "diagnose": Command(
         "clipsam.export.trt.diagnose", "diagnose", "find the layer that makes an engine wrong"
     ),

@@ -12,19 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import Session, check_finite
+from clipsam.runtime.backends.base import Array, DeviceArray, Feeds, Session, check_finite
+from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.geometry import Geometry
 from clipsam.runtime.ops.mask_upscale import MaskWindow, upscale_mask
 from clipsam.runtime.stages.preprocess import sam_input
+from clipsam.runtime.stages.prompt_buckets import BUCKETS, bucket, calls
 from clipsam.runtime.stages.prompts import Prompts
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """SAM's view of one image: float32 [1,C,h,w], and where the image lies in it."""
+    """SAM's view of one image: float32 [1,C,h,w], and where the image lies in it.
 
-    values: NDArray[np.float32]
+    The values stay on the device where encoder and decoder are on one: nobody else reads them.
+    """
+
+    values: NDArray[np.float32] | DeviceArray
     geometry: Geometry
 
 
@@ -65,23 +70,56 @@ class Segmenter:
 
     def __init__(self, encoder: Session, decoder: Session) -> None:
         self.encoder, self.decoder = encoder, decoder
+        self.pads = decoder.provider in PROVIDERS and PROVIDERS[decoder.provider].prepares_shapes
         self.image_size = int(encoder.inputs["image"].shape[1])
+        together = encoder.provider == decoder.provider
+        self._one_device = together and encoder.keeps and decoder.keeps
 
     def encode(self, image: Image) -> Embedding:
         """HxWx3 uint8 RGB -> its embedding; the expensive part, once an image."""
         geometry = Geometry(image.shape[0], image.shape[1], self.image_size)
         padded, valid_size = sam_input(image, geometry)
-        outputs = self.encoder.run({"image": padded, "valid_size": valid_size})
-        return Embedding(outputs["embedding"], geometry)
+        feeds: Feeds = {"image": padded, "valid_size": valid_size}
+        encode = self.encoder.keep if self._one_device else self.encoder.run
+        return Embedding(encode(feeds)["embedding"], geometry)
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
-        """Three masks and scores for every prompt, in one decoder call (Eq. 8)."""
-        outputs = self.decoder.run(
-            {
-                "embedding": embedding.values,
-                "point_coords": embedding.geometry.to_sam(prompts.coordinates()),
-                "point_labels": prompts.labels(),
-            }
-        )
+        """Three masks and scores for every prompt, in one decoder call (Eq. 8).
+
+        On a device that prepares every shape, see `prompt_buckets.py`.
+        """
+        coordinates = embedding.geometry.to_sam(prompts.coordinates())
+        outputs = self._decode(embedding, coordinates, prompts.labels())
         check_finite(outputs, "logits", "scores")
         return Masks(outputs["logits"], outputs["scores"], embedding.geometry)
+
+    def meet_every_count(self, embedding: Embedding, prompts: Prompts, most: int) -> None:
+        """Run the decoder on every number of prompts that images of at most `most` will ask for.
+
+        `prompts` holds one prompt or more. Does nothing where the device prepares no shapes.
+        """
+        coordinates = embedding.geometry.to_sam(prompts.coordinates())[:1]
+        labels = prompts.labels()[:1]
+        for count in BUCKETS if self.pads else ():
+            if count <= bucket(most):
+                self._decode(embedding, coordinates.repeat(count, 0), labels.repeat(count, 0))
+
+    def _decode(
+        self, embedding: Embedding, coordinates: NDArray[np.float32], labels: NDArray[np.float32]
+    ) -> dict[str, Array]:
+        """Coordinates [q,P,2] in SAM's frame and labels [q,P] -> the decoder's outputs."""
+        count = len(labels)
+        parts = []
+        for part, size in calls(count) if self.pads else [(slice(count), count)]:
+            padding = ((0, size - len(labels[part])), (0, 0))
+            found = self.decoder.run(
+                {
+                    "embedding": embedding.values,
+                    "point_coords": np.pad(coordinates[part], (*padding, (0, 0)), mode="edge"),
+                    "point_labels": np.pad(labels[part], padding, mode="edge"),
+                }
+            )
+            parts.append({name: array[: len(labels[part])] for name, array in found.items()})
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -22,7 +22,7 @@ from gpu_day.report import NO_GPU, render
 from gpu_day.roofline import rooflines
 from gpu_day.runner import FAILED, MEASURED, NOT_RUN, TIMED_OUT, Day
 from harness import job
-from support.recorded_toy import break_normalisation, build_recorded_toy, rehash
+from support.golden_toy import break_normalisation, build_golden_toy, rehash
 
 from clipsam.runtime.core.errors import OutputError
 
@@ -240,7 +240,7 @@ def test_a_refused_engine_is_diagnosed(tmp_path: Path) -> None:
 
     asked = {"preset": "toy", "precision": "fp16", "folder": str(tmp_path)}
     assert diagnose(**asked) == {"not_run": "the gate refused no graph"}
-    bundle = build_recorded_toy(tmp_path / "bundles" / "toy", "fp16")
+    bundle = build_golden_toy(tmp_path / "bundles" / "toy", "fp16")
     break_normalisation(bundle / "sam_encoder.fp16.onnx")
     rehash(bundle)
     refused = {"graph": "sam_encoder", "precision": "fp16", "case": "noise"}

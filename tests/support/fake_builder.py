@@ -40,6 +40,7 @@ class Workshop:
       parse_errors: (node, operator, description) of what the parser refuses.
       refuse_build: the builder returns nothing and says this.
       on_step: called before every step of a build.
+      layers: of every network that is parsed.
       configs: the configurations that were built with; `graphs`: the files.
     """
 
@@ -50,6 +51,7 @@ class Workshop:
         self.on_step: Callable[[int], object] = lambda step: None
         self.configs: list[Config] = []
         self.graphs: list[str] = []
+        self.layers: list[Layer] = []
 
 
 def install(trt: Any) -> Workshop:
@@ -58,6 +60,7 @@ def install(trt: Any) -> Workshop:
     trt.IProgressMonitor = IProgressMonitor
     trt.BuilderFlag, trt.ProfilingVerbosity, trt.MemoryPoolType = BuilderFlag, Verbosity, Pool
     trt.LayerInformationFormat = Format
+    trt.LayerType, trt.IAttentionInputLayer = LayerType, AttentionInputLayer
 
     class Flag:
         def __int__(self) -> int:
@@ -70,9 +73,36 @@ def install(trt: Any) -> Workshop:
 
 
 class Network:
-    """What a parser fills."""
+    """What a parser fills: of its layers, those of `Workshop.layers`."""
 
-    path: Path
+    def __init__(self, shop: Workshop) -> None:
+        self.path = Path()
+        self._shop = shop
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._shop.layers)
+
+    def get_layer(self, index: int) -> Any:
+        return self._shop.layers[index]
+
+
+LayerType = Enum("LayerType", {"SHUFFLE": 14, "ATTENTION_INPUT": 51})
+
+
+class Layer:
+    """Any layer, as the binding returns it: of the base class, whatever it is."""
+
+    def __init__(self, kind: LayerType) -> None:
+        self.type = kind
+
+
+class AttentionInputLayer(Layer):
+    """What the base class hides."""
+
+    @property
+    def attention(self) -> Any:
+        return self.__dict__.setdefault("held", types.SimpleNamespace(decomposable=False))
 
 
 class ParserError:
@@ -182,7 +212,7 @@ class Builder:
 
     def create_network(self, flags: int = 0) -> Network:
         assert flags == 1 << self._shop.typed, "the network is not strongly typed"
-        return Network()
+        return Network(self._shop)
 
     def create_builder_config(self) -> Config:
         return Config(self._trt)

@@ -186,7 +186,7 @@ class FakeCuda:
         return 0 if self.blocks["host"].pop(address, None) is not None else INVALID
 
     def _cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> int:
-        sides = {1: ("device", "host"), 2: ("host", "device")}[kind]
+        sides = {1: ("device", "host"), 2: ("host", "device"), 3: ("device", "device")}[kind]
         inside = self.holds(sides[0], target, size) and self.holds(sides[1], source, size)
         if stream not in self.streams or not inside:
             return INVALID

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipsam.runtime.backends.ort.placement import ask_for_placement
+
 EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-_OF_PROVIDER: dict[str, dict[str, str]] = {
-    "cpu": {},
+
+def _of_provider(provider: str, precision: str) -> dict[str, str]:
+    if provider == "cpu":
+        return {}
     # By default CUDA rounds fp32 products to TF32's 10 bits: fp32 is for those who want it exact.
-    "cuda": {"use_tf32": "0"},
-}
+    return {"use_tf32": str(int(precision == "tf32"))}
+
 
 # Graph rewrites that cost more than they save. One fused kernel for "add, then normalise" takes
 # 8 % of the time of SAM's decoder: what it replaces is vectorised better.
@@ -40,16 +44,19 @@ def session_options(ort: Any, provider: str, threads: int | None) -> Any:
         # with two threads on two cores a defective part takes 1.6 times as long.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
-        # An operator the device cannot run is an error, not a quiet copy to the CPU.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        ask_for_placement(ort, options)
     return options
 
 
-def session_arguments(provider: str, device_id: int | None = None) -> dict[str, Any]:
+def session_arguments(
+    provider: str, precision: str = "fp32", device_id: int | None = None
+) -> dict[str, Any]:
     """The keyword arguments of InferenceSession for `provider`, one of `EXECUTION_PROVIDERS`."""
     chosen = {} if device_id is None else {"device_id": str(device_id)}
     arguments: dict[str, Any] = {
-        "providers": [(EXECUTION_PROVIDERS[provider], {**_OF_PROVIDER[provider], **chosen})],
+        "providers": [
+            (EXECUTION_PROVIDERS[provider], {**_of_provider(provider, precision), **chosen})
+        ],
         "enable_fallback": 0,  # it prints to stdout, and tries other devices than that asked for
     }
     if provider == "cpu":

@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from clipsam.runtime.backends.base import Array, Session, TensorSpec
+from clipsam.runtime.backends.base import Array, DeviceArray, Feeds, Session, TensorSpec
 from clipsam.runtime.backends.ort.memory import trim_malloc
 from clipsam.runtime.backends.ort.options import (
     EXECUTION_PROVIDERS,
     session_arguments,
     session_options,
 )
+from clipsam.runtime.backends.ort.placement import check_placement
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.backends.wheels import install_advice
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 from clipsam.runtime.core.stop import stops_held
 
+_MEMORY = {"cpu": "cpu", "cuda": "cuda"}  # where a provider's outputs stay
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -55,7 +57,7 @@ class OrtSession(Session):
         options = session_options(ort, provider, threads)
         try:
             self._session: Any = ort.InferenceSession(
-                str(path), options, **session_arguments(provider, device_id)
+                str(path), options, **session_arguments(provider, precision, device_id)
             )
             # Names of another encoding than UTF-8 fail here.
             self.inputs = {spec.name: spec for spec in map(_spec, self._session.get_inputs())}
@@ -79,31 +81,64 @@ class OrtSession(Session):
             )
         if provider == "cpu":
             trim_malloc()
-        self.provider, self.precision = provider, precision
+        else:
+            check_placement(self._session, provider, path.name)
+        self.provider, self.precision, self._ort = provider, precision, ort
         self.device_id = None if provider == "cpu" else device_id or 0
-        # With outputs that the device copies straight into the caller's arrays. On the CPU
-        # onnxruntime's own way copies no more.
-        self._binds = provider != "cpu"
+        # By binding, which the device also needs to copy outputs straight into the caller's
+        # arrays. On the CPU onnxruntime's own way copies no more.
+        self.keeps = provider != "cpu"
 
-    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
-        session = self._session
-        if session is None:
-            raise SessionError("This session is closed: open it again.")
-        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    def _run(self, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
+        session, fed = self._opened(), _contiguous(feeds)
         try:
-            if self._binds:
-                return self._run_bound(session, contiguous, wanted)
-            outputs = session.run(list(wanted), contiguous)
+            if self.keeps:
+                return self._run_bound(session, fed, wanted)
+            outputs = session.run(list(wanted), fed)
         except Exception as error:
-            raise SessionError(
-                f"onnxruntime failed on {self.provider} ({_first_line(error)}): free some memory, "
-                "or build the bundle again."
-            ) from error
+            raise self._failure(error) from error
         found = dict(zip(wanted, outputs, strict=True))
         self._check_outputs(feeds, found)
         return found
 
-    def _check_outputs(self, feeds: Mapping[str, Array], found: Mapping[str, Array]) -> None:
+    def _keep(self, feeds: Feeds, wanted: Sequence[str]) -> dict[str, DeviceArray]:
+        session, fed = self._opened(), _contiguous(feeds)
+        try:
+            binding = session.io_binding()
+            self._bind_inputs(binding, fed)
+            for name in wanted:
+                binding.bind_output(name, _MEMORY[self.provider])
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            values = binding.get_outputs()
+        except Exception as error:
+            raise self._failure(error) from error
+        return {
+            name: DeviceArray(
+                self.outputs[name].dtype, tuple(value.shape()), self.provider, value, value.numpy
+            )
+            for name, value in zip(wanted, values, strict=True)
+        }
+
+    def _opened(self) -> Any:
+        if self._session is None:
+            raise SessionError("This session is closed: open it again.")
+        return self._session
+
+    def _failure(self, error: Exception) -> SessionError:
+        return SessionError(
+            f"onnxruntime failed on {self.provider} ({_first_line(error)}): free some memory, "
+            "or build the bundle again."
+        )
+
+    def _bind_inputs(self, binding: Any, feeds: Feeds) -> None:
+        for name, array in feeds.items():
+            if isinstance(array, DeviceArray):
+                binding.bind_ortvalue_input(name, array.handle)
+            else:
+                binding.bind_cpu_input(name, array)
+
+    def _check_outputs(self, feeds: Feeds, found: Mapping[str, Array]) -> None:
         """Refuse outputs of other shapes than declared, which onnxruntime returns all the same."""
         axes: dict[str, int] = {}
         for name, spec in self.inputs.items():
@@ -117,14 +152,12 @@ class OrtSession(Session):
                     f"{spec}: build the bundle again."
                 )
 
-    def _run_bound(
-        self, session: Any, feeds: Mapping[str, Array], wanted: Sequence[str]
-    ) -> dict[str, Array]:
+    def _run_bound(self, session: Any, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
         """Run with arrays made beforehand for the outputs whose shapes the inputs' axes give."""
         binding = session.io_binding()
+        self._bind_inputs(binding, feeds)
         axes: dict[int | str, int] = {}
         for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
             axes.update(zip(self.inputs[name].shape, array.shape, strict=True))
         axes.pop("?", None)  # axes without a name are not one axis
         results: dict[str, Array] = {}
@@ -148,6 +181,13 @@ class OrtSession(Session):
             self._session = None
             trim_malloc()
         self._session = None
+
+
+def _contiguous(feeds: Feeds) -> dict[str, Any]:
+    return {
+        name: array if isinstance(array, DeviceArray) else np.ascontiguousarray(array)
+        for name, array in feeds.items()
+    }
 
 
 def _import_onnxruntime(provider: str) -> Any:

@@ -71,7 +71,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 # Values of CUDA's enumerations, the same in every version.
 _OUT_OF_MEMORY, _OLD_DRIVER = 2, 35
 _MAJOR, _MINOR = 75, 76
-_TO_DEVICE, _TO_HOST = 1, 2
+_TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3
 _NON_BLOCKING = 1  # a stream that does not wait for the default stream
 _THREAD_LOCAL = 1  # a capture that another thread's allocations do not break
 
@@ -212,6 +212,10 @@ class Stream(Resource):
     def download(self, target: PinnedBuffer, source: DeviceBuffer, size: int) -> None:
         """Queue a copy of the first `size` bytes to the host."""
         self._copy(target, source, size, _TO_HOST)
+
+    def move(self, target: DeviceBuffer, source: DeviceBuffer, size: int) -> None:
+        """Queue a copy of the first `size` bytes within the device."""
+        self._copy(target, source, size, _ON_DEVICE)
 
     def _copy(
         self,

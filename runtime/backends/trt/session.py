@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from clipsam.runtime.backends.base import Array, Session, TensorSpec
+from clipsam.runtime.backends.base import Array, DeviceArray, Feeds, Session, TensorSpec
 from clipsam.runtime.backends.trt.cuda import (
     Cuda,
     DeviceBuffer,
@@ -45,6 +47,7 @@ _LOG = get_logger("tensorrt")
 
 Shape = tuple[int, ...]
 R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,12 @@ class TrtSession(Session):
 
     Attributes:
       sidecar: where the engine came from.
+      keeps: outputs can stay on the GPU.
       graph_problem: why runs are not replayed as CUDA graphs (slower, with the same results), or
         None while they are.
     """
+
+    keeps = True
 
     def __init__(
         self,
@@ -157,7 +163,16 @@ class TrtSession(Session):
         device = self._own(DeviceBuffer(self._cuda, size))
         self._tensors[spec.name] = _Tensor(spec, lowest, highest, host, device)
 
-    def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+    def _run(self, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
+        return self._locked(feeds, wanted, self._download)
+
+    def _keep(self, feeds: Feeds, wanted: Sequence[str]) -> dict[str, DeviceArray]:
+        return self._locked(feeds, wanted, self._set_aside)
+
+    def _locked(
+        self, feeds: Feeds, wanted: Sequence[str], take: Callable[[Mapping[str, Shape]], T]
+    ) -> T:
+        """Run and `take` the outputs of these shapes, alone."""
         shapes = {name: feeds[name].shape for name in self.inputs}
         with self._lock:
             if self._closed:
@@ -167,7 +182,7 @@ class TrtSession(Session):
             key = tuple(shapes.values())
             with self._cuda.selected():
                 try:
-                    return self._execute(key, shapes, feeds, wanted)
+                    return self._execute(key, shapes, feeds, wanted, take)
                 except BaseException:
                     # What is still queued must not meet the buffers of the next run.
                     with contextlib.suppress(SessionError):
@@ -180,35 +195,71 @@ class TrtSession(Session):
         self,
         key: tuple[Shape, ...],
         shapes: Mapping[str, Shape],
-        feeds: Mapping[str, Array],
+        feeds: Feeds,
         wanted: Sequence[str],
-    ) -> dict[str, Array]:
+        take: Callable[[Mapping[str, Shape]], T],
+    ) -> T:
         """One run; the shapes fit the engine."""
         prepared = self._prepared.get(key)
         if first := prepared is None:
             prepared = self._prepared[key] = self._prepare(shapes)
         for name, array in feeds.items():
             tensor = self._tensors[name]
+            if isinstance(array, DeviceArray):
+                self._stream.move(tensor.device, array.handle, _bytes(tensor.spec, array.shape))
+                continue
             np.copyto(tensor.host.array(array.shape, tensor.spec.dtype), array)
             self._stream.upload(tensor.device, tensor.host, array.nbytes)
         if prepared.graph is not None:
             prepared.graph.launch(self._stream)
         else:
             self._enqueue(prepared.context)
-        shapes = {name: prepared.outputs[name] for name in wanted}
-        for name, shape in shapes.items():
-            tensor = self._tensors[name]
-            self._stream.download(tensor.host, tensor.device, _bytes(tensor.spec, shape))
-        self._stream.synchronize()
-        results = {
-            name: self._tensors[name].host.array(shape, self._tensors[name].spec.dtype).copy()
-            for name, shape in shapes.items()
-        }
+        results = take({name: prepared.outputs[name] for name in wanted})
         if first:  # TensorRT asks for one run on these shapes before a capture
             self._capture(key, prepared)
         else:
             self._prepared.move_to_end(key)
         return results
+
+    def _download(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
+        """The outputs, copied to the host when all that is queued is done."""
+        for name, shape in shapes.items():
+            tensor = self._tensors[name]
+            self._stream.download(tensor.host, tensor.device, _bytes(tensor.spec, shape))
+        self._stream.synchronize()
+        return {
+            name: self._tensors[name].host.array(shape, self._tensors[name].spec.dtype).copy()
+            for name, shape in shapes.items()
+        }
+
+    def _set_aside(self, shapes: Mapping[str, Shape]) -> dict[str, DeviceArray]:
+        """The outputs in buffers of their own, since the next run writes over the engine's."""
+        kept = {}
+        for name, shape in shapes.items():
+            tensor = self._tensors[name]
+            size = _bytes(tensor.spec, shape)
+            buffer = DeviceBuffer(self._cuda, size)
+            fetch = partial(self._fetch, name, buffer, shape)
+            array = DeviceArray(tensor.spec.dtype, shape, self.provider, buffer, fetch)
+            weakref.finalize(array, self._release, buffer)
+            kept[name] = array
+            self._stream.move(buffer, tensor.device, size)
+        self._stream.synchronize()
+        return kept
+
+    def _fetch(self, name: str, buffer: DeviceBuffer, shape: Shape) -> Array:
+        tensor = self._tensors[name]
+        with self._lock, self._cuda.selected():
+            if self._closed:
+                raise SessionError("This session is closed: open it again.")
+            self._stream.download(tensor.host, buffer, _bytes(tensor.spec, shape))
+            self._stream.synchronize()
+            found: Array = tensor.host.array(shape, tensor.spec.dtype).copy()
+            return found
+
+    def _release(self, buffer: DeviceBuffer) -> None:
+        with contextlib.suppress(SessionError), self._cuda.selected():
+            buffer.close()
 
     def _prepare(self, shapes: Mapping[str, Shape]) -> _Prepared:
         """A context for these shapes, with every tensor's address."""

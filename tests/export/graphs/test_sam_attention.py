@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,9 +90,10 @@ def test_the_rewritten_encoder_is_the_stock_encoder(kind: str, sam: Sam) -> None
 
 
 def test_the_encoder_given_stays_as_it_is(sam: Sam) -> None:
-    rewritten = with_attention(sam.image_encoder, "mask-free")
+    encoder: Any = sam.image_encoder
+    rewritten: Any = with_attention(encoder, "mask-free")
     assert with_attention(sam.image_encoder, "stock") is sam.image_encoder
-    for old, new in zip(sam.image_encoder.blocks, rewritten.blocks, strict=True):
+    for old, new in zip(encoder.blocks, rewritten.blocks, strict=True):
         assert isinstance(old.attn, Attention)
         assert isinstance(new.attn, MaskFreeAttention)
         assert new.attn.qkv.weight is old.attn.qkv.weight  # not a second copy of ViT-H
@@ -171,11 +173,12 @@ def test_windows_are_the_stock_ones(shape: tuple[int, int, int]) -> None:
 
 
 def test_blocked_keeps_the_weights_and_the_encoder_given(sam: Sam) -> None:
-    rewritten = with_attention(sam.image_encoder, "blocked")
+    encoder: Any = sam.image_encoder
+    rewritten: Any = with_attention(encoder, "blocked")
     kinds = [type(block.attn) for block in rewritten.blocks]
     assert kinds == [WindowAttention, BlockedAttention]
-    assert [block.window_size for block in sam.image_encoder.blocks] == [6, 0]
-    for old, new in zip(sam.image_encoder.blocks, rewritten.blocks, strict=True):
+    assert [block.window_size for block in encoder.blocks] == [6, 0]
+    for old, new in zip(encoder.blocks, rewritten.blocks, strict=True):
         assert new.attn.qkv.weight is old.attn.qkv.weight
         assert new.attn.proj.weight is old.attn.proj.weight
         assert bool(old.attn.qkv.bias[48:].any())  # not zeroed in place

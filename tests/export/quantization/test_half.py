@@ -134,7 +134,8 @@ def test_precisions_are_one_list() -> None:
     for provider, entry in PROVIDERS.items():
         assert preferred_by(provider)[0] == entry.prefers
     assert complete(()) == ("fp32",)
-    assert complete(("bf16",)) == ("fp32", "bf16")
+    assert complete(("bf16", "tf32")) == ("fp32", "bf16")
+    assert safer_than("fp16") == ("bf16", "tf32", "fp32")
     assert complete(("int8",)) == ("fp32", "fp16", "int8")  # brings its decoder along
     limits = [TOLERANCES[p] for p in ("fp32", "fp16", "bf16", "int8")]
     for safe, fast in itertools.pairwise(limits):
@@ -283,16 +284,22 @@ def test_emulation_is_what_pytorch_computes_in_half(
     assert max(check.max_rel for check in checks) < 5e-3
 
 
-def test_what_is_kept_in_half_may_round_to_its_neighbour() -> None:
-    """And no further; float32 gets no such allowance."""
-    expected = np.linspace(-1, 1, 1001, dtype=np.float32)
-    half = expected.astype(np.float16)
-    flipped = half.copy()
-    flipped[-1] = np.nextafter(half[-1], np.float16(0))
-    wrong = half * np.float16(0.998)
-    assert compare("", "", "", half, flipped, "fp32").passed
-    assert not compare("", "", "", half, wrong, "fp32").passed
-    assert not compare("", "", "", expected, flipped.astype(np.float32), "fp32").passed
+def test_directions_are_compared_by_the_distance_between_them() -> None:
+    """Rounding to half is nothing to it; another length, or one direction of many, is."""
+    rng = np.random.default_rng(0)
+    exact = rng.normal(size=(2, 300, 16)).astype(np.float32)
+    exact /= np.linalg.norm(exact, axis=2, keepdims=True)
+    half = exact.astype(np.float16)
+    wrong = half.copy()
+    wrong[1, 7] = wrong[1, 8]
+    assert compare("", "", "tokens", exact, half, "fp32").passed
+    assert not compare("", "", "other", exact, half, "fp32").passed
+    assert not compare("", "", "tokens", half, half * np.float16(0.98), "fp32").passed
+    check = compare("", "", "tokens", half, wrong, "fp16")
+    assert check.max_rel == pytest.approx(1 - float(exact[1, 7] @ exact[1, 8]), abs=1e-3)
+    assert not check.passed
+    nan = half * np.float16(np.nan)
+    assert not compare("", "", "tokens", half, nan, "bf16").passed
 
 
 def test_a_graph_that_breaks_the_rules_of_types_is_refused(

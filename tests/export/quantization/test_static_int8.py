@@ -45,7 +45,8 @@ def _encoder(preset: Preset, outliers: float = 1.0) -> SamEncoderGraph:
     """SAM's encoder; with `outliers`, two channels of one block are that much larger where a
     MatMul reads them, and its weights as much smaller: the numbers that come out are the same."""
     encoder = SamEncoderGraph(Checkpoints(random_seed=3).load_sam(preset)[0])
-    block = encoder.encoder.blocks[0]
+    blocks: Any = encoder.encoder.blocks
+    block = blocks[0]
     for parameter in (block.norm2.weight, block.norm2.bias):
         parameter.data[:2] *= outliers
     block.mlp.lin1.weight.data[:, :2] /= outliers

@@ -65,7 +65,7 @@ def test_engines_that_hold_are_kept(bundle: Path, fake: Fake) -> None:
 
 def test_an_engine_that_is_wrong_is_not_written(broken: Path, fake: Fake) -> None:
     with pytest.raises(
-        GateError, match=r"engine of sam_encoder in fp16 .*--precision fp32"
+        GateError, match=r"engine of sam_encoder in fp16 .*--precision tf32"
     ) as error:
         build_engines(broken, ["fp16"])
     assert error.value.graph == "sam_encoder"
@@ -76,13 +76,13 @@ def test_an_engine_that_is_wrong_is_not_written(broken: Path, fake: Fake) -> Non
 
 def test_fallback_builds_the_safer_precision(broken: Path, fake: Fake) -> None:
     report = build_engines(broken, ["fp16"], fallback=True)
-    assert report.written == ["clip_umci fp16", "sam_encoder fp32", "sam_decoder fp16"]
+    assert report.written == ["clip_umci fp16", "sam_encoder tf32", "sam_decoder fp16"]
     assert ["sam_encoder in fp16" in text for text in report.refused] == [True]
     assert engines(broken) == names("fp16", "clip_umci", "sam_decoder") | names(
-        "fp32", "sam_encoder"
+        "tf32", "sam_encoder"
     )
     with ClipSAM.open(broken, "tensorrt") as model:  # takes what is there
-        assert [s.precision for s in model.sessions.values()] == ["fp16", "fp32", "fp16"]
+        assert [s.precision for s in model.sessions.values()] == ["fp16", "tf32", "fp16"]
 
 
 def test_engines_that_disagree_together_fall_back_together(

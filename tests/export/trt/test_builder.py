@@ -12,11 +12,19 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.engine_toy import Fake, engines, fake_workshop, names, no_leftovers
-from support.fake_builder import Pool, Verbosity
+from support.fake_builder import (
+    AttentionInputLayer,
+    BuilderFlag,
+    Layer,
+    LayerType,
+    Pool,
+    Verbosity,
+)
 from support.golden_toy import build_golden_toy
 from support.toy_bundle import bright_square
 from support.trt_engines import FAKE_BOX, has_tensorrt
@@ -91,6 +99,37 @@ def test_what_is_asked_of_the_builder(bundle: Path, fake: Fake, typed: int) -> N
     assert config.profiling_verbosity is Verbosity.DETAILED
     assert config.pools == {Pool.WORKSPACE: 2 << 30}
     assert [len(c.profiles) for c in shop.configs] == [1, 0, 1]
+
+
+def test_attention_may_be_computed_step_by_step(bundle: Path, fake: Fake) -> None:
+    """Otherwise a build fails where TensorRT has no kernel for the whole of it."""
+    shop = fake[2]
+    shop.layers = [Layer(LayerType.ATTENTION_INPUT), Layer(LayerType.SHUFFLE)]
+    build_engines(bundle, ["fp32"])
+    first, second = shop.layers
+    assert isinstance(first, AttentionInputLayer)
+    assert first.attention.decomposable
+    assert type(second) is Layer
+
+
+def test_a_tensorrt_without_attention_layers(
+    bundle: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake[1], "LayerType", SimpleNamespace())
+    fake[2].layers = [Layer(LayerType.SHUFFLE)]
+    assert len(build_engines(bundle, ["fp32"]).written) == 3
+
+
+def test_tf32_is_float32_with_a_flag(bundle: Path, fake: Fake) -> None:
+    """Engines of their own, of the float32 graphs; those in fp32 stay exact."""
+    report = build_engines(bundle, ["tf32", "fp32"])
+    assert report.written == [f"{g} {p}" for p in ("tf32", "fp32") for g in GRAPHS]
+    assert [config.flags for config in fake[2].configs] == [{BuilderFlag.TF32}] * 3 + [set()] * 3
+    with ClipSAM.open(bundle, "tensorrt") as model:  # it is preferred to fp32
+        assert model.precisions == dict.fromkeys(GRAPHS, "tf32")
+    assert len(build_engines(bundle, ["tf32"]).kept) == 3
+    sidecar = read_sidecar(FAKE_BOX.folder(bundle, "tf32") / "clip_umci.json")
+    assert (sidecar.precision, sidecar.flags.tf32) == ("tf32", True)
 
 
 def test_times_are_kept_beside_the_engines(bundle: Path, fake: Fake) -> None:

@@ -117,7 +117,7 @@ def test_engines_that_are_wrong_together(toy: tuple[Bundle, GoldenOutputs]) -> N
             GateError, match=r"do not agree .* on the picture 'defect': .*the verdict differs"
         ) as caught:
             check_whole(bundle, wrong, golden.pictures, "fp16")
-        assert (caught.value.graph, caught.value.safer) == (None, "fp32")
+        assert (caught.value.graph, caught.value.safer) == (None, "tf32")
 
 
 def test_no_golden_outputs_are_no_pass(toy: tuple[Bundle, GoldenOutputs]) -> None:
@@ -133,8 +133,9 @@ def test_no_golden_outputs_are_no_pass(toy: tuple[Bundle, GoldenOutputs]) -> Non
 
 def test_the_safer_precision_is_the_next_the_bundle_has() -> None:
     assert safer_precision("int8", THERE) == "fp16"
-    assert safer_precision("int8", ("fp32", "int8")) == "fp32"
-    assert safer_precision("bf16", THERE) == "fp32"
+    assert safer_precision("int8", ("fp32", "int8")) == "tf32"  # which needs no graphs of its own
+    assert safer_precision("bf16", THERE) == "tf32"
+    assert safer_precision("tf32", THERE) == "fp32"
     assert safer_precision("fp32", THERE) is None
     assert safer_precision("fp16", ("fp32", "fp16", "bf16")) == "bf16"  # as the runtime goes on
 

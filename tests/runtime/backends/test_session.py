@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class BoundOrt(Backend):
     def open(self, path: Path, threads: int | None = 1) -> Session:
         session = super().open(path, threads)
         assert isinstance(session, OrtSession)
-        session._binds = True
+        session.keeps = True
         return session
 
 
@@ -136,6 +136,31 @@ def test_only_the_outputs_that_are_wanted_come_back(session: Session) -> None:
     for wrong in (["same", "sum"], []):
         with pytest.raises(SessionError, match=r"returns \['brightness', .* was asked for \["):
             session.run(fed, wrong)
+
+
+def test_outputs_can_stay_on_the_device(session: Session) -> None:
+    """And be fed to a run there, whatever ran in between."""
+    if not session.keeps:
+        with pytest.raises(SessionError, match="cannot stay on 'cpu': use run"):
+            session.keep(feeds())
+        return
+    fed = feeds(3, 3)
+    every = session.run(fed)
+    kept = session.keep(fed, ["product", "same"])
+    assert list(kept) == ["product", "same"]
+    other = session.run(feeds(3, 3, seed=4))
+    assert not np.array_equal(other["product"], every["product"])
+    for name, array in kept.items():
+        assert (array.shape, array.dtype) == (every[name].shape, every[name].dtype.name)
+        np.testing.assert_array_equal(array.fetch(), every[name])
+    again = session.run({**fed, "left": kept["same"]})
+    np.testing.assert_array_equal(again["product"], every["product"])
+    np.testing.assert_array_equal(kept["same"].fetch(), every["same"])  # reading left it alone
+    with pytest.raises(SessionError, match=r"right float32\[n,k\] was fed float32\[2,"):
+        session.run({**fed, "right": replace(kept["product"], shape=(2, 3))})
+    elsewhere = replace(kept["same"], provider="another")
+    with pytest.raises(SessionError, match="in the memory of 'another', and runs on"):
+        session.run({**fed, "left": elsewhere})
 
 
 def test_order_of_feeds_does_not_matter(session: Session) -> None:

@@ -72,11 +72,17 @@ def test_a_session_is_opened_with_them(sum_and_norm: Path, monkeypatch: pytest.M
     assert _entry(options, "session.intra_op.allow_spinning") == "0"  # others need the cores
 
 
-@pytest.mark.parametrize(("provider", "refused"), [("cpu", None), ("cuda", "1")])
-def test_a_gpu_takes_no_operator_of_the_cpu(provider: str, refused: str | None) -> None:
+@pytest.mark.parametrize(("provider", "told"), [("cpu", None), ("cuda", "1")])
+def test_a_gpu_tells_what_runs_on_the_cpu(provider: str, told: str | None) -> None:
     options = session_options(onnxruntime, provider, None)
     assert options.intra_op_num_threads == 0  # all cores
-    assert _entry(options, "session.disable_cpu_ep_fallback") == refused
+    assert _entry(options, "session.record_ep_graph_assignment_info") == told
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", "0"), ("tf32", "1"), ("fp16", "0")])
+def test_tf32_only_where_it_is_asked_for(precision: str, tf32: str) -> None:
+    found = session_arguments("cuda", precision)["providers"]
+    assert found == [("CUDAExecutionProvider", {"use_tf32": tf32})]
 
 
 def _entry(options: Any, name: str) -> str | None:

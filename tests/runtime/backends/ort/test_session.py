@@ -77,6 +77,9 @@ def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
         def __getattr__(self, name: str) -> Any:
             return getattr(self.real, name)
 
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return []
+
     def preload() -> None:
         print("Failed to load libcublas")
 
@@ -91,7 +94,7 @@ def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
     np.testing.assert_allclose(found["product"], fed["left"].T @ fed["right"], rtol=1e-4)
     options, providers = asked[0]
     assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
     assert capsys.readouterr().out == ""
     with open_session(graph, "cuda", device_id=1) as session:
         assert session.device_id == 1
@@ -152,7 +155,7 @@ def test_bound_outputs_of_unknown_shape_come_back(tmp_path: Path) -> None:
     write_graph(path, (spec,), outputs, nodes, {})
     with open_session(path, "cpu", 1) as session:
         assert isinstance(session, OrtSession)
-        session._binds = True
+        session.keeps = True
         for values in ([0, 1, 0, 2], [3, 0]):
             found = session.run({"x": np.array(values, np.float32)})
             assert list(found) == ["where", "twice"]

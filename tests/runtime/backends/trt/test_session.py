@@ -10,10 +10,13 @@ stand-ins and for a GPU.
 
 from __future__ import annotations
 
+import gc
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 from numpy.typing import NDArray
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt import LARGEST, SCRATCH, FakeTensorRT
@@ -21,6 +24,7 @@ from support.session_graph import INPUTS, OUTPUTS, feeds, make_graph
 from support.session_results import right, scenario
 from support.trt_engines import FAKE_BOX, fake_box, make_sidecar, write_fake_engine
 
+from clipsam.runtime import SessionError
 from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.backends.trt.engine_store import Box, write_engine
 from clipsam.runtime.backends.trt.session import SHAPES_KEPT, TrtSession
@@ -58,6 +62,32 @@ def test_outputs_that_nobody_asked_for_are_not_copied(graph: Path, cuda: FakeCud
             session.run(feeds(), wanted)
             copies.append(cuda.count("cudaMemcpyAsync") - before)
         assert copies == [len(INPUTS) + len(OUTPUTS), len(INPUTS) + 1]
+
+
+def test_what_stays_on_the_device_is_never_copied_and_freed_with_it(
+    graph: Path, cuda: FakeCuda
+) -> None:
+    with open_session(graph, "tensorrt") as session:
+        fed = feeds(3, 3)
+        expected = session.run(fed)
+        taken, before = len(cuda.blocks["device"]), cuda.count("cudaMemcpyAsync")
+        kept = session.keep(fed, ["same"])
+        assert cuda.count("cudaMemcpyAsync") - before == len(INPUTS) + 1  # one within the device
+        assert len(cuda.blocks["device"]) == taken + 1
+        host = [cuda.blocks["host"], len(cuda.blocks["host"])]
+        found = session.run({**fed, "left": kept["same"]})
+        assert right(found, fed)
+        assert host[1] == len(cuda.blocks["host"])
+        np.testing.assert_array_equal(kept["same"].fetch(), expected["same"])
+        del kept
+        gc.collect()
+        assert len(cuda.blocks["device"]) == taken
+        late = session.keep(fed, ["same"])["same"]
+    with pytest.raises(SessionError, match="is closed"):
+        late.fetch()
+    del late
+    gc.collect()
+    assert cuda.held() == {}
 
 
 def test_a_graph_for_every_set_of_shapes(graph: Path, cuda: FakeCuda, trt: FakeTensorRT) -> None:
