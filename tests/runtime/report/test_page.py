@@ -5,7 +5,6 @@ Needs `pip install 'clipsam[browser]'` and Chromium (`apt-get install chromium`)
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from support.station_parts import HOSTILE, draw_store
 
 from clipsam.runtime.cli import main
+from clipsam.runtime.results.index import row_line
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install 'clipsam[browser]'"
@@ -218,7 +218,7 @@ def test_a_run_in_which_nothing_was_judged_is_shown(
     browser: Any, tmp_path: Path, parts: int
 ) -> None:
     rows = [{"image": f"{n}.png", "error": f"{n}.png is empty."} for n in range(parts)]
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "results.jsonl").write_bytes(b"".join(map(row_line, rows)))
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 0
     page = browser.new_page()
     said: list[str] = []
@@ -234,12 +234,12 @@ def test_a_run_in_which_nothing_was_judged_is_shown(
 
 
 def test_a_run_without_times_or_limits_is_shown_in_its_order(browser: Any, tmp_path: Path) -> None:
-    rows = "".join(
-        json.dumps({"image": f"{n}.png", "verdict": verdict, "score": n / 100}) + "\n"
+    rows = b"".join(
+        row_line({"image": f"{n}.png", "verdict": verdict, "score": n / 100})
         for n in range(60)
         for verdict in ["anomalous" if n > 30 else "good"]
     )
-    (tmp_path / "results.jsonl").write_text(rows)
+    (tmp_path / "results.jsonl").write_bytes(rows)
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 0
     page = browser.new_page()
     said: list[str] = []

@@ -194,10 +194,10 @@ def test_a_file_too_large_to_be_an_image_is_not_even_hashed(
     with (images / "huge.png").open("wb") as file:
         file.truncate(200 << 30)
     done = run(images, "--output", tmp_path / "out")
-    assert done.out.startswith("2 good, 2 anomalous, 1 could not be inspected;")
+    assert done.out.startswith("2 good, 2 anomalous, 1 not judged;")
     assert done.err == (
         f"error: {images / 'huge.png'} cannot be read (It has 214,748,364,800 bytes, over the "
         "limit of 467,108,864): check the path.\n"
     )
     row = next(row for row in lines(tmp_path / "out") if row["image"] == "huge.png")
-    assert (row["sha256"], "verdict" in row) == (None, False)
+    assert (row["sha256"], row["verdict"]) == (None, "not_judged")

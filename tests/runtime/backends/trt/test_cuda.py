@@ -302,7 +302,8 @@ def test_no_gpu_is_a_provider_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_cuda_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries(monkeypatch)
     with pytest.raises(
-        MissingBackendError, match=r"\(libcudart.so.13 or .12\): pip install 'clipsam\[trt"
+        MissingBackendError,
+        match=r"libcudart.so.12\): pip install 'clipsam\[trt",
     ):
         Cuda()
 
