@@ -18,7 +18,7 @@ env: $(STAMP)
 # What the demo needs; tests need more.
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,report,station]'
 	touch $@
 
 $(STAMP): $(DEMO)
