@@ -106,6 +106,16 @@ class ClipSAM:
             stack.pop_all()
         model = cls(opened, sessions)
         _LOG.info("bundle %s on %s: %s", opened.id, model.provider, model.precisions)
+        fastest = preferred_by(provider)[0]
+        if provider != "cpu" and precision is None and fastest not in chosen.values():
+            _LOG.warning(
+                "%s is fastest in %s, which bundle %s does not have ready: build it with "
+                "--precision %s.",
+                provider,
+                fastest,
+                opened.id,
+                fastest,
+            )
         return model
 
     def inspect(
