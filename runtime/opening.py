@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from numbers import Integral
 
-from clipsam.runtime.backends.base import Session, backend_of, check_made_for
+from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError, OptionError
+from clipsam.runtime.core.files import onnx_digest
+from clipsam.runtime.core.log import get_logger
+
+_LOG = get_logger()
 
 
 def check_threads(threads: int | None) -> None:
@@ -23,7 +28,49 @@ def check_threads(threads: int | None) -> None:
         )
 
 
-def choose_precisions(
+def open_sessions(
+    bundle: Bundle,
+    provider: str,
+    threads: int | None,
+    precision: str | None,
+    device_id: int | None,
+) -> dict[str, Session]:
+    """Every graph of the bundle, its file verified first; arguments and errors as `ClipSAM.open`.
+
+    Where one cannot be opened, those before it are closed again.
+    """
+    chosen = _choose_precisions(bundle, provider, precision, device_id)
+    entries = {name: bundle.graph_entry(name, chosen[name]) for name in GRAPHS}
+    bundle.verify(bundle.files_for(entries.values()))
+    sessions = {}
+    with ExitStack() as stack:
+        for name, entry in entries.items():
+            found = _found_as(bundle, provider, name, chosen[name], device_id)
+            session = open_session(
+                bundle.folder / entry.file,
+                provider,
+                threads,
+                precision=found or chosen[name],
+                sha256=onnx_digest(bundle.manifest.files, entry.file),
+                device_id=device_id,
+            )
+            sessions[name] = stack.enter_context(session)
+            _check_contract(entry, session)
+        stack.pop_all()
+    fastest = preferred_by(provider)[0]
+    if provider != "cpu" and precision is None and fastest not in chosen.values():
+        _LOG.warning(
+            "%s is fastest in %s, which bundle %s does not have ready: build it with "
+            "--precision %s.",
+            provider,
+            fastest,
+            bundle.id,
+            fastest,
+        )
+    return sessions
+
+
+def _choose_precisions(
     bundle: Bundle, provider: str, asked: str | None, device_id: int | None = None
 ) -> dict[str, str]:
     """graph -> the bundle's precision to open it in.
@@ -38,7 +85,7 @@ def choose_precisions(
     built = bundle.precisions
     preferred = [p for p in preferred_by(provider) if PRECISIONS[p].there(built)] or [FLOAT32]
     there = {
-        name: [p for p in preferred if found_as(bundle, provider, name, p, device_id)]
+        name: [p for p in preferred if _found_as(bundle, provider, name, p, device_id)]
         for name in GRAPHS
     }
     for precision in preferred:
@@ -48,7 +95,7 @@ def choose_precisions(
     return {name: (found or preferred)[0] for name, found in there.items()}
 
 
-def found_as(
+def _found_as(
     bundle: Bundle, provider: str, name: str, precision: str, device_id: int | None = None
 ) -> str | None:
     """The precision by which the graph's engine is found, or None when it is not there.
@@ -63,7 +110,7 @@ def found_as(
     return None
 
 
-def check_contract(entry: GraphEntry, session: Session) -> None:
+def _check_contract(entry: GraphEntry, session: Session) -> None:
     """Refuse a graph whose tensors are not those that the manifest declares."""
     for declared, found in ((entry.inputs, session.inputs), (entry.outputs, session.outputs)):
         for spec in declared:

@@ -8,7 +8,6 @@ with ClipSAM.open("bundles/tiny") as model:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -17,17 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import Session, check_device_id, open_session
-from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.backends.base import Session, check_device_id
+from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.calibration.apply import compare
 from clipsam.runtime.calibration.observed import Observed
 from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import OptionError
-from clipsam.runtime.core.files import onnx_digest
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
-from clipsam.runtime.opening import check_contract, check_threads, choose_precisions, found_as
+from clipsam.runtime.opening import check_threads, open_sessions
 from clipsam.runtime.ops.components import pixel_area
 from clipsam.runtime.options import InspectOptions, calibrated
 from clipsam.runtime.stages.decision import decide
@@ -118,24 +116,7 @@ class ClipSAM:
                 calibration = Calibration.read(calibration)
             calibration.check_made_for(opened.id)
         calibrated(options or InspectOptions(), calibration)  # fails before gigabytes are read
-        chosen = choose_precisions(opened, provider, precision, device_id)
-        entries = {name: opened.graph_entry(name, chosen[name]) for name in GRAPHS}
-        opened.verify(opened.files_for(entries.values()))
-        with ExitStack() as stack:
-            sessions = {}
-            for name, entry in entries.items():
-                found = found_as(opened, provider, name, chosen[name], device_id)
-                session = open_session(
-                    opened.folder / entry.file,
-                    provider,
-                    threads,
-                    precision=found or chosen[name],
-                    sha256=onnx_digest(opened.manifest.files, entry.file),
-                    device_id=device_id,
-                )
-                sessions[name] = stack.enter_context(session)
-                check_contract(entry, session)
-            stack.pop_all()
+        sessions = open_sessions(opened, provider, threads, precision, device_id)
         model = cls(opened, sessions, options, calibration)
         gpu = "" if model.device_id is None else f" (GPU {model.device_id})"
         _LOG.info("bundle %s on %s%s: %s", opened.id, model.provider, gpu, model.precisions)

@@ -28,7 +28,7 @@ from clipsam.export.parity.inputs import (
     sam_encoder_cases,
     varied_images,
 )
-from clipsam.export.precisions.recipes import TOLERANCES
+from clipsam.export.parity.tensors import compare
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS
 from clipsam.runtime.backends.base import open_session
@@ -91,6 +91,6 @@ def test_opset_23_loads_and_agrees_with_opset_20(bundle: Bundle, tmp_path: Path)
             with open_session(graph) as session:
                 found.append(session.run(arrays))
         for output, expected in found[1].items():
-            error = float(np.abs(found[0][output] - expected).max() / np.abs(expected).max())
-            print(f"{name} {output}: opset 23 against 20, relative error {error:.1e}")
-            assert error <= TOLERANCES["fp32"].max_rel
+            check = compare(name, "opset 23 against 20", output, expected, found[0][output])
+            print(f"{name} {output}: opset 23 against 20, relative error {check.max_rel:.1e}")
+            assert check.passed

@@ -251,6 +251,22 @@ def test_tensorrt_runs_the_fastest_that_was_built(bundle: Path, cuda: FakeCuda) 
     assert cuda.held() == {}
 
 
+def test_a_bundle_that_leaves_a_gpu_slow_says_so(
+    bundle: Path, cuda: FakeCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_engines(bundle, "fp32")
+    opened(bundle, "tensorrt")
+    assert "tensorrt is fastest in fp16, which bundle " in caplog.text
+    assert "does not have ready: build it with --precision fp16." in caplog.text
+    caplog.clear()
+    opened(bundle, "tensorrt", "fp32")  # as asked
+    add_precisions(bundle, "fp16")
+    write_engines(bundle, "fp16")
+    opened(bundle, "tensorrt")
+    opened(bundle, "cpu")
+    assert not caplog.text
+
+
 def test_engines_of_another_box_do_not_count(bundle: Path, cuda: FakeCuda) -> None:
     add_precisions(bundle, "fp16")
     for name in GRAPHS:

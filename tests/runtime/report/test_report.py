@@ -92,7 +92,7 @@ def test_the_last_row_of_a_picture_stands(results: Path, tmp_path: Path) -> None
 
 
 def test_a_row_that_is_damaged_or_leads_elsewhere_is_shown_without_pictures(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": "a", "stem": "../../etc/passwd", "verdict": "good", "score": "high"},
         {"image": "b", "stem": "/etc/passwd", "verdict": ["odd"], "regions": 7, "timings": [1]},
         {"image": "c", "verdict": "anomalous", "score": 1e999, "regions": [{"box": [1, "x"]}]},
