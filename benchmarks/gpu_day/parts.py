@@ -80,7 +80,7 @@ def _model_parts(preset: str) -> list[Part]:
     for precision in _precisions(preset)["precisions"]:
         found.append(part(f"engines {preset} {precision}", "engines", precision=precision))
         found.append(part(f"diagnose {preset} {precision}", "diagnose", precision=precision))
-    for library in ("torch", "ort", "tensorrt"):
+    for library in ("torch", "ort", "tensorrt", "compile"):
         found.append(part(f"latency {preset} {library}", "latency", library=library))
     return found
 

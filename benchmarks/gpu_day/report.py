@@ -25,6 +25,7 @@ def render(parts: Sequence[Part], results: Results) -> str:
         "# A day on a GPU",
         *_machine(results.get("machine")),
         *_parts(parts, results),
+        *_section("Wheels that were not installed", _wheels(_figures(results, "wheels"))),
         *_section("Peaks", _peaks(_figures(results, "peaks"))),
         *_section("Against float32 on the CPU provider", _parity(results)),
         *_section("Engines of TensorRT", _engines(results)),
@@ -73,6 +74,11 @@ def _parts(parts: Sequence[Part], results: Results) -> Iterator[str]:
     yield table(["part", "status", "s", "peak MB", "GPU MB above before", "why"], body)
     counts = [sum(row[1] == status for row in body) for status in (MEASURED, NOT_RUN)]
     yield f"{counts[0]} measured, {counts[1]} not run, {len(body) - sum(counts)} other."
+
+
+def _wheels(figures: Mapping[str, Any]) -> Iterator[str]:
+    if figures.get("refused"):
+        yield "\n".join(f"- {name}: {why}" for name, why in figures["refused"].items())
 
 
 def _peaks(figures: Mapping[str, Any]) -> Iterator[str]:

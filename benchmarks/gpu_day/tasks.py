@@ -16,7 +16,12 @@ from clipsam.runtime.core.errors import ClipSAMError
 from gpu_day.full_size import bundle_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-_LATENCY_ROWS = {"torch": "torch-*-cuda-*", "ort": "ort-cuda-*", "tensorrt": "tensorrt-*"}
+_LATENCY_ROWS = {
+    "torch": "torch-[es]*-cuda-*",  # eager and SDPA
+    "ort": "ort-cuda-*",
+    "tensorrt": "tensorrt-*",
+    "compile": "torch-compile-cuda-*",  # may take minutes to compile
+}
 
 
 def wheels(*, wheels: str, folder: str) -> dict[str, Any]:

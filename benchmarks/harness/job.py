@@ -107,8 +107,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+        except KeyboardInterrupt:  # somebody who does not want to wait for politeness
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
 
 
 def status(report: Mapping[str, Any]) -> str:

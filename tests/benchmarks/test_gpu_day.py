@@ -11,17 +11,20 @@ import subprocess
 import sys
 import time
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import bench_gpu_day
 import pytest
 from gpu_day import full_size, runner
+from gpu_day import tasks as tasks_module
 from gpu_day.parts import LIMIT, Part, all_parts
 from gpu_day.report import NO_GPU, render
 from gpu_day.roofline import rooflines
 from gpu_day.runner import FAILED, MEASURED, NOT_RUN, TIMED_OUT, Day
 from harness import job
+from harness.rows import ROWS
 from support.golden_toy import break_normalisation, build_golden_toy, rehash
 
 from clipsam.runtime.core.errors import OutputError
@@ -274,6 +277,7 @@ def test_wheels_of_a_folder_serve_the_parts_and_nobody_else(tmp_path: Path) -> N
         figures = day.results["wheels"]["figures"]
         assert figures["installed"] == [f"{name}-py3-none-any.whl"]
         assert list(figures["refused"]) == ["damaged-1.0-py3-none-any.whl"]
+        assert "- damaged-1.0-py3-none-any.whl: " in render(day.parts, day.results)
     with pytest.raises(ModuleNotFoundError):
         __import__("brought_along")
 
@@ -285,6 +289,13 @@ def test_no_part_may_take_longer_than_ten_minutes_and_needs_come_first() -> None
     for number, one in enumerate(parts):
         assert 0 < one.limit <= LIMIT == 600
         assert set(one.needs) <= set(names[:number])
+
+
+def test_every_gpu_row_of_the_latency_bench_belongs_to_one_part() -> None:
+    rows = [row.name for row in ROWS if row.torch_device == "cuda"]
+    for row in rows:
+        parts = [name for name, x in tasks_module._LATENCY_ROWS.items() if fnmatch(row, x)]
+        assert len(parts) == 1, row
 
 
 def test_a_floor_is_the_longer_of_arithmetic_and_memory() -> None:

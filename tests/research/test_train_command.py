@@ -20,7 +20,13 @@ from support.whole_way import checkpoint
 
 from clipsam.research.data.file_lock import locked
 from clipsam.research.data.items import Batch, epoch_ends
-from clipsam.research.models.checkpoints import load_umci, save_weights, trained_preset
+from clipsam.research.models.checkpoints import (
+    check_pair,
+    load_clip,
+    load_umci,
+    save_weights,
+    trained_preset,
+)
 from clipsam.research.models.presets import PRESETS
 from clipsam.research.models.umci import UMCIStages
 from clipsam.research.train import _parser, main
@@ -65,6 +71,8 @@ def test_a_run_on_each_layout(layout: str, weights: Path, tmp_path: Path) -> Non
     preset, _ = trained_preset(PRESETS["tiny"], umci)
     assert preset.clip_image_size == SIZE
     load_umci(preset, umci)
+    clip, _ = load_clip(preset, weights / "clip.safetensors")
+    check_pair(preset, umci, clip, "of another file with the same tensors")
     rows = read_log(tmp_path / "run" / "umci" / "log.jsonl")
     assert [row["step"] for row in rows] == [3, 6]  # a row each epoch
     assert all(np.isfinite(row["loss"]) for row in rows)
