@@ -9,12 +9,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.report.folder import read_folder
-from clipsam.runtime.report.parts import Progress, Run
+from clipsam.runtime.report.parts import Progress, Run, Usual, number
 from clipsam.runtime.report.pictures import embed
 from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
 from clipsam.runtime.report.store import read_store
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path is not None and path.is_dir():
             raise OptionError(f"{path} is a folder: name a file in it.")
     run = _read(args)
+    if args.calibration is not None:
+        run = replace(run, usual=_usual(args.calibration, run))
     if args.output is not None:
         _write_page(run, args.output, args.megabytes)
     if args.sheet is not None:
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, help="the HTML file to write")
     add("--sheet", type=Path, help="a picture to write, .jpg or .png, of the worst parts")
     add("--images", type=Path, help="folder of the pictures, if they are elsewhere by now")
+    add("--calibration", type=Path, help="show the scores beside those of its good parts")
     add("--last", type=_count, default=20_000, help="parts, the newest ones (default: %(default)s)")
     add("--megabytes", type=_size, default=20, help="of pictures at most (default: %(default)s)")
     return parser
@@ -74,6 +79,17 @@ def _read(args: argparse.Namespace) -> Run:
     if args.images is not None:
         raise OptionError("--images is for a results folder: a store knows where its pictures are.")
     return read_store(args.source, args.last)
+
+
+def _usual(path: Path, run: Run) -> Usual:
+    calibration = Calibration.read(path)
+    scores = [number(score) for score in calibration.notes.get("good_scores", ())]
+    found = tuple(score for score in scores if score is not None)
+    if not found or not calibration.limit > 0:
+        raise OptionError(f"{path} holds no scores of good parts: calibrate again.")
+    if not any(part.ran.get("calibration") == calibration.id for part in run.parts):
+        print(f"note: no part of {run.title} was judged with {path}.", file=sys.stderr)
+    return Usual(found, calibration.limit)
 
 
 def _write_page(run: Run, output: Path, megabytes: float) -> None:

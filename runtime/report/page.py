@@ -84,6 +84,12 @@ def _data(run: Run, made: float) -> dict[str, Any]:
             for i, p in enumerate(parts)
             if p.boxes and p.size
         },
+        "usual": None
+        if run.usual is None
+        else {
+            "range": [_short(s) for s in np.quantile(run.usual.scores, (0.05, 0.5, 0.95))],
+            "limit": run.usual.limit,
+        },
         "changes": _changes(parts),
         "events": [(e.at, e.kind, e.message) for e in reversed(run.events)],
     }

@@ -74,6 +74,14 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Usual:
+    """Scores of good parts that a calibration saw, and the limit that it set."""
+
+    scores: tuple[float, ...]
+    limit: float
+
+
+@dataclass(frozen=True)
 class Run:
     """What a report is about: its parts in the order in which they came."""
 
@@ -81,6 +89,7 @@ class Run:
     parts: Sequence[Part]
     left_out: int = 0  # older parts than the most that were asked for
     events: Sequence[Event] = ()
+    usual: Usual | None = None
 
 
 Progress = Callable[[int, int], None]  # pictures read, and how many there will be

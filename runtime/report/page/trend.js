@@ -78,10 +78,11 @@ function drawTrend(parts) {
 }
 function drawDrift(parts, all) {
   const any = parts.some(scored);
-  // The usual scores are those of the whole run, whatever time is chosen.
+  // Without a calibration the usual scores are the first of the run, whatever time is chosen.
   const before = judged.filter((i) => state.category < 0 || data.category[i] === state.category);
   const first = ascending(before.slice(0, Math.max(20, Math.ceil(before.length / 5))).map(value));
-  const usual = [0.05, 0.5, 0.95].map((q) => quantile(first, q));
+  const usual = data.usual ? data.usual.range.map((score) => score / (relative ? data.usual.limit : 1)) : [0.05, 0.5, 0.95].map((q) => quantile(first, q));
+  byId("usual").textContent = data.usual ? "good parts of the calibration" : "the first fifth of the parts";
   byId("drift-box").hidden = !any;
   if (!any) return;
   const high = all.map((b) => quantile(b.scores, 0.95) ?? 0);

@@ -18,6 +18,7 @@ from support.cli_run import NAMES, make_images
 from support.station_parts import HOSTILE, LIMIT, NOT_UNICODE, draw_store
 from support.toy_bundle import build_toy_bundle
 
+from clipsam.runtime.calibration.record import Calibration, Promise
 from clipsam.runtime.cli import main
 from clipsam.runtime.report.change import find_change
 from clipsam.runtime.report.folder import read_folder
@@ -292,3 +293,34 @@ def test_without_jinja2_the_extra_is_named(store: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'clipsam[report]'" in done.stderr
+
+
+def calibration(path: Path, scores: list[float]) -> Path:
+    Calibration(
+        bundle="b1",
+        category="ring",
+        limit=LIMIT,
+        promise=Promise(false_alarms=0.05, confidence=0.95, parts=59, above=0, duplicates=0),
+        bounds={},
+        notes={"good_scores": scores},
+    ).write(path)
+    return path
+
+
+def test_scores_are_shown_beside_those_of_the_calibration(
+    store: Path, tmp_path: Path, capfd: Any
+) -> None:
+    file = calibration(tmp_path / "c.calibration", [0.1, 0.2, 0.3])
+    page = tmp_path / "r.html"
+    assert main(["report", str(store), "-o", str(page), "--calibration", str(file)]) == 0
+    usual = block(page.read_text("utf-8"), "data")["usual"]
+    assert usual == {"range": [0.11, 0.2, 0.29], "limit": LIMIT}
+    assert "no part of line was judged with" in capfd.readouterr().err  # the drawn ones: "c1"
+
+
+def test_a_calibration_without_scores_is_refused(store: Path, tmp_path: Path, capfd: Any) -> None:
+    file = calibration(tmp_path / "c.calibration", [])
+    page = tmp_path / "r.html"
+    assert main(["report", str(store), "-o", str(page), "--calibration", str(file)]) == 1
+    assert "no scores of good parts" in capfd.readouterr().err
+    assert not page.exists()
