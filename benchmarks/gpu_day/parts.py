@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipsam.runtime.bundle import GRAPHS
@@ -35,6 +35,8 @@ class Part:
 
 
 _TASKS = "gpu_day.tasks"
+# Of every preset; CUDA's provider has no bf16, and a full-size graph more takes minutes.
+_BOTH = ("fp32", "fp16")
 
 
 def all_parts(presets: Sequence[str], attention: str, wheels: str) -> list[Part]:
@@ -54,9 +56,11 @@ def all_parts(presets: Sequence[str], attention: str, wheels: str) -> list[Part]
 
 
 def _bundle_parts(preset: str, attention: str) -> list[Part]:
-    asked: dict[str, Any] = {"preset": preset, "attention": attention, **_precisions(preset)}
+    asked: dict[str, Any] = {"preset": preset, "attention": attention, "precisions": _BOTH}
     if preset not in FULL_SIZE:
-        return [Part(f"bundle {preset}", f"{_TASKS}:build_bundle", asked)]
+        name, task = f"bundle {preset}", f"{_TASKS}:build_bundle"
+        more = {**asked, "precisions": (*_BOTH, "bf16")}  # what is there is taken over
+        return [Part(name, task, asked), Part(f"{name} bf16", task, more, LIMIT, True, (name,))]
     task = "gpu_day.full_size"
     graphs = [
         Part(f"graph {preset} {name}", f"{task}:graph", {**asked, "graph": name}, gpu=True)
@@ -72,19 +76,16 @@ def _model_parts(preset: str) -> list[Part]:
     def part(kind: str, task: str, gpu: bool = True, **asked: Any) -> Part:
         return Part(kind, f"{_TASKS}:{task}", {**of, **asked}, LIMIT, gpu, needs)
 
-    both = ("fp32", "fp16")  # CUDA's provider has no bf16
-    found = [part(f"cuda parity {preset}", "parity", provider="cuda", precisions=both)]
+    found = [part(f"cuda parity {preset}", "parity", provider="cuda", precisions=_BOTH)]
     if preset not in FULL_SIZE:
         name = f"cpu parity {preset}"
-        found.insert(0, part(name, "parity", gpu=False, provider="cpu", precisions=both))
-    for precision in _precisions(preset)["precisions"]:
-        found.append(part(f"engines {preset} {precision}", "engines", precision=precision))
+        found.insert(0, part(name, "parity", gpu=False, provider="cpu", precisions=_BOTH))
+    for precision in _BOTH if preset in FULL_SIZE else (*_BOTH, "bf16"):
+        build = part(f"engines {preset} {precision}", "engines", precision=precision)
+        if precision == "bf16":
+            build = replace(build, needs=(f"bundle {preset} bf16",))
+        found.append(build)
         found.append(part(f"diagnose {preset} {precision}", "diagnose", precision=precision))
     for library in ("torch", "ort", "tensorrt", "compile"):
         found.append(part(f"latency {preset} {library}", "latency", library=library))
     return found
-
-
-def _precisions(preset: str) -> dict[str, tuple[str, ...]]:
-    """A full-size graph more takes minutes: those that a GPU prefers, and what they come from."""
-    return {"precisions": ("fp32", "fp16") if preset in FULL_SIZE else ("fp32", "fp16", "bf16")}
