@@ -69,7 +69,7 @@ def diagnose(
         path = _linked(bundle.graph_path(graph, precision), Path(temporary))
         wide, rounded = path.with_name("wide.onnx"), path.with_name("rounded.onnx")
         emulate(path, wide, rounding=False)
-        suspect = (path, _on_tensorrt(profiles))
+        suspect = (path, _on_tensorrt(profiles, tf32=precision == "tf32"))
         if provider == "cpu":
             emulate(path, rounded)
             suspect = (rounded, on_cpu)
@@ -148,13 +148,14 @@ def _linked(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def _on_tensorrt(profiles: Mapping[str, Profile]) -> Callable[[Path], Any]:
+def _on_tensorrt(profiles: Mapping[str, Profile], *, tf32: bool) -> Callable[[Path], Any]:
     def runner(path: Path) -> Any:
         import_tensorrt()  # says what to install
         from polygraphy.backend.trt import (
             CreateConfig,
             EngineFromNetwork,
             NetworkFromOnnxPath,
+            SetDecomposableAttentions,
             TrtRunner,
         )
         from polygraphy.backend.trt import Profile as Shapes
@@ -163,7 +164,8 @@ def _on_tensorrt(profiles: Mapping[str, Profile]) -> Callable[[Path], Any]:
         for name, sizes in profiles.items():
             shapes.add(name, sizes.min, sizes.opt, sizes.max)
         network = NetworkFromOnnxPath(str(path), strongly_typed=True)
-        config = CreateConfig(profiles=[shapes] if profiles else None, tf32=False)
+        network = SetDecomposableAttentions(network)  # as the engine was built
+        config = CreateConfig(profiles=[shapes] if profiles else None, tf32=tf32)
         return TrtRunner(EngineFromNetwork(network, config))
 
     return runner

@@ -88,7 +88,7 @@ def test_a_layer_that_another_engine_gets_wrong_is_found_by_the_same_names(
         onnx.save(model, altered)
         return on_cpu(altered)
 
-    monkeypatch.setattr(command, "_on_tensorrt", lambda profiles: runner)
+    monkeypatch.setattr(command, "_on_tensorrt", lambda profiles, tf32: runner)
     assert main([str(bundle), "sam_encoder", "--precision", "fp32"]) == 0
     said = capsys.readouterr().out
     assert f"{node.name or tensor} ({node.op_type}), its output {tensor} is off by 1.0e-02" in said
@@ -169,7 +169,7 @@ def test_a_graph_that_does_not_run_is_one_sentence(
         file.write_bytes(b"no graph")
         return on_cpu(file)
 
-    monkeypatch.setattr(command, "_on_tensorrt", lambda profiles: runner)
+    monkeypatch.setattr(command, "_on_tensorrt", lambda profiles, tf32: runner)
     assert main([str(bundle), "sam_encoder", "--precision", "fp32"]) == 1
     assert "does not run with its layers marked" in capsys.readouterr().err
 
@@ -180,7 +180,7 @@ def test_polygraphy_takes_what_tensorrt_is_asked(
     """By names and arguments; nothing is built without TensorRT."""
     monkeypatch.setattr(command, "import_tensorrt", lambda: None)
     shapes = {"image": Profile((1, 8), (2, 8), (4, 8))}
-    runner = command._on_tensorrt(shapes)(bundle / "sam_encoder.onnx")
+    runner = command._on_tensorrt(shapes, tf32=False)(bundle / "sam_encoder.onnx")
     assert type(runner).__name__ == "TrtRunner"
 
 
