@@ -41,12 +41,7 @@ ATTENTIONS = ("stock", "mask", "mask-free", "blocked")
 
 # What is built unless told: beside fp32 what a GPU runs fastest, for models that are made for one;
 # and, for precisions that are a GPU's, the attention that its kernels fuse without an N x N bias.
-DEFAULT_PRECISIONS = {name: ("fp32", "fp16") for name in PRESET_NAMES} | {"tiny": ("fp32",)}
-    "paper": ("fp32", "fp16"),
-    "vit-b": ("fp32", "fp16"),
-    "mobile": ("fp32", "fp16"),
-    "tiny": ("fp32",),
-}
+DEFAULT_PRECISIONS = dict.fromkeys(PRESET_NAMES, ("fp32", "fp16")) | {"tiny": ("fp32",)}
 GPU_PRECISIONS, GPU_ATTENTION = {"fp16", "bf16", "int8"}, "mask-free"
 
 
