@@ -14,7 +14,11 @@ from clipsam.runtime.stages.picture import obvious_reasons, picture_facts, reaso
 
 class Compared(NamedTuple):
     """A part beside the good ones: what to add to its score, its largest distance from them (None
-    without reference parts), and why it may not be called good."""
+    without reference parts), and why it may not be called good.
+
+    A picture that may not be called good is not compared: nothing is added, so that a lamp that
+    went out is `not_judged` and no defect, unless the map says so.
+    """
 
     added: float
     distance: float | None
@@ -28,8 +32,10 @@ def compare(
     obvious = obvious_reasons(view)
     if calibration is None:
         return Compared(0.0, None, obvious)
-    facts, added, largest = picture_facts(view), 0.0, None
+    facts, largest, weight = picture_facts(view), None, 0.0
     if calibration.reference is not None and tokens is not None:
         largest, facts["distance"] = calibration.reference.distance(tokens)
-        added = calibration.reference.weight * largest
-    return Compared(added, largest, obvious or reasons_of(facts, calibration.bounds))
+        weight = calibration.reference.weight
+    reasons = obvious or reasons_of(facts, calibration.bounds)
+    added = 0.0 if reasons or largest is None else weight * largest
+    return Compared(added, largest, reasons)

@@ -22,14 +22,15 @@ from clipsam.runtime.calibration.duplicates import first_of_each, thumbnail
 from clipsam.runtime.calibration.expected import Example, plant_examples, tables
 from clipsam.runtime.calibration.judgeable import bounds_of
 from clipsam.runtime.calibration.observed import Observed
-from clipsam.runtime.calibration.record import Calibration, Promise
+from clipsam.runtime.calibration.record import Bounds, Calibration, Promise
 from clipsam.runtime.calibration.scores import (
     Measured,
-    auroc,
     balanced_weight,
     choose_reference,
+    clearly_worse,
     measure_good,
     measure_other,
+    placements,
 )
 from clipsam.runtime.core.errors import CalibrationError, ImageError
 from clipsam.runtime.images.image import Image
@@ -100,21 +101,23 @@ def calibrate(
     """
     _check_number(len(good), 0, wanted)  # before minutes are spent
     skipped: list[str] = []
-    thumbnails, seen = [], []
-    held: list[Image] = []  # to plant on
-    stride = max(1, len(good) // _HELD)
-    for number, image in enumerate(_read(good, skipped)):
+    thumbnails, seen, sources = [], [], []
+    for path, image in _read(good, skipped):
         thumbnails.append(thumbnail(image))
         seen.append(observe(image))
-        if number % stride == 0 and len(held) < _HELD:
-            held.append(image)
-        progress("good parts", number + 1, len(good))
+        sources.append(path)
+        progress("good parts", len(seen) + len(skipped), len(good))
     kept = first_of_each(thumbnails)
     duplicates, parts = len(seen) - len(kept), [seen[i] for i in kept]
     above = _check_number(len(parts), duplicates, wanted)
 
-    reference = choose_reference(parts, wanted.reference) if wanted.reference else None
+    # Half of the parts at most, so that there are others to plant on.
+    count = min(wanted.reference, len(parts) // 2)
+    reference = choose_reference(parts, count) if count else None
     measured = measure_good(parts, reference) if reference else _by_map(parts)
+    own = set(reference.parts.tolist()) if reference else set()
+    free = [sources[index] for part, index in enumerate(kept) if part not in own]
+    held = [image for _, image in _read(free[:: -(-len(free) // _HELD)], skipped)]
     examples = []
     for number, example in enumerate(plant_examples(held, observe, wanted.planted, where), start=1):
         if example is not None:
@@ -126,21 +129,20 @@ def calibrate(
     ranks: dict[str, float] = {}
     if reference is not None:
         weight = balanced_weight(measured)
+        without = placements(measured.scores(0), planted.scores(0))
+        beside = placements(measured.scores(weight), planted.scores(weight))
         if examples:
-            ranks = {
-                "map": auroc(measured.scores(0), planted.scores(0)),
-                "map and reference": auroc(measured.scores(weight), planted.scores(weight)),
-            }
-            weight = weight if ranks["map and reference"] > ranks["map"] else 0.0
-        reference = replace(reference, weight=weight)
+            ranks = {"map": without.mean(), "map and reference": beside.mean()}
+            ranks = {name: round(float(value), 4) for name, value in ranks.items()}
+        reference = replace(reference, weight=0.0 if clearly_worse(without, beside) else weight)
     weight = reference.weight if reference else 0.0
     scores = measured.scores(weight)
     limit = limit_of(scores, above)
 
     facts = [dict(part.facts) for part in parts]
     if reference is not None:
-        for fact, mean in zip(facts, measured.mean, strict=True):
-            fact["distance"] = float(mean)
+        for fact, typical in zip(facts, measured.typical, strict=True):
+            fact["distance"] = float(typical)
     bounds = bounds_of(facts)
     promise = Promise(
         false_alarm_bound(len(parts), above, wanted.confidence),
@@ -150,11 +152,12 @@ def calibrate(
         duplicates,
     )
     true = []
-    for number, image in enumerate(_read(defective, skipped), start=1):
+    for number, (_, image) in enumerate(_read(defective, skipped), start=1):
         true.append(observe(image))
         progress("defective parts", number, len(defective))
     others = measure_other(true, reference) if reference else _by_map(true)
-    true_scores, planted_scores = others.scores(weight), planted.scores(weight)
+    true_scores, unlike = _as_inspected(true, others, weight, bounds)
+    planted_scores, _ = _as_inspected(planted_seen, planted, weight, bounds)
     found = planted_scores > limit
     side = min(held[0].shape[:2])
     notes: dict[str, Any] = {
@@ -171,16 +174,12 @@ def calibrate(
     if true:
         caught = int((true_scores > limit).sum())
         low, high = recall_bounds(caught, len(true), wanted.confidence)
-        refused = sum(
-            bool(score <= limit) and bool(reasons_of({**one.facts, "distance": mean}, bounds))
-            for one, score, mean in zip(true, true_scores, others.mean, strict=True)
-        )
         notes["defective"] = {
             "found": caught,
             "of": len(true),
-            "not_judged": refused,
+            "not_judged": int((unlike & (true_scores <= limit)).sum()),
             "recall": [low, high],
-            "auroc": auroc(scores, true_scores),
+            "auroc": float(placements(scores, true_scores).mean()),
         }
     calibration = replace(
         made_with, limit=limit, promise=promise, bounds=bounds, reference=reference, notes=notes
@@ -189,7 +188,7 @@ def calibrate(
     return Calibrated(calibration, groups, examples, found, skipped)
 
 
-def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[Image]:
+def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[tuple[Path, Image]]:
     """Every picture that shows something; of the others a sentence in `skipped`."""
     for path in paths:
         try:
@@ -200,13 +199,27 @@ def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[Image]:
         if reasons := obvious_reasons(image):
             skipped.append(f"{path} is {reasons[0]}: it shows no part.")
             continue
-        yield image
+        yield path, image
 
 
 def _by_map(parts: Sequence[Observed]) -> Measured:
     """Without reference parts."""
     zeros = np.zeros(len(parts))
     return Measured(np.array([part.score for part in parts], np.float64), zeros, zeros)
+
+
+def _as_inspected(
+    parts: Sequence[Observed], measured: Measured, weight: float, bounds: Bounds
+) -> tuple[Scores, NDArray[np.bool_]]:
+    """The parts' scores as an inspection finds them, and which are unlike good parts (`apply`)."""
+    unlike = np.array(
+        [
+            bool(reasons_of({**part.facts, "distance": typical}, bounds))
+            for part, typical in zip(parts, measured.typical, strict=True)
+        ],
+        np.bool_,
+    )
+    return np.where(unlike, measured.map, measured.scores(weight)), unlike
 
 
 def _check_number(parts: int, duplicates: int, wanted: Wanted) -> int:
@@ -220,7 +233,8 @@ def _check_number(parts: int, duplicates: int, wanted: Wanted) -> int:
     asked = f"{100 * wanted.false_alarms:g} % false alarms at {100 * wanted.confidence:g} %"
     if parts < LEAST:
         raise CalibrationError(
-            f"{have} say too little: give at least {LEAST}, and {needed} for {asked} confidence."
+            f"{have}: too few to say anything. Give at least {LEAST}, and {needed} for {asked} "
+            "confidence."
         )
     supported = math.ceil(1000 * false_alarm_bound(parts, 0, wanted.confidence)) / 1000
     raise CalibrationError(

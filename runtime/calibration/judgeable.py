@@ -16,7 +16,9 @@ _SLACK = {
     "sharpness": (0.1, 0.0),
     "x": (0.02, 0.0),
     "y": (0.02, 0.0),
-    "distance": (0.0, 0.25),
+    # A defect moves some tokens of a part, another product most of them. Of cookies the good ones
+    # reached 0.012, broken ones 0.043, a frame shifted by a quarter 0.11, other products 0.17.
+    "distance": (0.0, 4.0),
 }
 
 

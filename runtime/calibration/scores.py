@@ -27,12 +27,12 @@ class Measured:
     Attributes:
       map: the map's score.
       largest: largest distance from the reference parts.
-      mean: mean distance.
+      typical: median distance of its tokens.
     """
 
     map: Scores
     largest: Scores
-    mean: Scores
+    typical: Scores
 
     def scores(self, weight: float) -> Scores:
         """The scores, with the distances weighted so."""
@@ -69,12 +69,22 @@ def balanced_weight(good: Measured) -> float:
     return float(good.map.std() / max(good.largest.std(), 1e-6))
 
 
-def auroc(good: Scores, other: Scores) -> float:
-    """The probability that one of `other` scores above a good part; ties count half."""
-    above = (other[:, None] > good).mean() + (other[:, None] == good).mean() / 2
-    return float(above)
+def placements(good: Scores, other: Scores) -> Scores:
+    """For each of `other` the share of good parts that it scores above, ties half; their mean is
+    the AUROC."""
+    above = (other[:, None] > good).mean(axis=1) + (other[:, None] == good).mean(axis=1) / 2
+    return np.asarray(above, np.float64)
+
+
+def clearly_worse(one: Scores, other: Scores) -> bool:
+    """Whether `other` places the same parts lower than `one` by more than chance does: by two
+    standard errors of the mean difference."""
+    if len(one) < 2:
+        return False
+    change = other - one
+    return bool(change.mean() + 2 * change.std(ddof=1) / len(change) ** 0.5 < 0)
 
 
 def _measured(parts: Sequence[Observed], far: Sequence[tuple[float, float]]) -> Measured:
-    largest, mean = np.array(far, np.float64).reshape(-1, 2).T
-    return Measured(np.array([part.score for part in parts], np.float64), largest, mean)
+    largest, typical = np.array(far, np.float64).reshape(-1, 2).T
+    return Measured(np.array([part.score for part in parts], np.float64), largest, typical)

@@ -26,7 +26,7 @@ from clipsam.runtime.calibration.expected import contact_sheet
 from clipsam.runtime.calibration.histogram import draw_histogram
 from clipsam.runtime.calibration.record import SUFFIX, Calibration, Promise
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
-from clipsam.runtime.core.errors import OptionError, OutputError
+from clipsam.runtime.core.errors import CalibrationError, OptionError, OutputError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import write_png
 from clipsam.runtime.options import InspectOptions
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = output.with_name(output.name + SUFFIX)
     if output.is_dir():
         raise OutputError(f"{output} is a folder: give the name of a file as --output.")
+    for folder in filter(None, (args.good, args.defective)):
+        if not folder.is_dir():
+            raise CalibrationError(f"{folder} is no folder: give one that holds pictures of parts.")
     good = [job.source for job in find_jobs([args.good])] if args.good else []
     defective = [job.source for job in find_jobs([args.defective])] if args.defective else []
     if args.store:
@@ -99,7 +102,7 @@ def report(done: Calibrated) -> str:
     if found.reference is not None:
         ranks = notes["auroc_on_planted"]
         told = ", ".join(f"{name} {value:.3f}" for name, value in ranks.items())
-        used = "added to the score" if found.reference.weight else "not added: they do not help"
+        used = "added to the score" if found.reference.weight else "not added, they do harm"
         lines.append(
             f"{len(np.unique(found.reference.parts))} reference parts, {used}"
             + (f" (planted defects told from good parts: {told})." if told else ".")

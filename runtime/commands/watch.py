@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,13 +25,15 @@ from typing import Any, TextIO
 
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.commands.amounts import byte_count, days, seconds, share
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.station.answers import json_lines
 from clipsam.runtime.station.drift import Drift
-from clipsam.runtime.station.health import Health
+from clipsam.runtime.station.health import STALLED, Health
 from clipsam.runtime.station.housekeeping import Housekeeping
 from clipsam.runtime.station.judgement import version
 from clipsam.runtime.station.notify import notify
@@ -48,6 +51,7 @@ from clipsam.runtime.station.sources.lines import Lines, PathSource
 from clipsam.runtime.station.station import Options, Station
 from clipsam.runtime.station.store import Store
 
+_PATIENCE = 10  # times the warm-up, for the watchdog
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
@@ -58,22 +62,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(args.category, args.deadline_ms, args.serial, keep)
     _check_source(args)
     sensitivity = read_options(args)
+    # What is missing leaves no empty store.
+    bundle = Bundle.open(args.bundle, verify=False)
+    calibration = None if args.uncalibrated else Calibration.read(args.calibration)
     with ExitStack() as stack:
         store = stack.enter_context(Store(args.store, create=True))
         store.claim()
         model = stack.enter_context(
             ClipSAM.open(
-                args.bundle,
+                bundle,
                 args.provider,
                 args.threads,
                 args.precision,
                 options=sensitivity,
-                calibration=args.calibration,
+                calibration=calibration,
             )
         )
         model.bundle.text(model.word(args.category))  # an unknown one fails here, not at every part
+        start = time.monotonic()
         model.warm_up()
-        health = Health(_drift(model), _about(args, model))
+        # A slow machine is no dead one: what it needs for two parts tells how slow it is.
+        stalled = max(STALLED, _PATIENCE * (time.monotonic() - start))
+        health = Health(_drift(model), _about(args, model), stalled)
         source = _source(args, store, health)
         stack.callback(source.close)
         station = Station(

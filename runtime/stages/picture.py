@@ -25,7 +25,7 @@ FACTS = {
     "sharpness": (BLURRED, ""),  # log of the mean second derivative
     "x": (MISPLACED, MISPLACED),  # where the edges' centre lies, 0..1 of the width
     "y": (MISPLACED, MISPLACED),
-    "distance": ("", OTHER),  # mean, from the reference parts
+    "distance": ("", OTHER),  # of the tokens from the reference parts', the median
 }
 
 

@@ -29,7 +29,7 @@ class Reference:
     weight: float = 0.0
 
     def distance(self, tokens: Tokens, leave_out: int | None = None) -> tuple[float, float]:
-        """Largest and mean distance of tokens float16 [N,C] to the nearest here: 0 where alike.
+        """Largest and median distance of tokens float16 [N,C] to the nearest here: 0 where alike.
 
         One minus the cosine. `leave_out` names a good part whose own tokens do not count.
         """
@@ -43,7 +43,7 @@ class Reference:
             ]
         )
         far = np.maximum(far, 0)
-        return float(far.max()), float(far.mean())
+        return float(far.max()), float(np.median(far))
 
     @cached_property
     def _known(self) -> NDArray[np.float32]:

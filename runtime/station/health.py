@@ -17,7 +17,7 @@ from clipsam.runtime.station.part import Part
 from clipsam.runtime.station.schema import now
 
 _WINDOW = 1000  # parts that times and shares are of
-_STALLED = 120.0  # seconds without a part done while some are under way
+STALLED = 60.0  # seconds without a part done, while some are under way, at least
 
 
 class Health:
@@ -27,8 +27,14 @@ class Health:
       alarms: kind -> (since, message), of those that are on.
     """
 
-    def __init__(self, drift: Drift | None = None, about: Mapping[str, Any] | None = None) -> None:
-        """`about` is told as it is: what runs."""
+    def __init__(
+        self,
+        drift: Drift | None = None,
+        about: Mapping[str, Any] | None = None,
+        stalled: float = STALLED,
+    ) -> None:
+        """`about` is told as it is: what runs. `stalled`: see `alive`, in seconds."""
+        self._stalled = stalled
         self._lock = threading.Lock()
         self._since, self._about, self._drift = now(), dict(about or {}), drift
         self._counts: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
@@ -93,9 +99,9 @@ class Health:
 
     @property
     def alive(self) -> bool:
-        """Whether parts that are under way get done."""
+        """Whether parts that are under way get done, one within `stalled` seconds."""
         with self._lock:
-            return not self._under_way or time.monotonic() - self._progress < _STALLED
+            return not self._under_way or time.monotonic() - self._progress < self._stalled
 
     @property
     def judged_count(self) -> int:

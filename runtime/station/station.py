@@ -35,7 +35,7 @@ from clipsam.runtime.station.judgement import (
     judgement_of,
     not_judged,
 )
-from clipsam.runtime.station.part import JUDGED, Part, unrecorded
+from clipsam.runtime.station.part import JUDGED, TAKEN, Part, unrecorded
 from clipsam.runtime.station.pictures import Keep
 from clipsam.runtime.station.schema import now
 from clipsam.runtime.station.sources.base import Source
@@ -243,7 +243,14 @@ class Station:
     def _write_pending(self) -> None:
         while self._pending:
             begun, values = self._pending[0]
-            part = self._write(begun, values)
+            try:
+                part = self._write(begun, values)
+            except StoreError:
+                row = None if begun.number is None else self.store.get(begun.number)
+                if begun.number is None or (row is not None and row.state == TAKEN):
+                    raise
+                self._pending.popleft()  # somebody removed its row
+                continue
             self._pending.popleft()
             self._filing.put_away(part, begun.picture, begun.state, None)
 

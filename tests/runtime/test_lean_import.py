@@ -159,3 +159,12 @@ import clipsam.runtime
         kept["OPENBLAS_THREAD_TIMEOUT"] = users
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept)
     assert done.stdout.split() == [users or "4"], done.stderr
+
+
+def test_a_bundle_is_evaluated_without_torch() -> None:
+    pytest.importorskip("sklearn")
+    code = "from clipsam.research.evaluate import main\nmain(['--help'])"
+    blocked = tuple(name for name in RESEARCH if name != "tqdm")
+    done = run(code, (*blocked, "open_clip", "segment_anything"))
+    assert done.returncode == 0, done.stderr
+    assert "--calibration" in done.stdout

@@ -38,6 +38,7 @@ class Capture(Protocol):
     """What is used of `cv2.VideoCapture`."""
 
     def isOpened(self) -> bool: ...  # noqa: N802
+    def get(self, what: int) -> float: ...
     def read(self) -> tuple[bool, NDArray[np.uint8]]: ...
     def release(self) -> None: ...
 
@@ -57,27 +58,33 @@ class CameraSource(Source):
     ) -> None:
         """`address` is an index, a file or an address that OpenCV opens.
 
-        With `interval` one frame every so many seconds, with `triggers` one for every line, which
-        is the part's serial number. `behind` is "drop" or "queue" (None: a file is queued, all else
-        dropped). Raises OptionError where a file cannot be opened.
+        With `interval` one frame every so many seconds (of a file: of its own time), with
+        `triggers` one for every line, which is the part's serial number. `behind` is "drop" or
+        "queue" (None: a file is queued, all else dropped). Raises OptionError where a file cannot
+        be opened.
         """
         self._address, self._alarm, self._open = address, alarm, opener or open_capture
         self._file = Path(address).is_file()
         self.name = public_name(address)
-        self._interval, self._triggers = interval, triggers
+        self._interval = None if self._file else interval
+        self._triggers = triggers
         self._due = time.monotonic()
         # A part that a trigger names wants the newest frame, never one of a queue.
-        every = interval is None and triggers is None
+        every = self._interval is None and triggers is None
         self._room = _MOST_QUEUED if every and (behind or (DROP, QUEUE)[self._file]) == QUEUE else 0
         self._changed = threading.Condition()
         self._frames: list[tuple[int, float, str, Image]] = []
         self._count = self._dropped = self._lost = 0
         self._stop, self._done = threading.Event(), False
         self._capture: Capture | None = None
+        self._step = 1  # every how many frames one is taken
         if self._file:
             self._capture = self._open(address)
             if not self._capture.isOpened():
                 raise OptionError(f"{address} cannot be opened as a video: give another SOURCE.")
+            if interval is not None:
+                rate = self._capture.get(cv2.CAP_PROP_FPS)
+                self._step = max(1, round(interval * rate))
         self._thread = threading.Thread(target=self._run, name="clipsam-camera", daemon=True)
         self._thread.start()
 
@@ -179,6 +186,8 @@ class CameraSource(Source):
     def _put(self, frame: NDArray[np.uint8]) -> None:
         with self._changed:
             self._count += 1
+            if (self._count - 1) % self._step:
+                return
             if self._room:
                 while len(self._frames) >= self._room and not self._stop.is_set():
                     self._changed.wait(_STEP)

@@ -14,11 +14,12 @@ from clipsam.runtime.calibration.histogram import draw_histogram
 from clipsam.runtime.calibration.judgeable import bounds_of
 from clipsam.runtime.calibration.observed import Observed
 from clipsam.runtime.calibration.scores import (
-    auroc,
     balanced_weight,
     choose_reference,
+    clearly_worse,
     measure_good,
     measure_other,
+    placements,
 )
 from clipsam.runtime.stages.picture import obvious_reasons, picture_facts, reasons_of
 
@@ -102,12 +103,16 @@ def test_distances_are_those_of_a_loop_and_a_part_is_not_compared_with_itself() 
         others = np.concatenate([good[k].tokens for k in own if k != i]).astype(np.float64)
         far = [1 - max(others @ token.astype(np.float64)) for token in one.tokens]
         assert measured.largest[i] == pytest.approx(max(far), abs=1e-5)
-        assert measured.mean[i] == pytest.approx(np.mean(far), abs=1e-5)
+        assert measured.typical[i] == pytest.approx(np.median(far), abs=1e-5)
     assert reference.distance(good[own[0]].tokens)[0] == pytest.approx(0, abs=2e-3)
     odd = measure_other([observed(i, odd=True) for i in range(10, 20)], reference)
     weight = balanced_weight(measured)
-    assert auroc(measured.scores(weight), odd.scores(weight)) == 1
-    assert auroc(measured.scores(0), odd.scores(0)) < 1
+    beside = placements(measured.scores(weight), odd.scores(weight))
+    without = placements(measured.scores(0), odd.scores(0))
+    assert beside.mean() == 1 > without.mean()
+    assert clearly_worse(beside, without)
+    assert not clearly_worse(without, beside)
+    assert not clearly_worse(without, without)
 
 
 def test_few_tokens_stand_for_many() -> None:

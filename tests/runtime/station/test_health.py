@@ -15,7 +15,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from clipsam.runtime.core.errors import OptionError, OutputError
-from clipsam.runtime.station import health as health_module
 from clipsam.runtime.station.drift import Drift
 from clipsam.runtime.station.health import Health
 from clipsam.runtime.station.housekeeping import Housekeeping
@@ -69,12 +68,12 @@ def test_an_alarm_is_told_once_when_it_comes_and_once_when_it_goes(
     assert capsys.readouterr().err == "alarm: disk: 1 MB free\nover: disk\n"
 
 
-def test_a_station_that_gets_nothing_done_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_station_that_gets_nothing_done_is_not_alive() -> None:
     health = Health()
     assert health.alive
     health.taken()
     assert health.alive
-    monkeypatch.setattr(health_module, "_STALLED", 0.0)
+    health._stalled = 0.0
     assert not health.alive
     health.judged(part())
     assert health.alive  # waiting for parts is no stall
@@ -211,7 +210,7 @@ def test_the_watchdog_hears_from_a_station_that_lives_and_from_no_other(
     ):
         assert systemd.recv(100) == b"WATCHDOG=1"
         health.taken()
-        monkeypatch.setattr(health_module, "_STALLED", 0.0)
+        health._stalled = 0.0
         time.sleep(0.5)  # for a beat that was under way
         systemd.setblocking(False)
         told = iter(lambda: systemd.recv(100), b"")

@@ -210,6 +210,9 @@ class FakeCapture:
     def isOpened(self) -> bool:  # noqa: N802
         return self._numbers is not None
 
+    def get(self, what: int) -> float:
+        return 0.0
+
     def read(self) -> tuple[bool, NDArray[np.uint8]]:
         assert self._numbers is not None
         self._pace()
@@ -373,6 +376,20 @@ def test_a_video_file_is_judged_frame_by_frame_to_its_end(
     assert found == sorted(found)
     assert source.ended
     assert alarms.raised == []
+
+
+def test_of_a_video_a_part_may_be_taken_every_so_many_seconds_of_it(
+    cameras: Cameras, alarms: Alarms, tmp_path: Path
+) -> None:
+    path = tmp_path / "line.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for n in range(25):
+        writer.write(np.full((48, 64, 3), 5 * n, np.uint8))
+    writer.release()
+    source = cameras(str(path), alarms, interval=1.0)
+    assert names(source, 3) == [f"line.avi frame {n}" for n in (1, 11, 21)]
+    assert source.poll(0.5) is None
+    assert source.ended
 
 
 def test_a_file_that_is_no_video_is_refused(alarms: Alarms, tmp_path: Path) -> None:

@@ -479,3 +479,32 @@ def test_a_path_that_cannot_be_one_is_a_part_that_is_not_judged(toy: Path, store
     run_station(toy, store, source)
     assert [part.verdict for part in parts_of(store)] == ["not_judged"] * 2
     assert parts_of(store)[1].serial == "S\\udcff"
+
+
+def test_a_row_that_somebody_removed_does_not_hold_up_the_others(
+    toy: Path, folder: Path, store: Path
+) -> None:
+    def remove() -> None:
+        with Store(store) as opened, opened.transaction() as connection:
+            connection.execute("DELETE FROM parts WHERE id = 1")
+
+    stations: list[Station] = []
+
+    def prepare(station: Station) -> None:
+        stations.append(station)
+        real = station.store.judge
+
+        def judge(part: int, **values: Any) -> None:
+            if part == 1:
+                remove()
+            real(part, **values)
+
+        station.store.judge = judge  # type: ignore[method-assign]
+
+    names: list[object] = [f"{n}.png" for n in range(4)]
+    for n, name in enumerate(names):
+        write_part(folder, str(name), good_part(n))
+    answers, health = run_station(toy, store, ListSource(names, folder), prepare=prepare)
+    assert [part.name for part in answers] == names
+    assert [part.name for part in parts_of(store)] == names[1:]
+    assert "store" not in health.alarms

@@ -1,0 +1,71 @@
+"""Whether the promise of a calibration is kept: limits drawn again and again from known scores.
+
+    clipsam evaluate bundles/tiny path/to/parts --without-mmr --per-image parts.csv
+    clipsam evaluate bundles/tiny synthetic --count 400 --without-mmr --per-image synthetic.csv
+    python benchmarks/bench_promise.py parts.csv synthetic.csv
+
+The scores of a file's good images stand for all good parts there are. Every draw takes n of them
+(with replacement, so none is special), sets the limit as `clipsam calibrate` does, and looks up
+what share of all of them is above it. A promise at 95 % may be broken in 5 draws of 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsam.runtime.calibration.bounds import false_alarm_bound, limit_of, most_above
+
+PARTS = (20, 59, 150, 300)
+
+
+def good_scores(path: Path) -> NDArray[np.float64]:
+    """The good images' scores of a file of `clipsam evaluate --per-image`."""
+    with path.open() as file:
+        return np.array([float(r["score"]) for r in csv.DictReader(file) if r["defect"] == "good"])
+
+
+def simulate(
+    scores: NDArray[np.float64], parts: int, rate: float, confidence: float, draws: int
+) -> tuple[float, float, NDArray[np.float64]]:
+    """The rate asked for or, where the parts are too few, supported; the exact bound of the limit;
+    and the realised rate of every draw."""
+    rate = max(rate, false_alarm_bound(parts, 0, confidence))
+    above = most_above(parts, rate, confidence)
+    assert above is not None
+    rng = np.random.default_rng([parts, draws])
+    limits = [limit_of(rng.choice(scores, parts), above) for _ in range(draws)]
+    realised = np.array([(scores > limit).mean() for limit in limits])
+    return rate, false_alarm_bound(parts, above, confidence), realised
+
+
+def main() -> None:
+    """Print a table for every file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--false-alarms", type=float, default=0.05)
+    parser.add_argument("--confidence", type=float, default=0.95)
+    parser.add_argument("--draws", type=int, default=500)
+    args = parser.parse_args()
+    print("| scores of | good | n | promised | bound | mean | 95th percentile | most | kept |")
+    print("| --- " * 9 + "|")
+    for path in args.files:
+        scores = good_scores(path)
+        for parts in PARTS:
+            rate, bound, realised = simulate(
+                scores, parts, args.false_alarms, args.confidence, args.draws
+            )
+            shown = [rate, bound, realised.mean(), np.quantile(realised, 0.95), realised.max()]
+            cells = " | ".join(f"{100 * value:.1f} %" for value in shown)
+            kept = 100 * float((realised <= bound).mean())
+            print(f"| {path.stem} | {len(scores)} | {parts} | {cells} | {kept:.1f} % |")
+
+
+if __name__ == "__main__":
+    main()
