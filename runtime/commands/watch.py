@@ -25,6 +25,8 @@ from typing import Any, TextIO
 
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.commands.amounts import byte_count, days, seconds, share
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
@@ -60,17 +62,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(args.category, args.deadline_ms, args.serial, keep)
     _check_source(args)
     sensitivity = read_options(args)
+    # What is missing leaves no empty store.
+    bundle = Bundle.open(args.bundle, verify=False)
+    calibration = None if args.uncalibrated else Calibration.read(args.calibration)
     with ExitStack() as stack:
         store = stack.enter_context(Store(args.store, create=True))
         store.claim()
         model = stack.enter_context(
             ClipSAM.open(
-                args.bundle,
+                bundle,
                 args.provider,
                 args.threads,
                 args.precision,
                 options=sensitivity,
-                calibration=args.calibration,
+                calibration=calibration,
             )
         )
         model.bundle.text(model.word(args.category))  # an unknown one fails here, not at every part

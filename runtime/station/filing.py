@@ -63,14 +63,14 @@ class Filing:
             self._store.file(part.id, None)
             return
         target = self._place(part, picture)
-        if target.exists():  # it was moved
+        if state_of(target) is not None:  # it was moved
             score_map = map_of(target)
             self._store.file(
                 part.id,
                 self.name_of(target),
                 self.name_of(score_map) if score_map.exists() else None,
             )
-        elif picture.is_file() and file_digest(picture) == part.sha256:
+        elif file_digest(picture) == part.sha256:
             self.put_away(part, picture, None, None)
         else:  # deleted, or another picture has its name
             self._store.file(part.id, None)

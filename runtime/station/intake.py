@@ -116,7 +116,7 @@ class Intake:
     def again(self, part: Part) -> Begun:
         """A part whose row says `taken`, to be judged now."""
         path = part.picture_path(self._store.path)
-        there = path is not None and path.is_file()
+        there = path is not None and state_of(path) is not None
         state = None
         if there and part.file_mtime_ns is not None and path is not None:
             if file_digest(path) != part.sha256:  # another picture under its name

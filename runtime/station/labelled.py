@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipsam.runtime.core.errors import StoreError
+from clipsam.runtime.station.sources.files import state_of
 from clipsam.runtime.station.store import Store
 
 
@@ -37,7 +38,7 @@ def labelled_pictures(store: Path, category: str | None = None) -> Labelled:
         )  # fmt: skip
         for part in opened.parts(*chosen):
             path = part.picture_path(opened.path)
-            if path is None or not path.is_file():
+            if path is None or state_of(path) is None:
                 gone += 1
             elif part.label is not None:
                 found[part.label].append(path)

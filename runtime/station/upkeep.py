@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clipsam.runtime.core.result import GOOD
 from clipsam.runtime.station.schema import iso
+from clipsam.runtime.station.sources.files import state_of
 from clipsam.runtime.station.store import Store
 
 _BATCH = 200  # parts removed at a time, so that nobody waits for long
@@ -88,7 +89,7 @@ def check(store: Store) -> list[str]:
             if path is None:
                 continue
             named.add(path)
-            if not path.exists():
+            if state_of(path) is None:
                 problems.append(f"part {part.id}: {path} is gone.")
     for path in sorted(_files(store.pictures)):
         if path not in named and not path.name.startswith("."):

@@ -199,7 +199,7 @@ def test_usage_errors_end_with_code_2(args: list[str], capfd: pytest.CaptureFixt
     ("word", "sentence"),
     [
         ("evalute", "There is no command 'evalute': did you mean evaluate?"),
-        ("zzz", "There is no command 'zzz': use inspect, calibrate, info,"),
+        ("zzz", "There is no command 'zzz': use inspect,"),
     ],
 )
 def test_an_unknown_command_is_answered_with_those_there_are(

@@ -129,7 +129,8 @@ class FolderSource(Source):
         if any(part.startswith(".") for part in path.relative_to(self.folder).parts):
             return
         if path.suffix.lower() not in SUFFIXES:
-            if path.is_dir():  # a new one, which may have been written to before it was watched
+            if os.path.isdir(path):  # noqa: PTH112 - Path's raises where it is denied
+                # a new one may have been written to before it was watched
                 self._scan_at = min(self._scan_at, time.monotonic() + _SOON)
             return
         state = state_of(path)

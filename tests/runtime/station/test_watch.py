@@ -172,6 +172,9 @@ def test_wrong_use_is_said_and_leaves_nothing(
     usual = ["--store", str(store), "--uncalibrated"]
     assert "no folder, camera or video" in said(str(toy), str(tmp_path / "none"), *usual)
     assert "are for cameras" in said(str(toy), str(tmp_path / "in"), "--every", "1s", *usual)
+    missing = ["--store", str(store), "--calibration", str(tmp_path / "none.calibration")]
+    assert "cannot be read" in said(str(toy), str(tmp_path / "in"), *missing)
+    assert "no bundle" in said(str(tmp_path), str(tmp_path / "in"), *usual)
     assert not store.exists()
     assert "is no folder" in said(str(toy), str(tmp_path / "in"), "--uncalibrated", "--store",
                                   str(tmp_path / "none/line.db"))  # fmt: skip
