@@ -1,10 +1,10 @@
 """Whether the promise of a calibration is kept: limits drawn again and again from known scores.
 
-    clipsam evaluate bundles/tiny path/to/parts --without-mmr --per-image parts.csv
+    clipsam inspect bundles/tiny path/to/good --category cookie --output out
     clipsam evaluate bundles/tiny synthetic --count 400 --without-mmr --per-image synthetic.csv
-    python benchmarks/bench_promise.py parts.csv synthetic.csv
+    python benchmarks/bench_promise.py out/results.jsonl synthetic.csv
 
-The scores of a file's good images stand for all good parts there are. Every draw takes n of them
+The scores of a file's good parts stand for all good parts there are. Every draw takes n of them
 (with replacement, so none is special), sets the limit as `clipsam calibrate` does, and looks up
 what share of all of them is above it. A promise at 95 % may be broken in 5 draws of 100.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,12 @@ PARTS = (20, 59, 150, 300)
 
 
 def good_scores(path: Path) -> NDArray[np.float64]:
-    """The good images' scores of a file of `clipsam evaluate --per-image`."""
+    """The scores of an inspection of good parts alone, or of the good images in a file of
+    `clipsam evaluate --per-image`."""
     with path.open() as file:
+        if path.suffix == ".jsonl":
+            rows = map(json.loads, file)
+            return np.array([row["score"] for row in rows if "score" in row])
         return np.array([float(r["score"]) for r in csv.DictReader(file) if r["defect"] == "good"])
 
 
@@ -64,7 +69,7 @@ def main() -> None:
             shown = [rate, bound, realised.mean(), np.quantile(realised, 0.95), realised.max()]
             cells = " | ".join(f"{100 * value:.1f} %" for value in shown)
             kept = 100 * float((realised <= bound).mean())
-            print(f"| {path.stem} | {len(scores)} | {parts} | {cells} | {kept:.1f} % |")
+            print(f"| {path} | {len(scores)} | {parts} | {cells} | {kept:.1f} % |")
 
 
 if __name__ == "__main__":

@@ -173,14 +173,23 @@ class Bundle:
         """
         found = self._text.get(category) if isinstance(category, str) else None
         if found is None:
-            close = difflib.get_close_matches(str(category), self._text, n=3)
+            close = _nearest(str(category), self._text)
             hint = f"did you mean {' or '.join(map(repr, close))}? It" if close else "it"
             raise CategoryError(
                 f"The bundle does not know the category {category!r}; {hint} knows "
-                f"{', '.join(self._text)}. 'object' fits anything; add others with --categories "
-                "when building the bundle."
+                f"{', '.join(self._text)}. 'object' fits anything; a machine with PyTorch adds "
+                f'others: `clipsam words {self.folder} "{category}"`.'
             )
         return found
+
+
+def _nearest(word: str, known: Iterable[str]) -> list[str]:
+    """Up to three known words: those spelt alike, then those that share a word of a phrase."""
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), folded, n=3)
+    parts = set(word.casefold().split())
+    sharing = (name for name in folded if parts & set(name.split()))
+    return [folded[name] for name in dict.fromkeys((*close, *sharing))][:3]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

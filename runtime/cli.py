@@ -1,7 +1,7 @@
 """The `clipsam` command: finds the subcommand in `commands.COMMANDS` and runs it.
 
 Exit codes: 0 everything asked for was done; 1 it could not be done, or not all of it (one sentence
-on stderr says what); 2 wrong usage; 130 interrupted.
+on stderr says what); 2 wrong usage; 3 all but pictures that are not judged; 130 interrupted.
 """
 
 from __future__ import annotations

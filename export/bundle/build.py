@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from clipsam.export.bundle.parity_report import worst_cases, write_parity
 from clipsam.export.bundle.progress import stage
 from clipsam.export.bundle.provenance import content_key, library_versions, source_commit
 from clipsam.export.bundle.reuse import PreviousBundle
-from clipsam.export.bundle.staging import check_replaceable, link_or_copy, staged_bundle
+from clipsam.export.bundle.staging import check_replaceable, keep_engines, staged_bundle
 from clipsam.export.bundle.variants import (
     Variant,
     build_variant,
@@ -56,7 +55,6 @@ from clipsam.research.models.prompt_ensemble import (
     text_features,
 )
 from clipsam.research.models.reference import Reference
-from clipsam.runtime.backends.trt.engine_store import ENGINES
 from clipsam.runtime.bundle import (
     FLOAT32,
     GRAPHS,
@@ -85,6 +83,7 @@ class BuildOptions:
         float32 stands in for a graph that does not pass.
       attention: how SAM's encoder writes its attention, see `sam_attention.py`.
       calibration: a folder of the user's good images; int8 needs it.
+      adapted: what the weights were fine-tuned on and what that brought, for the manifest.
     """
 
     preset: Preset
@@ -96,6 +95,7 @@ class BuildOptions:
     calibration: Path | None = None
     opset: int = 20
     threads: int | None = None
+    adapted: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,12 @@ class _Build:
     def _manifest(self, categories: tuple[str, ...], umci: Any) -> Manifest:
         """The manifest, as yet without hashes and parity figures."""
         noise = any(digest.startswith("random:") for digest in self.digests.values())
+        name = self.preset.name
+        adapted = self.options.adapted
+        if adapted is not None:
+            name += f" adapted to {adapted['category']}"
         return Manifest(
-            name=f"{self.preset.name} (random weights)" if noise else self.preset.name,
+            name=f"{name} (random weights)" if noise else name,
             variants=self._variants(),
             files={},
             categories=categories,
@@ -278,6 +282,7 @@ class _Build:
                     "templates": TEMPLATES,
                 },
                 "graph_keys": dict(self.keys),
+                **({} if adapted is None else {"adapted": dict(adapted)}),
             },
         )
 
@@ -363,10 +368,4 @@ class _Build:
             self.folder, replace(manifest, files=files, parity=parity, provenance=provenance)
         )
         Bundle.open(self.folder)  # as its users will
-        engines = self.options.output / ENGINES
-        if engines.is_dir():  # those of graphs that changed are refused when they are opened
-            shutil.copytree(engines, self.folder / ENGINES, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    link_or_copy(Path(source), Path(target))
+        keep_engines(self.options.output, self.folder)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from clipsam.runtime.backends.trt.engine_store import ENGINES
 from clipsam.runtime.bundle import GRAPHS, MANIFEST, TEXT_FEATURES
 from clipsam.runtime.core.errors import OutputError
 
@@ -66,6 +67,16 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def keep_engines(bundle: Path, staging: Path) -> None:
+    """Take over a bundle's engines; those of graphs that changed are refused when opened."""
+    if (bundle / ENGINES).is_dir():
+        shutil.copytree(
+            bundle / ENGINES,
+            staging / ENGINES,
+            copy_function=lambda source, target: link_or_copy(Path(source), Path(target)),
+        )
 
 
 def _is_bundle(folder: Path) -> bool:

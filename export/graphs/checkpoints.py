@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,12 @@ from clipsam.research.models.umci import UMCIStages
 M = TypeVar("M", bound=nn.Module)
 
 
+def weights_folder(bundle: Path) -> Path:
+    """Where the weights of an adapted bundle are kept: beside it, since the box needs none."""
+    bundle = bundle.resolve()
+    return bundle.with_name(f"{bundle.name}.weights")
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """Where the weights come from. Without a path: what `research/models/checkpoints.py` finds by
@@ -29,6 +35,27 @@ class Checkpoints:
     sam: Path | None = None
     umci: Path | None = None
     random_seed: int | None = None
+
+    @classmethod
+    def beside(cls, bundle: Path, clip: Path | None = None) -> Checkpoints:
+        """The weights that an adapted bundle has beside it, as far as they are there; `clip`
+        comes first."""
+        folder = weights_folder(bundle)
+
+        def there(name: str) -> Path | None:
+            path = folder / f"{name}.safetensors"
+            return path if path.is_file() else None
+
+        return cls(clip or there("clip"), there("sam"), there("umci"))
+
+    def replaced(self, paths: Mapping[str, Path]) -> Checkpoints:
+        """With other files for "clip", "sam" and "umci", as far as they are named."""
+        return Checkpoints(
+            paths.get("clip", self.clip),
+            paths.get("sam", self.sam),
+            paths.get("umci", self.umci),
+            self.random_seed,
+        )
 
     def load_clip(self, preset: Preset) -> tuple[CLIP, str]:
         """CLIP, and a digest of its weights: the file's sha256, or "random:SEED"."""

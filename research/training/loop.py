@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -68,6 +69,7 @@ class LoopConfig:
     checkpoint_at: tuple[int, ...] = ()  # further numbers of steps after which to checkpoint
     average: float = 0.0  # decay of the weights' moving average that is validated and kept; 0: none
     log_every: int = 0  # steps between rows of the log beside the validations' (0: none)
+    seconds: float = math.inf  # of training, over all resumptions, after which it ends
 
 
 def learning_rate_at(step: int, config: LoopConfig) -> float:
@@ -88,6 +90,9 @@ def run(
 ) -> dict[str, float]:
     """Train from the last checkpoint (or from nothing) to `config.steps`; returns the best scores.
 
+    With `config.seconds` it ends at the first step after that time, as if `config.steps` were that
+    step: a rate that falls towards the last step is not for such a run.
+
     `dataset` must hold at least steps * batch_size items; item i always holds the same sample.
     The best state by `validate()["score"]` is loaded into `task.module` at the end; where there
     is no score, the last state stays. Several `processes` need a `ParallelTask`.
@@ -100,7 +105,10 @@ def run(
     parameters = [p for p in task.module.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, config)
     average = EMA(task.module, config.average) if config.average else None
-    start, best_scores, running = _resume(last, task, optimizer, average)
+    start, best_scores, running, spent = _resume(last, task, optimizer, average)
+    if spent >= config.seconds:
+        config = replace(config, steps=start)
+    began = time.monotonic() - spent
     batches = _batches(dataset, config, start, collate, group)
     if group.world > 1:
         cast(ParallelTask, task).network = group.wrap(task.module)
@@ -123,7 +131,8 @@ def run(
                 running[name] = 0.98 * running.get(name, value) + 0.02 * value
             bar.set_postfix({k: f"{v:.3g}" for k, v in running.items()}, refresh=False)
             bar.update()
-            if _is_checkpoint(step + 1, config):
+            over = time.monotonic() - began >= config.seconds
+            if over or _is_checkpoint(step + 1, config):
                 if log is not None:
                     with average.applied() if average is not None else contextlib.nullcontext():
                         scores = _validate(task)
@@ -138,11 +147,15 @@ def run(
                         "running": running,
                         "average": average.state_dict() if average is not None else None,
                     }
+                    if math.isfinite(config.seconds):  # else the same run has the same state
+                        state["seconds"] = time.monotonic() - began
                     save_atomically(state, last)
                     log.add({"step": step + 1, **running, **scores, "learning_rate": rate})
                     log.flush()
                     tqdm.write(_line(step + 1, config, {**running, **scores}))
                 group.barrier()  # the others wait for the validation here
+                if over:
+                    break
             elif log is not None and config.log_every and (step + 1) % config.log_every == 0:
                 log.add({"step": step + 1, **running, "learning_rate": rate})
     best_scores = group.broadcast(best_scores)
@@ -224,9 +237,10 @@ def _check_length(dataset: Dataset[Any], config: LoopConfig) -> None:
 
 def _resume(
     last: Path, task: Task, optimizer: torch.optim.Optimizer, average: EMA | None
-) -> tuple[int, dict[str, float], dict[str, float]]:
+) -> tuple[int, dict[str, float], dict[str, float], float]:
+    """Steps done, best scores, running figures and seconds spent."""
     if not last.exists():
-        return 0, {}, {}
+        return 0, {}, {}, 0.0
     try:
         state = torch.load(last, weights_only=True, map_location="cpu")
         task.module.load_state_dict(state["module"])
@@ -239,7 +253,8 @@ def _resume(
             f"{last} cannot be resumed from ({type(error).__name__}: {str(error)[:200]}); "
             "delete it to start again, or train into another --save_path."
         ) from error
-    return step, scores, dict(state.get("running", {}))  # older checkpoints have no "running"
+    spent = float(state.get("seconds", 0))  # older checkpoints have neither
+    return step, scores, dict(state.get("running", {})), spent
 
 
 def _batches(

@@ -30,6 +30,8 @@ class UmciTask:
     sooner and would be kept.
     """
 
+    trains_clip = False  # whether gradients reach CLIP
+
     def __init__(
         self,
         preset: Preset,
@@ -44,8 +46,8 @@ class UmciTask:
         self.size, self.device = preset.clip_image_size, device
         self.clip = clip.to(device).requires_grad_(False)
         self.features = ClipFeatures(clip.visual, preset.features_list, self.size).to(device)
-        self.module = UMCIStages(preset.umci).to(device)
-        self.network: nn.Module = self.module  # the loop wraps it for several processes
+        self.module: nn.Module = UMCIStages(preset.umci).to(device)
+        self.network = self.module  # the loop wraps it for several processes
         self.tokenizer = get_tokenizer()
         self._text: dict[tuple[str, str], Tensor] = {}
         held_out = SyntheticImages(self.size, VALIDATION_SEED, validation)
@@ -108,7 +110,7 @@ class UmciTask:
             if images.ndim == 5:  # cached features
                 taps = list(images.to(self.device).float().unbind(1))
             else:
-                with torch.no_grad():
+                with torch.set_grad_enabled(self.trains_clip and torch.is_grad_enabled()):
                     taps = self.features(normalise(images.to(self.device)))
             stages: list[Tensor] = network(taps, text, self.size)
         return [logits.float() for logits in stages]

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.stages.picture import obvious_reasons, picture_facts, reasons_of
+from clipsam.runtime.stages.picture import comparable, obvious_reasons, picture_facts, reasons_of
 
 
 class Compared(NamedTuple):
     """A part beside the good ones: what to add to its score, its largest distance from them (None
     without reference parts), and why it may not be called good.
 
-    A picture that may not be called good is not compared: nothing is added, so that a lamp that
-    went out is `not_judged` and no defect, unless the map says so.
+    To the score of a picture that cannot be compared nothing is added, so that a lamp that went out
+    is `not_judged` and no defect, unless the map says so.
     """
 
     added: float
@@ -37,5 +37,5 @@ def compare(
         largest, facts["distance"] = calibration.reference.distance(tokens)
         weight = calibration.reference.weight
     reasons = obvious or reasons_of(facts, calibration.bounds)
-    added = 0.0 if reasons or largest is None else weight * largest
+    added = weight * largest if largest is not None and comparable(reasons) else 0.0
     return Compared(added, largest, reasons)

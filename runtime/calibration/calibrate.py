@@ -35,7 +35,7 @@ from clipsam.runtime.calibration.scores import (
 from clipsam.runtime.core.errors import CalibrationError, ImageError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import read_image
-from clipsam.runtime.stages.picture import obvious_reasons, reasons_of
+from clipsam.runtime.stages.picture import comparable, obvious_reasons, reasons_of
 
 LEAST = 8  # good parts, below which nothing is said
 _HELD = 24  # pictures at most that are kept in memory to plant on
@@ -212,14 +212,13 @@ def _as_inspected(
     parts: Sequence[Observed], measured: Measured, weight: float, bounds: Bounds
 ) -> tuple[Scores, NDArray[np.bool_]]:
     """The parts' scores as an inspection finds them, and which are unlike good parts (`apply`)."""
-    unlike = np.array(
-        [
-            bool(reasons_of({**part.facts, "distance": typical}, bounds))
-            for part, typical in zip(parts, measured.typical, strict=True)
-        ],
-        np.bool_,
-    )
-    return np.where(unlike, measured.map, measured.scores(weight)), unlike
+    reasons = [
+        reasons_of({**part.facts, "distance": typical}, bounds)
+        for part, typical in zip(parts, measured.typical, strict=True)
+    ]
+    compared = np.array([comparable(found) for found in reasons], np.bool_)
+    unlike = np.array([bool(found) for found in reasons], np.bool_)
+    return np.where(compared, measured.scores(weight), measured.map), unlike
 
 
 def _check_number(parts: int, duplicates: int, wanted: Wanted) -> int:

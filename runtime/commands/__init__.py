@@ -37,6 +37,10 @@ COMMANDS = {
     ),
     "label": Command("clipsam.runtime.commands.label", "", "keep what a person said of a part"),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
+    "adapt": Command(
+        "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"
+    ),
+    "words": Command("clipsam.export.words", "research", "teach a bundle further product words"),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
     "evaluate": Command(
         "clipsam.research.evaluate", "evaluate", "measure a bundle or the model on a data set"

@@ -30,6 +30,7 @@ VISIBLE = 6.0
 """Least mean absolute change within a planted defect's mask, in levels of 255."""
 SMALLEST = 4.0
 """Least size of a planted defect in pixels."""
+_KINDS_TRIED = 3  # where none is asked for
 _ROUNDS = 4  # to meet the size with one window
 _NEAR = (0.7, 1.4)  # of the size asked for: what is accepted
 
@@ -69,14 +70,14 @@ def plant(
     Args:
         image: uint8 RGB [H,W,3] of a good part, at least 32 pixels a side.
         rng: a generator or a seed. The same state and arguments plant the same defect.
-        kind: a name in `BY_NAME`; None draws one.
+        kind: a name in `BY_NAME`; None draws one, and others where it cannot be seen.
         size: length of the defect in image pixels, met within 0.7 to 1.4 times; None draws one
             between 3 and 40 % of the part's side.
         part: bool [H,W], where the part is; None finds it (`find_part`), which takes longer than
             all the rest: keep it where several defects are planted on one picture.
         where: bool [H,W], where a defect may lie (what a region of interest and ignored areas
             leave); None: anywhere on the part.
-        tries: places to try.
+        tries: places to try with a kind.
 
     Returns None where no try was visible, or where the kind does not fit: no outline is cut on a
     surface that fills the frame, and no defect is larger than the room for it.
@@ -87,21 +88,26 @@ def plant(
     _check(image, part, where, size)
     rng = np.random.default_rng(rng)
     part = find_part(image) if part is None else part
-    chosen = _choose_kind(rng, surface=bool(part.all())) if kind is None else _kind_named(kind)
-    if chosen.needs_outline and part.all():
-        return None
+    surface = bool(part.all())
+    if kind is None:
+        kinds = [_choose_kind(rng, surface) for _ in range(_KINDS_TRIED)]
+    else:
+        kinds = [_kind_named(kind)]
     room = part if where is None else part & where
     if not room.any():
         return None
     side = float(np.sqrt(room.sum()))
     if size is None:
         size = max(SMALLEST, side * float(np.exp(rng.uniform(np.log(0.03), np.log(0.4)))))
-    spots = edge_spots(part, where) if chosen.needs_outline else None
-    for _ in range(tries):
-        seed = int(rng.integers(2**63))
-        planted = _try(image, seed, chosen, size, part, room, spots)
-        if planted is not None:
-            return planted
+    for chosen in kinds:
+        if chosen.needs_outline and surface:
+            continue
+        spots = edge_spots(part, where) if chosen.needs_outline else None
+        for _ in range(tries):
+            seed = int(rng.integers(2**63))
+            planted = _try(image, seed, chosen, size, part, room, spots)
+            if planted is not None:
+                return planted
     return None
 
 

@@ -118,7 +118,8 @@ def open_window(
     look = cv2.resize(crop[..., :1] if gray else crop, (width, height), interpolation=how)
     look = np.asarray(look, np.uint8).reshape(height, width, -1)
     rest = (top, size - top - height, left, size - left - width)
-    front = f32(cv2.copyMakeBorder(look, *rest, cv2.BORDER_REFLECT)).reshape(size, size, -1) / 255
+    front = f32(cv2.copyMakeBorder(look, *rest, cv2.BORDER_REFLECT) / np.float32(255))
+    front = front.reshape(size, size, -1)
     shown = f32(cv2.resize(f32(part[rows, columns]), (width, height), interpolation=cv2.INTER_AREA))
     cover = f32(cv2.copyMakeBorder(shown, *rest, cv2.BORDER_CONSTANT, value=0.0))
     inside = cover > 0.5

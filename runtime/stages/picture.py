@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
@@ -67,6 +67,12 @@ def picture_facts(image: Image) -> dict[str, float]:
         "x": float((edges.sum(axis=0) * places).sum() / weight),
         "y": float((edges.sum(axis=1) * places).sum() / weight),
     }
+
+
+def comparable(reasons: Iterable[str]) -> bool:
+    """Whether a picture with these reasons may still be compared with good parts: blur moves no
+    token far, so a distance of a blurred picture is a defect's."""
+    return set(reasons) <= {BLURRED}
 
 
 def reasons_of(

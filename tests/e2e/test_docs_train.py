@@ -1,4 +1,4 @@
-"""docs/train.md can be followed word for word: every command in it is one its program takes.
+"""docs/train.md and adapt.md can be followed word for word: every command is one its program takes.
 
 The commands themselves run in tests/support/whole_way.py, with small models.
 """
@@ -12,21 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from clipsam.export import build_engines
+from clipsam.export import adapt, build_engines
+from clipsam.export import words as words_command
 from clipsam.research import ablations, dataset_check, evaluate, train
 from clipsam.runtime.commands import inspection
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "train.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+GUIDE, ADAPT = DOCS / "train.md", DOCS / "adapt.md"
 VARIABLE = re.compile(r"([A-Z]+)=(.*)")
 MODULES = {"clipsam.research.train": train, "clipsam.research.evaluate": evaluate}
 SHELL = ("git", "make", ".")
 
 
-def commands() -> list[list[str]]:
+def commands(page: Path = GUIDE) -> list[list[str]]:
     """The words of every command in the page's console blocks, variables filled in."""
     found, values = [], {}
-    for block in re.findall(r"```console\n(.*?)```", GUIDE.read_text(), re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("error: "):  # what a command answers
+                continue
+            line = line.removeprefix("$ ")
             for name, value in values.items():
                 line = line.replace(f"${name}", value)
             assert "$" not in line, line
@@ -52,11 +57,15 @@ def parser_of(words: list[str]) -> tuple[ArgumentParser, list[str]]:
         return evaluate._parser(), words[2:]
     if words[:2] == ["clipsam", "dataset"]:
         return dataset_check.make_parser(), words[2:]
+    if words[:2] == ["clipsam", "adapt"]:
+        return adapt._parser(), words[2:]
+    if words[:2] == ["clipsam", "words"]:
+        return words_command._parser(), words[2:]
     assert words[:2] == ["clipsam", "inspect"], words
     return inspection._parser(), words[2:]
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", [*commands(), *commands(ADAPT)], ids=" ".join)
 def test_the_guides_commands_are_taken(words: list[str]) -> None:
     parser, arguments = parser_of(words)
     parser.parse_args(arguments)
@@ -67,5 +76,6 @@ def test_the_guide_has_a_command_for_every_step() -> None:
     for wanted in (
         "dataset check", "--overfit_batch", "torchrun", "--precision bf16", "table1", "table2",
         "table3", "table4", "table5", "build_engines.py", "clipsam inspect", "--paths strip",
+        "--dataset synthetic", "clipsam adapt",
     ):  # fmt: skip
         assert any(wanted in line for line in lines), wanted

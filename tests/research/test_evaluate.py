@@ -211,7 +211,7 @@ def test_good_images_alone_are_counted(
         write(tmp_path / "parts" / f"{number}.png", picture(number == 2))
     assert main(["b", str(tmp_path / "parts")]) == 0
     printed = capsys.readouterr().out
-    assert "called anomalous: 1 of 3 good images (33 %)" in printed
+    assert "called anomalous: 1 of 3 good images (false alarms 33 %)" in printed
     assert "only how many good ones are called anomalous can be counted" in printed
     assert "proven" not in printed
 

@@ -563,6 +563,14 @@ def test_an_unknown_category_offers_close_words(toy: Path, word: str) -> None:
     assert all(category in message for category in CATEGORIES)
 
 
+@pytest.mark.parametrize(("word", "near"), [("steel nut", "'metal nut'"), ("NUT", "'metal nut'")])
+def test_an_unknown_category_offers_what_shares_a_word(toy: Path, word: str, near: str) -> None:
+    with pytest.raises(CategoryError, match=f"did you mean {near}") as error:
+        Bundle.open(toy).text(word)
+    assert "'object' fits anything" in str(error.value)
+    assert f'clipsam words {toy} "{word}"' in str(error.value)
+
+
 @pytest.mark.parametrize("word", ["zzz", "", None, 3, ["qqq"]])
 def test_an_unknown_category_names_the_known(toy: Path, word: Any) -> None:
     with pytest.raises(CategoryError, match=r"it knows object, metal nut, bottle, nothing"):

@@ -187,7 +187,7 @@ def test_usage_errors_end_with_code_2(args: list[str], capfd: pytest.CaptureFixt
     ("word", "sentence"),
     [
         ("evalute", "There is no command 'evalute': did you mean evaluate?"),
-        ("zzz", "There is no command 'zzz': use inspect, info, export,"),
+        ("zzz", "There is no command 'zzz': use inspect, calibrate, info,"),
     ],
 )
 def test_an_unknown_command_is_answered_with_those_there_are(
@@ -224,7 +224,7 @@ def test_the_program_inspects_and_reports_errors(toy: Path, images: Path, tmp_pa
     assert done.stdout == "2 good, 2 anomalous; results in out\n"
     (images / "bad.png").write_bytes(b"")
     done = call("inspect", toy, "images", "--output", "out")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr.startswith("error: images/bad.png is empty (0 bytes)")
     assert call("inspect").returncode == 2
     help_text = call("inspect", "--help").stdout

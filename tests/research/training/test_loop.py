@@ -76,6 +76,25 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
     torch.testing.assert_close(again.module.state_dict(), first.module.state_dict())
 
 
+def test_a_run_ends_after_its_time_which_resuming_does_not_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 5))  # every look takes five seconds
+    monkeypatch.setattr("clipsam.research.training.loop.time.monotonic", lambda: next(clock))
+    first = Fit()
+    run(first, Numbers(), config(tmp_path, seconds=60.0))
+    assert 5 < first.steps < 15
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["step"] == first.steps
+    assert state["seconds"] >= 60
+    again = Fit()
+    run(again, Numbers(), config(tmp_path, seconds=60.0))
+    assert again.steps == 0
+    longer = Fit()
+    run(longer, Numbers(), config(tmp_path, seconds=90.0))
+    assert 0 < longer.steps < first.steps
+
+
 def test_the_best_state_is_kept_not_the_last(tmp_path: Path) -> None:
     class Worse(Fit):
         def validate(self) -> dict[str, float]:
