@@ -35,8 +35,9 @@ from clipsam.runtime.station.judgement import (
     judgement_of,
     not_judged,
 )
-from clipsam.runtime.station.part import JUDGED, TAKEN, Part, unrecorded
+from clipsam.runtime.station.part import JUDGED, Part
 from clipsam.runtime.station.pictures import Keep
+from clipsam.runtime.station.records import Records
 from clipsam.runtime.station.schema import now
 from clipsam.runtime.station.sources.base import Source
 from clipsam.runtime.station.store import Store
@@ -44,7 +45,6 @@ from clipsam.runtime.stream import Inspected
 
 MAX_ATTEMPTS = 2
 _MOST_FAILURES = 3  # of the line in a row, without a part judged between
-_MOST_PENDING = 10_000  # judgements that wait for room on the disk
 _RETRY = 5.0  # seconds between two tries to write what could not be written
 _POLL = 0.2  # seconds
 
@@ -85,16 +85,16 @@ class Station:
         self.health.on_alarm = self.note
         self._answers = answers
         self._filing = Filing(store, options.keep, self.health)
+        self._records = Records(store, self._filing, self.health)
         self._category = model.word(options.category)
         self._intake = Intake(
             store, self._filing, self.health, self._category, options.serial, self._answer
         )
         self._begun: deque[Begun] = deque()
-        self._pending: deque[tuple[Begun, dict[str, Any]]] = deque()
         self._left = False  # whether rows of an earlier station wait for room on the disk
         self._retry_at = 0.0
         self._stopping = threading.Event()
-        self._answering, self._recording = threading.Lock(), threading.RLock()
+        self._answering = threading.Lock()
 
     def stop(self) -> None:
         """Take no more parts; `run` returns when those under way are judged."""
@@ -129,8 +129,8 @@ class Station:
                     raise
                 self.health.alarm("line", f"{type(error).__name__}: {error}")
             self._take_up()
-        with self._recording, suppress(OutputError, StoreError):
-            self._write_pending()
+        if self._records.waiting:
+            self._records.flush()
 
     def _run_line(self) -> None:
         """Judge what the source gives, several parts at a time, until there is a reason to end."""
@@ -168,9 +168,9 @@ class Station:
     def _items(self, closed: threading.Event) -> Iterator[Any]:
         """The pictures for a line, each with its row written and its place in `_begun`."""
         while not (closed.is_set() or self._stopping.is_set()):
-            if (self._pending or self._left) and time.monotonic() > self._retry_at:
+            if (self._records.waiting or self._left) and time.monotonic() > self._retry_at:
                 self._retry_at = time.monotonic() + _RETRY
-                if self._writable() and self._left:
+                if self._records.flush() and self._left:
                     return  # the line ends, so that they are taken up
             captured = self.source.poll(_POLL)
             if captured is None:
@@ -201,69 +201,11 @@ class Station:
     def _finish(self, begun: Begun, values: dict[str, Any], result: Result | None) -> None:
         """Write the judgement, answer, put the picture away."""
         begun.item = None  # a frame is needed no more
-        part = self._record(begun, {**values, "judged_at": now()})
+        part = self._records.write(begun, {**values, "judged_at": now()})
         self._answer(part)
         self.health.judged(part)
         if part.id:
             self._filing.put_away(part, begun.picture, begun.state, result)
-
-    def _record(self, begun: Begun, values: dict[str, Any]) -> Part:
-        """Write the judgement, or keep it in memory until there is room on the disk."""
-        with self._recording:
-            try:
-                self._write_pending()
-                part = self._write(begun, values)
-                self.health.alarm("store", None)
-                return part
-            except (OutputError, StoreError) as error:
-                self.health.alarm("store", str(error))
-                if len(self._pending) == _MOST_PENDING:
-                    self._pending.popleft()
-                    self.health.count("unrecorded")
-                self._pending.append((begun, values))
-                return unrecorded(
-                    begun.captured.name,
-                    begun.category,
-                    serial=begun.captured.serial,
-                    taken_at=begun.captured.taken_at,
-                    **{**values, "reasons": tuple(values.get("reasons", ()))},
-                )
-
-    def _write(self, begun: Begun, values: dict[str, Any]) -> Part:
-        if begun.number is None:
-            begun.number = self.store.add_judged(
-                begun.captured.name, begun.category, **begun.fields, **values
-            )
-        else:
-            self.store.judge(begun.number, **values)
-        part = self.store.get(begun.number)
-        assert part is not None
-        return part
-
-    def _write_pending(self) -> None:
-        while self._pending:
-            begun, values = self._pending[0]
-            try:
-                part = self._write(begun, values)
-            except StoreError:
-                row = None if begun.number is None else self.store.get(begun.number)
-                if begun.number is None or (row is not None and row.state == TAKEN):
-                    raise
-                self._pending.popleft()  # somebody removed its row
-                continue
-            self._pending.popleft()
-            self._filing.put_away(part, begun.picture, begun.state, None)
-
-    def _writable(self) -> bool:
-        """Whether what could not be written can be now; writes it."""
-        with self._recording:
-            try:
-                self.store.event("writable", "The store can be written again.")
-                self._write_pending()
-            except (OutputError, StoreError):
-                return False
-            self.health.alarm("store", None)
-            return True
 
     def _answer(self, part: Part) -> None:
         with self._answering:
@@ -287,7 +229,7 @@ class Station:
             for part in self.store.parts("filed = 0"):
                 if self._stopping.is_set():
                     return
-                if any(begun.number == part.id for begun, _ in self._pending):
+                if self._records.holds(part.id):
                     continue
                 if part.state == JUDGED:
                     self._filing.finish(part)

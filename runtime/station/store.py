@@ -16,14 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from clipsam.runtime.core.errors import DiskFullError, OptionError, OutputError, StoreError
+from clipsam.runtime.core.errors import OptionError, OutputError, StoreError
 from clipsam.runtime.core.lock import try_lock
 from clipsam.runtime.station.part import JUDGED, LABELS, SELECT, TAKEN, Part, from_row, to_row
 from clipsam.runtime.station.schema import check_version, migrate, now
+from clipsam.runtime.station.sqlite_errors import sqlite_errors
 
 _PATIENCE = 30.0  # seconds to wait for another process that is writing
 _PAGE = 500  # rows read at a time, so that a long export holds no transaction open
-_FULL = ("database or disk is full", "disk I/O error")
 
 
 class Store:
@@ -48,7 +48,7 @@ class Store:
         self._lock, self._depth = threading.RLock(), 0
         self._claim: int | None = None
         mode = "ro" if read_only else "rwc" if create else "rw"
-        with self._errors():
+        with sqlite_errors(self.path):
             self._connection = sqlite3.connect(
                 f"{self.path.as_uri()}?mode={mode}",
                 uri=True,
@@ -57,7 +57,7 @@ class Store:
                 check_same_thread=False,
             )
         try:
-            with self._errors():
+            with sqlite_errors(self.path):
                 if read_only:
                     check_version(self._connection, self.path)
                 else:
@@ -96,7 +96,7 @@ class Store:
 
         Raises DiskFullError, OutputError and StoreError in place of SQLite's own.
         """
-        with self._lock, self._errors():
+        with self._lock, sqlite_errors(self.path):
             if self._depth:  # part of the outer one
                 yield self._connection
                 return
@@ -287,27 +287,5 @@ class Store:
         return done.lastrowid
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, self._errors():
+        with self._lock, sqlite_errors(self.path):
             return self._connection.execute(query, values).fetchall()
-
-    @contextmanager
-    def _errors(self) -> Generator[None, None, None]:
-        """SQLite's errors as ours."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if any(text in str(error) for text in _FULL):
-                raise DiskFullError(
-                    f"{self.path} could not be written ({error}): free some space."
-                ) from error
-            raise OutputError(
-                f"{self.path} could not be opened or written ({error}): check the path, its "
-                "permissions, and what else is writing it."
-            ) from error
-        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-            raise  # a mistake of ours, not of the file
-        except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"{self.path} is damaged or no store ({error}): `sqlite3 STORE .recover` may bring "
-                "back what is in it; give another --store meanwhile."
-            ) from error

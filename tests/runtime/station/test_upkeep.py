@@ -157,9 +157,23 @@ def test_labels_from_the_command_line(path: Path, capsys: pytest.CaptureFixture[
         assert store.find("4").label is None
         prune(store, quota=0)
     assert main(["label", str(path), "4", "good"]) == 0
-    assert "picture was not kept" in capsys.readouterr().out
+    assert "no picture was kept" in capsys.readouterr().out
     assert main(["label", str(path), "99", "good"]) == 1
     assert "no part" in capsys.readouterr().err
+
+
+def test_many_parts_are_labelled_at_once_or_none(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["label", str(path), "2-4", "6", "good"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    with Store(path) as store:
+        assert [part.id for part in store.parts("label = 'good'")] == [2, 3, 4, 6]
+    for wrong in ("99", "50-60", "5-1"):
+        assert main(["label", str(path), "1", wrong, "defective"]) == 1
+        assert "no part" in capsys.readouterr().err
+    with Store(path) as store:
+        assert store.find("1").label is None
 
 
 def test_a_share_of_the_good_pictures_is_kept_and_all_others() -> None:
