@@ -78,6 +78,24 @@ def test_a_killed_run_ends_with_the_same_weights(parts: Path, tmp_path: Path) ->
     assert whole.after == resumed.after
 
 
+def test_the_embedding_is_trained_and_sam_keeps_its_own(parts: Path, tmp_path: Path) -> None:
+    from clipsam.research.models.checkpoints import load_clip, load_sam
+
+    preset = PRESETS["tiny"]
+    clip, umci, sam = load_clip(preset, None)[0], load_umci(preset, None)[0], load_sam(preset, None)
+    before = {name: value.clone() for name, value in clip.state_dict().items()}
+    options = adaptation.AdaptOptions(parts, "object", tmp_path, steps=1, embedding=True)
+    adapted = adaptation.adapt(options, preset, clip, umci, {"umci": "a"}, torch.device("cpu"))
+    assert adapted.embedding is not None
+    paths = command._save(adapted, tmp_path, preset, clip, sam[0], "")
+    after = load_clip(preset, paths["clip"])[0].state_dict()
+    moved = {n for n in before if (after[n] - before[n]).float().abs().max() > 1e-6}
+    assert moved
+    assert all(name.startswith("visual.conv1.") for name in moved)
+    kept = load_sam(preset, paths["sam"])[0].state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in sam[0].state_dict().items())
+
+
 def fake(
     monkeypatch: pytest.MonkeyPatch, after: float, procedural: float = 0.9
 ) -> list[BuildOptions]:
