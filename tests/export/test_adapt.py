@@ -52,9 +52,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapt_task, "REPLAYED", 3)
 
 
-def figures(value: float, procedural: float = 0.9) -> dict[str, dict[str, float]]:
+def figures(
+    value: float, procedural: float = 0.9, true: float = 0.5
+) -> dict[str, dict[str, float]]:
     row = {"image_auroc": value, "pixel_auroc": value, "pixel_ap": value}
-    return {"planted": row, "procedural": {**row, "pixel_ap": procedural}}
+    procedural_row = {**row, "pixel_ap": procedural}
+    return {"planted": row, "procedural": procedural_row, "true": {"image_auroc": true}}
 
 
 def test_a_killed_run_ends_with_the_same_weights(parts: Path, tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_the_embedding_is_trained_and_sam_keeps_its_own(parts: Path, tmp_path: P
 
 
 def fake(
-    monkeypatch: pytest.MonkeyPatch, after: float, procedural: float = 0.9
+    monkeypatch: pytest.MonkeyPatch, after: float, procedural: float = 0.9, true: float = 0.5
 ) -> list[BuildOptions]:
     """The command without training and export: what it would build."""
     built: list[BuildOptions] = []
@@ -107,7 +110,7 @@ def fake(
     ) -> Adapted:
         tensors: Mapping[str, Any] = {k: v + 0.01 for k, v in umci.state_dict().items()}
         facts = {"category": options.category, "steps": 7, "seed": 0, "from": dict(digests)}
-        before, later = figures(0.5), figures(after, procedural)
+        before, later = figures(0.5), figures(after, procedural, true)
         return Adapted(before, later, tensors, None, facts)
 
     monkeypatch.setattr(command, "adapt", adapt)
@@ -138,8 +141,13 @@ def test_better_weights_become_a_bundle_and_stay_beside_it(
 
 
 @pytest.mark.parametrize(
-    ("after", "procedural", "reason"),
-    [(0.505, 0.9, "It is no better"), (0.3, 0.9, "It is no better"), (0.8, 0.7, "It forgot")],
+    ("after", "procedural", "true", "reason"),
+    [
+        (0.505, 0.9, 0.5, "It is no better: image AUROC"),
+        (0.3, 0.9, 0.5, "It is no better: image AUROC"),
+        (0.8, 0.9, 0.4, "It is no better on true defects"),
+        (0.8, 0.7, 0.5, "It forgot"),
+    ],
 )
 def test_no_bundle_is_written_where_it_is_no_better(
     parts: Path,
@@ -148,9 +156,10 @@ def test_no_bundle_is_written_where_it_is_no_better(
     capsys: pytest.CaptureFixture[str],
     after: float,
     procedural: float,
+    true: float,
     reason: str,
 ) -> None:
-    built = fake(monkeypatch, after, procedural)
+    built = fake(monkeypatch, after, procedural, true)
     output = tmp_path / "mine"
     assert command.main(["tiny", "--good", str(parts), "--output", str(output)]) == 3
     assert reason in capsys.readouterr().out
