@@ -186,6 +186,12 @@ def _why_not(adapted: Adapted) -> str:
             f"{100 * adapted.gain:+.1f} points on average, and {100 * LEAST_GAIN:.0f} are asked "
             "for. More pictures of good parts or more --minutes may help."
         )
+    if adapted.true_gain < 0:
+        return (
+            f"It is no better on true defects: image AUROC and pixel AP changed by "
+            f"{100 * adapted.true_gain:+.1f} points on average. More pictures of good parts, or a "
+            "lower --learning-rate, may help."
+        )
     return (
         f"It forgot too much: pixel AP on procedural pictures fell by {100 * adapted.forgot:.1f} "
         "points. A lower --learning-rate may help."
@@ -255,7 +261,8 @@ def _parser() -> argparse.ArgumentParser:
         "--defective",
         type=Path,
         metavar="FOLDER",
-        help="pictures of defective parts: measured before and after, never trained on",
+        help="pictures of defective parts: never trained on, but no bundle is written if they are "
+        "found worse than before",
     )
     add("--minutes", type=number(0), default=15.0, help="of training (default: 15)")
     add("--steps", type=whole_number(), help="exactly so many steps instead of --minutes")

@@ -28,6 +28,7 @@ _MOST_HELD_OUT = 16
 _SIDES = 2  # a part is kept at this many times CLIP's input, longer side
 _LABELLED = 0.3  # share of a pixel of CLIP's input that a defect covers, to be labelled
 _SMALLEST = 3.0  # pixels of CLIP's input
+_SIZES = (0.05, 0.8)  # length of a planted defect, as a share of the part's side
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ def planted_item(
     least = max(SMALLEST, _SMALLEST * max(image.shape[:2]) / size)
     extent = float(np.sqrt(part.part.sum()))
     for _ in range(defects):
-        length = max(least, extent * float(np.exp(rng.uniform(np.log(0.04), np.log(0.5)))))
+        length = max(least, extent * float(np.exp(rng.uniform(*np.log(_SIZES)))))
         planted = plant(image, rng, size=min(length, max(image.shape[:2])), part=part.part, tries=4)
         if planted is not None:
             image, mask = planted.image, mask | planted.mask

@@ -88,10 +88,17 @@ class Adapted:
     @property
     def gain(self) -> float:
         """Of pixel AP and image AUROC on the planted defects of parts never used, on average."""
-        return sum(
-            self.after["planted"][name] - self.before["planted"][name]
-            for name in ("pixel_ap", "image_auroc")
-        ) / 2  # fmt: skip
+        return self._gain("planted")
+
+    @property
+    def true_gain(self) -> float:
+        """The same of true defects, as far as they were given and have masks; else 0."""
+        return self._gain("true") if "true" in self.before else 0.0
+
+    def _gain(self, name: str) -> float:
+        before, after = self.before[name], self.after[name]
+        gains = [after[f] - before[f] for f in ("pixel_ap", "image_auroc") if f in before]
+        return sum(gains) / len(gains)
 
     @property
     def forgot(self) -> float:
@@ -101,7 +108,8 @@ class Adapted:
     @property
     def better(self) -> bool:
         """Whether the adapted weights are worth keeping."""
-        return self.gain >= LEAST_GAIN and self.forgot <= 2 * FORGOTTEN
+        found = self.gain >= LEAST_GAIN and self.true_gain >= 0
+        return found and self.forgot <= 2 * FORGOTTEN
 
 
 def adapt(

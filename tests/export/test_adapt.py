@@ -52,9 +52,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapt_task, "REPLAYED", 3)
 
 
-def figures(value: float, procedural: float = 0.9) -> dict[str, dict[str, float]]:
+def figures(
+    value: float, procedural: float = 0.9, true: float = 0.5
+) -> dict[str, dict[str, float]]:
     row = {"image_auroc": value, "pixel_auroc": value, "pixel_ap": value}
-    return {"planted": row, "procedural": {**row, "pixel_ap": procedural}}
+    procedural_row = {**row, "pixel_ap": procedural}
+    return {"planted": row, "procedural": procedural_row, "true": {"image_auroc": true}}
 
 
 def test_a_killed_run_ends_with_the_same_weights(parts: Path, tmp_path: Path) -> None:
@@ -78,8 +81,26 @@ def test_a_killed_run_ends_with_the_same_weights(parts: Path, tmp_path: Path) ->
     assert whole.after == resumed.after
 
 
+def test_the_embedding_is_trained_and_sam_keeps_its_own(parts: Path, tmp_path: Path) -> None:
+    from clipsam.research.models.checkpoints import load_clip, load_sam
+
+    preset = PRESETS["tiny"]
+    clip, umci, sam = load_clip(preset, None)[0], load_umci(preset, None)[0], load_sam(preset, None)
+    before = {name: value.clone() for name, value in clip.state_dict().items()}
+    options = adaptation.AdaptOptions(parts, "object", tmp_path, steps=1, embedding=True)
+    adapted = adaptation.adapt(options, preset, clip, umci, {"umci": "a"}, torch.device("cpu"))
+    assert adapted.embedding is not None
+    paths = command._save(adapted, tmp_path, preset, clip, sam[0], "")
+    after = load_clip(preset, paths["clip"])[0].state_dict()
+    moved = {n for n in before if (after[n] - before[n]).float().abs().max() > 1e-6}
+    assert moved
+    assert all(name.startswith("visual.conv1.") for name in moved)
+    kept = load_sam(preset, paths["sam"])[0].state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in sam[0].state_dict().items())
+
+
 def fake(
-    monkeypatch: pytest.MonkeyPatch, after: float, procedural: float = 0.9
+    monkeypatch: pytest.MonkeyPatch, after: float, procedural: float = 0.9, true: float = 0.5
 ) -> list[BuildOptions]:
     """The command without training and export: what it would build."""
     built: list[BuildOptions] = []
@@ -89,7 +110,7 @@ def fake(
     ) -> Adapted:
         tensors: Mapping[str, Any] = {k: v + 0.01 for k, v in umci.state_dict().items()}
         facts = {"category": options.category, "steps": 7, "seed": 0, "from": dict(digests)}
-        before, later = figures(0.5), figures(after, procedural)
+        before, later = figures(0.5), figures(after, procedural, true)
         return Adapted(before, later, tensors, None, facts)
 
     monkeypatch.setattr(command, "adapt", adapt)
@@ -120,8 +141,13 @@ def test_better_weights_become_a_bundle_and_stay_beside_it(
 
 
 @pytest.mark.parametrize(
-    ("after", "procedural", "reason"),
-    [(0.505, 0.9, "It is no better"), (0.3, 0.9, "It is no better"), (0.8, 0.7, "It forgot")],
+    ("after", "procedural", "true", "reason"),
+    [
+        (0.505, 0.9, 0.5, "It is no better: image AUROC"),
+        (0.3, 0.9, 0.5, "It is no better: image AUROC"),
+        (0.8, 0.9, 0.4, "It is no better on true defects"),
+        (0.8, 0.7, 0.5, "It forgot"),
+    ],
 )
 def test_no_bundle_is_written_where_it_is_no_better(
     parts: Path,
@@ -130,9 +156,10 @@ def test_no_bundle_is_written_where_it_is_no_better(
     capsys: pytest.CaptureFixture[str],
     after: float,
     procedural: float,
+    true: float,
     reason: str,
 ) -> None:
-    built = fake(monkeypatch, after, procedural)
+    built = fake(monkeypatch, after, procedural, true)
     output = tmp_path / "mine"
     assert command.main(["tiny", "--good", str(parts), "--output", str(output)]) == 3
     assert reason in capsys.readouterr().out
