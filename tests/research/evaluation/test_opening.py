@@ -36,7 +36,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         def __exit__(self, *error: object) -> None:
             script["closed"] = True
 
-    def open_(folder: str, provider: str, threads: object, precision: str | None) -> Model:
+    def open_(
+        folder: str, provider: str, threads: object, precision: str | None, **_: object
+    ) -> Model:
         script["asked"].append(provider)
         if provider in script:
             raise script[provider]
