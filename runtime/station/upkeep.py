@@ -78,21 +78,23 @@ def size_of(folder: Path) -> int:
 def check(store: Store) -> list[str]:
     """A sentence for all that is wrong with a store; nothing for a sound one.
 
-    SQLite's own check, pictures that a row names and that are gone, and pictures without a row.
+    SQLite's own check, pictures that a row names and that are gone, and pictures without a row. A
+    station may go on meanwhile: what it changed since is not taken for wrong.
     """
     problems = [f"SQLite: {line}" for line in store.integrity()]
     if problems:
         return problems
     named: set[Path] = set()
+    there = sorted(_files(store.pictures))
     for part in store.parts("picture IS NOT NULL OR map IS NOT NULL"):
         for path in (part.picture_path(store.path), part.map_path(store.path)):
             if path is None:
                 continue
             named.add(path)
-            if state_of(path) is None:
+            if state_of(path) is None and store.get(part.id) == part:
                 problems.append(f"part {part.id}: {path} is gone.")
-    for path in sorted(_files(store.pictures)):
-        if path not in named and not path.name.startswith("."):
+    for path in there:
+        if path not in named and not path.name.startswith(".") and state_of(path) is not None:
             problems.append(f"{path} belongs to no part.")
     return problems
 

@@ -100,6 +100,25 @@ def test_the_check_names_what_is_wrong(path: Path, capsys: pytest.CaptureFixture
     assert "2 found wrong." in out
 
 
+def test_the_check_does_not_mind_a_station_at_work(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Store.parts
+
+    def parts(self: Store, *args: object) -> object:
+        """The rows; once they are read, a part's picture is moved."""
+        found = list(real(self, *args))  # type: ignore[arg-type]
+        picture = found[0].picture_path(path)
+        assert picture is not None
+        picture.rename(picture.with_name("moved.png"))
+        store.file(found[0].id, Pictures(store.pictures).relative(picture.with_name("moved.png")))
+        return iter(found)
+
+    with Store(path) as store:
+        monkeypatch.setattr(Store, "parts", parts)
+        assert check(store) == []
+
+
 def test_every_format_holds_every_part(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("all.csv", "all.jsonl", "all.parquet"):
         if name.endswith("parquet"):
