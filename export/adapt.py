@@ -4,11 +4,12 @@
     clipsam adapt paper --clip-weights ViT-L-14-336px.pt --sam-weights sam_vit_h_4b8939.pth \\
         --umci-weights runs/visa/umci.safetensors --good parts/good --output bundles/mine
 
-UMCI is fine-tuned on the good parts with planted defects, and on procedural pictures so that
-nothing is forgotten. A quarter of the parts is held out. The bundle is written, past the same gate
-as every other, only if defects planted on held-out parts are found better than before; it is no
-longer zero-shot, and its manifest says so. An interrupted run goes on when the same command is
-given again. Exit code: 0 written, 1 an error, 3 no better, so nothing was written, 130 interrupted.
+UMCI (and the embedding of `tiny`'s CLIP) is fine-tuned on the good parts with planted defects, and
+on procedural pictures so that nothing is forgotten. A quarter of the parts is held out. The bundle
+is written, past the same gate as every other, only if defects planted on held-out parts are found
+better than before; it is no longer zero-shot, and its manifest says so. An interrupted run goes on
+when the same command is given again. Exit code: 0 written, 1 an error, 3 no better, so nothing was
+written, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         steps=args.steps,
         seed=args.seed,
         learning_rate=args.learning_rate,
-        embedding=args.embedding,
+        embedding=preset.clip_name == "tiny" and not args.frozen_clip,
     )
     with _alone(work):
         adapted = adapt(options, preset, clip, umci, digests, device)
@@ -269,9 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=whole_number(0, 2**20), default=0)
     add("--learning-rate", type=number(0), default=3e-4)
     add(
-        "--embedding",
+        "--frozen-clip",
         action="store_true",
-        help="train CLIP's convolutional embedding, too (tiny only): slower, for a GPU",
+        help="of tiny: leave CLIP's convolutional embedding as it is and train UMCI alone",
     )
     add("--precision", nargs="+", default=["fp32"], choices=("fp32", "fp16"), help="of the bundle")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -39,7 +39,7 @@ LEAST_GAIN = 0.01
 """What pixel AP and image AUROC must gain on average for the adapted weights to be kept."""
 _EACH = 6  # defects planted on every part that is held out
 _MOST_STEPS = 20_000
-_BATCH = 8
+_BATCH = 4
 _VALIDATE_EVERY = 50  # steps
 Figures = Mapping[str, float]
 
@@ -127,8 +127,8 @@ def adapt(
     """
     if options.embedding and preset.clip_name != "tiny":
         raise WeightsError(
-            f"The preset {preset.name} has no embedding to train, only `tiny` has: leave out "
-            "--embedding."
+            f"The preset {preset.name} has no embedding to train, only `tiny` has: "
+            "train UMCI alone."
         )
     size, category, seed = preset.clip_image_size, options.category, options.seed
     split = split_parts(read_good_parts(options.good, size), seed)
