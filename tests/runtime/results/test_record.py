@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.cli_run import NAMES, Run, lines, listing, make_images, runner, save
-from support.toy_bundle import bright_square, build_toy_bundle
+from support.toy_bundle import bright_square, build_toy_bundle, plain_part
 
 from clipsam.runtime import OutputError
 from clipsam.runtime.results import record as module
@@ -62,7 +62,7 @@ def test_resume_with_other_options_judges_anew_and_keeps_the_rows(
 
 def test_another_picture_of_the_same_name_is_judged(run: Run, images: Path, tmp_path: Path) -> None:
     run(images, "--output", tmp_path / "out")
-    save(images / "bad.png", bright_square(box=(1, 1, 0, 0)))
+    save(images / "bad.png", plain_part())
     done = run(images, "--output", tmp_path / "out", "--resume")
     assert done.out.startswith("1 good, 0 anomalous, 3 done before")
     assert [r["verdict"] for r in lines(tmp_path / "out") if r["image"] == "bad.png"] == [
