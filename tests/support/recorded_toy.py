@@ -14,7 +14,15 @@ from onnx import TensorProto
 from clipsam.export.parity.golden import RECORDED, Recording, write_recording
 from clipsam.export.parity.golden_record import make_recording, open_all
 from clipsam.runtime.bundle import Bundle
-from support.toy_bundle import Node, _graphs, bright_square, build_toy_bundle, hashes, write_graph
+from support.toy_bundle import (
+    Node,
+    _graphs,
+    bright_square,
+    build_toy_bundle,
+    hashes,
+    plain_part,
+    write_graph,
+)
 
 
 def record_toy(bundle: Path) -> Recording:
@@ -24,7 +32,7 @@ def record_toy(bundle: Path) -> Recording:
     images = {
         "defect": bright_square(),
         "tall": bright_square(200, 90),
-        "good": bright_square(bright=30),
+        "good": plain_part(),
     }
     asked = [(name, image, "object", options) for name, image in images.items()]
     with open_all(opened, 1) as sessions:
