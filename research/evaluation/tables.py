@@ -228,8 +228,9 @@ def best_limit(good: NDArray[np.float64], defective: NDArray[np.float64]) -> tup
     ends = np.append(np.diff(scores[order]) != 0, True)  # ties go together
     at = int(np.where(ends, f1, -1).argmax())
     last = float(scores[order][at])
-    following = float(scores[order][at + 1]) if at + 1 < len(scores) else last
-    return (last + following) / 2, float(f1[at])
+    if at + 1 == len(scores):
+        return float(np.nextafter(last, -np.inf)), float(f1[at])
+    return (last + float(scores[order][at + 1])) / 2, float(f1[at])
 
 
 def format_rows(rows: Sequence[Mapping[str, float | str]], first: str = "set") -> str:

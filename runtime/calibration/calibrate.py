@@ -118,6 +118,8 @@ def calibrate(
     own = set(reference.parts.tolist()) if reference else set()
     free = [sources[index] for part, index in enumerate(kept) if part not in own]
     held = [image for _, image in _read(free[:: -(-len(free) // _HELD)], skipped)]
+    if not held:
+        raise CalibrationError("The good parts' pictures are gone: leave them until it has ended.")
     examples = []
     for number, example in enumerate(plant_examples(held, observe, wanted.planted, where), start=1):
         if example is not None:
