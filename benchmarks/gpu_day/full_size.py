@@ -136,14 +136,11 @@ def _text(size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _asked(bundle: Any, sessions: Any, name: str, image: Any, category: str) -> Any:
     """A picture with a threshold at which SAM has something to do."""
-    from clipsam.export.parity.bundle_vs_reference import check_threshold
+    from clipsam.export.parity.bundle_vs_reference import check_options
     from clipsam.runtime.stages.rough_map import rough_map
 
     rough = rough_map(sessions["clip_umci"], image, bundle.text(category))
-    options = bundle.manifest.prompts
-    threshold = check_threshold(rough, options.threshold)
-    peak = options.min_peak if rough.max() > options.min_peak else 0.0
-    return name, image, category, replace(options, threshold=threshold, min_peak=peak)
+    return name, image, category, check_options(rough, bundle.manifest.prompts)
 
 
 class _NoBar:

@@ -31,7 +31,7 @@ from clipsam.export.parity.bundle_vs_reference import (
     EndToEndCheck,
     Expected,
     check_end_to_end,
-    check_threshold,
+    check_options,
     run_reference,
 )
 from clipsam.export.parity.golden import GOLDEN, write_golden
@@ -352,10 +352,7 @@ class _Build:
             for item in expected[True][:_GOLDEN_OWN]:
                 image = shrink(item.image)
                 rough = rough_map(sessions["clip_umci"], image, bundle.text(item.category))
-                threshold = check_threshold(rough, item.options.threshold)
-                own.append(
-                    (item.name, image, item.category, replace(item.options, threshold=threshold))
-                )
+                own.append((item.name, image, item.category, check_options(rough, item.options)))
             golden = make_golden(bundle, sessions, asked, own, bar.update)
         write_golden(self.folder / GOLDEN, golden)
 

@@ -40,22 +40,28 @@ def run_reference(
 ) -> list[Expected]:
     """The reference on every image, the categories in turn.
 
-    Threshold and limit are the options' own unless they would find nothing or nearly everything
-    (as with random weights): SAM must have something to do. See `check_threshold`.
+    Threshold and limit are those of `check_options`.
     """
     categories = list(reference.text)
     expected = []
     for i, (name, image) in enumerate(images):
         category = categories[i % len(categories)]
         rough = reference.rough_map(image, reference.text[category])
-        threshold = check_threshold(rough, reference.options.threshold)
-        options = replace(reference.options, threshold=threshold)
-        if not len(find_prompts(rough, options)):
-            options = replace(options, limit=0.0)
+        options = check_options(rough, reference.options)
         result = reference.refine(image, rough, options)
         expected.append(Expected(name, image, category, options, result))
         progress()
     return expected
+
+
+def check_options(rough: NDArray[np.float32], options: PromptOptions) -> PromptOptions:
+    """The options by which the rough map [H,W] gives SAM something to do.
+
+    Threshold and limit are `options`' own unless they would find nothing or nearly everything, as
+    with random weights. See `check_threshold`.
+    """
+    options = replace(options, threshold=check_threshold(rough, options.threshold))
+    return options if len(find_prompts(rough, options)) else replace(options, limit=0.0)
 
 
 def check_threshold(rough: NDArray[np.float32], wanted: float) -> float:
