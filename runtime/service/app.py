@@ -24,6 +24,7 @@ from clipsam.runtime.service.problems import (
     OPTION,
     Problem,
 )
+from clipsam.runtime.service.protocol import protocol
 from clipsam.runtime.service.recorder import Recorder
 from clipsam.runtime.service.settings import Settings
 
@@ -44,6 +45,7 @@ def make_app(
     desk = Desk(judge, settings, metrics, recorder)
     app.include_router(inspecting(desk))
     app.include_router(parts_of(recorder))
+    app.include_router(protocol(desk, version))
 
     @app.get("/metrics", tags=["health"], summary="Figures for Prometheus")
     async def figures() -> Response:

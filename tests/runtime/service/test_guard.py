@@ -129,8 +129,8 @@ def test_connections_that_break_anywhere_leave_nothing(small: Service) -> None:
             connection.sendall(whole[: draw.randrange(len(whole))])
             if draw.random() < 0.5:  # reset instead of close
                 connection.setsockopt(1, 13, struct.pack("ii", 1, 0))
+    until(lambda: small.inspect(BAD).status == 200)  # 429 while some still wait to be taken
     until(lambda: small.judge.taken == 0)
-    assert small.inspect(BAD).status == 200
 
 
 def test_no_damaged_request_is_answered_with_a_mistake_of_the_service(small: Service) -> None:
