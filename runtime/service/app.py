@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -15,6 +16,7 @@ from clipsam.runtime.service.guard import Guard
 from clipsam.runtime.service.inspecting import inspecting
 from clipsam.runtime.service.judge import BROKEN, READY, Judge
 from clipsam.runtime.service.metrics import CONTENT_TYPE, Metrics
+from clipsam.runtime.service.page import page
 from clipsam.runtime.service.parts import parts_of
 from clipsam.runtime.service.problems import (
     BAD_REQUEST,
@@ -27,6 +29,9 @@ from clipsam.runtime.service.problems import (
 from clipsam.runtime.service.protocol import protocol
 from clipsam.runtime.service.recorder import Recorder
 from clipsam.runtime.service.settings import Settings
+from clipsam.runtime.stages.fusion import on_scale
+
+_NOTHING = np.zeros((0, 0), np.float32)
 
 
 def make_app(
@@ -46,6 +51,7 @@ def make_app(
     app.include_router(inspecting(desk))
     app.include_router(parts_of(recorder))
     app.include_router(protocol(desk, version))
+    app.include_router(page())
 
     @app.get("/metrics", tags=["health"], summary="Figures for Prometheus")
     async def figures() -> Response:
@@ -76,14 +82,19 @@ def _about(
     judge: Judge, settings: Settings, recorder: Recorder | None, version: str
 ) -> Mapping[str, Any]:
     model = judge.model
-    found = model.calibration
+    found, manifest = model.calibration, model.bundle.manifest
     return {
         "version": version,
         "bundle": model.bundle.id,
-        "categories": [found.category] if found else list(model.bundle.manifest.categories),
+        "categories": [found.category] if found else list(manifest.categories),
         "provider": model.provider,
         "precisions": model.precisions,
         "settings": model.options.settings(),
+        "limit": model.options.limit or manifest.prompts.limit,
+        # How far the map's limit moves with the score's.
+        "map_scale": on_scale(
+            1, _NOTHING, "fixed", model.masks_per_box, manifest.fusion.mask_weight
+        ),
         "queue": settings.queue,
         "max_body": settings.max_body,
         "store": recorder is not None,
