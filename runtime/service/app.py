@@ -83,6 +83,7 @@ def _about(
 ) -> Mapping[str, Any]:
     model = judge.model
     found, manifest = model.calibration, model.bundle.manifest
+    scale = on_scale(1, _NOTHING, "fixed", model.masks_per_box, manifest.fusion.mask_weight)
     return {
         "version": version,
         "bundle": model.bundle.id,
@@ -91,10 +92,9 @@ def _about(
         "precisions": model.precisions,
         "settings": model.options.settings(),
         "limit": model.options.limit or manifest.prompts.limit,
-        # How far the map's limit moves with the score's.
-        "map_scale": on_scale(
-            1, _NOTHING, "fixed", model.masks_per_box, manifest.fusion.mask_weight
-        ),
+        # How far the map's limit moves with the score's, and below what the map is not shown.
+        "map_scale": scale,
+        "map_floor": manifest.prompts.limit * scale / 2,
         "queue": settings.queue,
         "max_body": settings.max_body,
         "store": recorder is not None,

@@ -39,7 +39,7 @@ function heat(map, limit) {
 // Where the map passes a limit that is tried, in the map's own scale.
 const mapLimit = (answer, limit, mapScale) => Math.max(0, answer.map_limit + (limit - answer.limit) * mapScale);
 
-export function draw(canvas, seen, limit, mapScale, { map, regions }) {
+export function draw(canvas, seen, limit, { map_scale: mapScale, map_floor: mapFloor }, { map, regions }) {
   const { answer } = seen, scale = Math.min(1, 1400 / Math.max(answer.width, answer.height));
   canvas.width = Math.round(answer.width * scale);
   canvas.height = Math.round(answer.height * scale);
@@ -48,7 +48,7 @@ export function draw(canvas, seen, limit, mapScale, { map, regions }) {
   context.fillRect(0, 0, canvas.width, canvas.height);
   if (seen.bitmap) context.drawImage(seen.bitmap, 0, 0, canvas.width, canvas.height);
   // Where reference parts alone decide, the map's limit is 0, and all of the part would glow.
-  const at = Math.max(mapLimit(answer, limit, mapScale), (limit * mapScale) / 2);
+  const at = Math.max(mapLimit(answer, limit, mapScale), mapFloor);
   if (map) context.drawImage(heat(seen.map, at), 0, 0, canvas.width, canvas.height);
   if (!regions || answer.score <= limit) return;
   const shown = answer.regions.filter((region) => limit === answer.limit || region.score > at);

@@ -39,7 +39,7 @@ function show(one) {
   const verdict = verdictAt(one, limit);
   $("verdict").className = verdict;
   $("verdict").textContent = words(verdict) + (verdict === answer.verdict ? "" : " at this limit");
-  draw($("picture"), one, limit, about.map_scale, { map: $("show-map").checked, regions: $("show-regions").checked });
+  draw($("picture"), one, limit, about, { map: $("show-map").checked, regions: $("show-regions").checked });
   $("picture").setAttribute("aria-label", `${one.name}: ${words(verdict)}, ${answer.regions.length} regions`);
   const times = Object.entries(answer.timings).filter(([name]) => name !== "total" && name !== "latency");
   const rows = [
