@@ -32,6 +32,9 @@ COMMANDS = {
     "watch": Command(
         "clipsam.runtime.commands.watch", "station", "judge parts as a camera brings them"
     ),
+    "serve": Command(
+        "clipsam.runtime.commands.serve", "serve", "inspect over HTTP, with a page to look at"
+    ),
     "store": Command(
         "clipsam.runtime.commands.store", "", "`store check|export|prune`: what watch wrote"
     ),

@@ -29,18 +29,29 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image:
     """
     path = Path(path)
     try:
-        return _read(path, max_pixels)
-    except MemoryError as error:
-        raise ImageError(f"{path} does not fit in memory: free some, or cut it up.") from error
-
-
-def _read(path: Path, max_pixels: int) -> Image:
-    try:
         with open_regular(path, 4 * max_pixels + _MOST_BESIDE) as file:
             data = file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path} cannot be read ({reason}): check the path.") from error
+    except MemoryError as error:
+        raise _no_room(path) from error
+    return decode_image(data, path, max_pixels)
+
+
+def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS) -> Image:
+    """`read_image` of a file's content; `name` is what the messages call it. Raises ImageError."""
+    try:
+        return _decoded(data, name, max_pixels)
+    except MemoryError as error:
+        raise _no_room(name) from error
+
+
+def _no_room(path: Path | str) -> ImageError:
+    return ImageError(f"{path} does not fit in memory: free some, or cut it up.")
+
+
+def _decoded(data: bytes, path: Path | str, max_pixels: int) -> Image:
     if not data:
         raise DamagedError(f"{path} is empty (0 bytes): it was never written; take it again.")
     header = read_header(data)
@@ -63,7 +74,7 @@ def _read(path: Path, max_pixels: int) -> Image:
     return check_image(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), str(path))
 
 
-def _refuse(path: Path, header: Header, max_pixels: int) -> None:
+def _refuse(path: Path | str, header: Header, max_pixels: int) -> None:
     """Raise ImageError for what would be decoded wrongly, or not fit in memory."""
     if header.width * header.height > max_pixels:
         raise ImageError(
@@ -83,7 +94,7 @@ def _refuse(path: Path, header: Header, max_pixels: int) -> None:
         raise DamagedError(f"{path} {header.problem}.")
 
 
-def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
+def _decode(path: Path | str, data: bytes, flags: int) -> NDArray[np.uint8]:
     """HxWx3 BGR (or what `flags` asks for)."""
     with _quiet:
         try:
@@ -95,7 +106,7 @@ def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def _same_with_more_to_read(path: Path, data: bytes, image: NDArray[np.uint8]) -> bool:
+def _same_with_more_to_read(path: Path | str, data: bytes, image: NDArray[np.uint8]) -> bool:
     """Whether a JPEG's one scan was whole, by decoding it again with something behind its end.
 
     libjpeg fills what is missing with grey and tells no one but stderr. A whole scan is read no

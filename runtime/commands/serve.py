@@ -1,0 +1,180 @@
+"""`clipsam serve`: inspect over HTTP, with a page to look at.
+
+    clipsam serve bundles/tiny --calibration cookie.calibration --store line.db
+    curl -F image=@part.png http://127.0.0.1:8000/inspect
+
+The page is at /, the API described at /openapi.json. Every request is a line of JSON on standard
+error.
+
+Exit codes: 0 it was told to stop (SIGTERM, Ctrl-C) and has answered what it took; 1 it could not go
+on, and can be started again; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.commands.amounts import byte_count, days, seconds, share
+from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.core.errors import ClipSAMError, SessionError
+from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.service.app import make_app
+from clipsam.runtime.service.guard import write_log
+from clipsam.runtime.service.judge import BROKEN, READY, Judge
+from clipsam.runtime.service.recorder import Recorder
+from clipsam.runtime.service.server import Server, bind, logged_as_json
+from clipsam.runtime.service.settings import Settings, read_token
+from clipsam.runtime.station.judgement import version
+from clipsam.runtime.station.notify import notify
+from clipsam.runtime.station.pictures import Keep
+from clipsam.runtime.station.store import Store
+
+_PRUNE = 600.0  # seconds between two looks at retention and quota
+_CPU_BATCH, _GPU_BATCH = 1, 4  # a CPU gains nothing by a batch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Raises ClipSAMError."""
+    args = _parser().parse_args(argv)
+    settings = Settings(
+        args.host,
+        args.queue,
+        args.batch or (_CPU_BATCH if args.provider == "cpu" else _GPU_BATCH),
+        args.timeout,
+        args.body_timeout,
+        args.max_body,
+        args.max_pixels,
+        read_token(args.token_file) if args.token_file else None,
+    )
+    keep = Keep(args.keep_good, False, args.retain, args.quota, args.min_free)
+    sensitivity = read_options(args)
+    with ExitStack() as stack:
+        stack.enter_context(logged_as_json())
+        listener = stack.enter_context(bind(args.host, args.port))
+        recorder = None
+        if args.store is not None:
+            store = stack.enter_context(Store(args.store, create=True))
+            store.claim()
+            recorder = Recorder(store, keep)
+            _keep_pruning(stack, recorder)
+        model = stack.enter_context(
+            ClipSAM.open(
+                args.bundle,
+                args.provider,
+                args.threads,
+                args.precision,
+                options=sensitivity,
+                calibration=args.calibration,
+            )
+        )
+
+        def told(state: str) -> None:
+            write_log("state", "error" if state == BROKEN else "info", state=state)
+            if state == READY:
+                notify("READY=1")
+            elif state == BROKEN:
+                server.stop()
+
+        judge = Judge(model, settings.queue, settings.batch, settings.max_pixels, told)
+        server = Server(make_app(judge, settings, recorder, version()), settings)
+        address = listener.getsockname()
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        print(f"clipsam {version()} listens on http://{host}:{address[1]}", file=sys.stderr)
+        if not settings.local and settings.token is None:
+            print(
+                f"note: anybody who reaches {args.host} can use it: give --token-file, and put a "
+                "reverse proxy with TLS in front.",
+                file=sys.stderr,
+            )
+        judge.start()
+        stack.callback(judge.close)
+        server.run([listener])
+        notify("STOPPING=1")
+        if judge.state == BROKEN:
+            raise SessionError(judge.error)
+    return 0
+
+
+def _keep_pruning(stack: ExitStack, recorder: Recorder) -> None:
+    """Prune now and then, until the stack ends."""
+    end = threading.Event()
+
+    def work() -> None:
+        while True:
+            try:
+                recorder.prune()
+            except ClipSAMError as error:
+                write_log("prune", "error", message=str(error))
+            if end.wait(_PRUNE):
+                return
+
+    thread = threading.Thread(target=work, name="clipsam-upkeep", daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(end.set)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 0 to 65535")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual, keep = Settings(), Keep()
+    parser = argparse.ArgumentParser(
+        prog="clipsam serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
+    limits = parser.add_mutually_exclusive_group(required=True)
+    limits.add_argument(
+        "--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise"
+    )
+    limits.add_argument(
+        "--uncalibrated",
+        action="store_true",
+        help="judge by the bundle's own limit, which promises nothing about your parts",
+    )
+    add("--store", type=Path, help="keep a row for every part, e.g. line.db; made if missing")
+    add("--host", default=usual.host, help="default: %(default)s, this machine alone")
+    add("--port", type=_port, default=8000, help="default: %(default)s; 0: any that is free")
+    add("--token-file", type=Path, metavar="FILE", help="holds the bearer token to ask for")
+    add_options(parser)
+    group = parser.add_argument_group("bounds")
+    add = group.add_argument
+    add("--queue", type=positive(int), default=usual.queue, metavar="N",
+        help="pictures under way at once; more get 429 (default: %(default)s)")  # fmt: skip
+    add("--batch", type=positive(int), metavar="N",
+        help="pictures that CLIP takes at once (default: 1 on a CPU, 4 on a GPU)")  # fmt: skip
+    add("--timeout", type=seconds, default=usual.timeout, metavar="TIME",
+        help="from a request to its answer (default: 30s)")  # fmt: skip
+    add("--body-timeout", type=seconds, default=usual.body_timeout, metavar="TIME",
+        help="in which a body has to arrive (default: 10s)")  # fmt: skip
+    add("--max-body", type=byte_count, default=usual.max_body, metavar="SIZE",
+        help="of a request (default: 64 MiB)")  # fmt: skip
+    add("--max-pixels", type=positive(int), default=usual.max_pixels, metavar="N",
+        help="of a picture (default: %(default)s)")  # fmt: skip
+    group = parser.add_argument_group("pictures and rows of the store")
+    add = group.add_argument
+    add("--keep-good", type=share, default=keep.good, metavar="SHARE", help="of good parts' "
+        "pictures, e.g. 1%% (default: all); those of all other parts are kept")  # fmt: skip
+    add("--retain", type=days, metavar="TIME", help="remove parts without a label after e.g. 90d")
+    add("--quota", type=byte_count, metavar="SIZE", help="of all kept pictures, e.g. 20GB")
+    add("--min-free", type=byte_count, default=keep.min_free, metavar="SIZE",
+        help="with less free on the disk no picture is added (default: 256 MiB)")  # fmt: skip
+    group = parser.add_argument_group("what runs")
+    add = group.add_argument
+    add("--provider", choices=tuple(PROVIDERS), default="cpu", help="default: cpu")
+    add("--precision", choices=PRECISIONS, help="default: the provider's fastest")
+    add("--threads", type=int, help="CPU threads (default: all cores)")
+    return parser
