@@ -16,6 +16,7 @@ from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionErro
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.prompts import PromptOptions
+from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 Box = tuple[int, int, int, int]
 
@@ -32,6 +33,8 @@ class InspectOptions:
       mm_per_pixel: what a pixel's side covers of the part.
       roi: (x, y, width, height) in pixels: the image is cropped to it before anything else.
       ignore: bool [H,W] of the whole image, True where nothing counts.
+      tiles: "off" (as None), "auto" or columns x rows such as "3x2": overlapping windows in which
+        CLIP looks beside the whole (`stages.tiles`).
     """
 
     limit: float | None = None
@@ -39,6 +42,7 @@ class InspectOptions:
     mm_per_pixel: float | None = None
     roi: Box | None = None
     ignore: NDArray[np.bool_] | None = None
+    tiles: str | None = None
 
     def __post_init__(self) -> None:
         for name, most in (("limit", 100), ("min_area", math.inf), ("mm_per_pixel", math.inf)):
@@ -55,6 +59,13 @@ class InspectOptions:
             object.__setattr__(self, "roi", tuple(self.roi))
         if self.ignore is not None and (self.ignore.ndim != 2 or self.ignore.dtype != np.bool_):
             raise OptionError("ignore must be a bool array [H,W], True where nothing counts.")
+        if self.tiles is not None:
+            object.__setattr__(self, "tiles", check_tiles(self.tiles))
+
+    @property
+    def tiling(self) -> str:
+        """What `tiles` comes to."""
+        return self.tiles or OFF
 
     def settings(self) -> dict[str, Any]:
         """What decides an answer, in JSON's types; only what is not None."""
@@ -62,6 +73,7 @@ class InspectOptions:
             name: getattr(self, name) for name in ("limit", "min_area", "mm_per_pixel", "roi")
         }
         values["ignore"] = self.ignore_id or None
+        values["tiles"] = self.tiling if self.tiling != OFF else None
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
@@ -101,8 +113,15 @@ class InspectOptions:
         x, y, w, h = self.roi
         return self.ignore[y : y + h, x : x + w]
 
-    def gate(self, options: PromptOptions, shape: tuple[int, ...]) -> PromptOptions:
-        """The bundle's options for a view of this shape [h,w], with limit and area from here."""
+    def gate(
+        self, options: PromptOptions, shape: tuple[int, ...], tile: float = 1.0
+    ) -> PromptOptions:
+        """The bundle's options for a view of this shape [h,w], with limit and area from here.
+
+        `tile` is the share of the view that a tile has: the bundle's smallest area is of what CLIP
+        looks at, so that tiles see smaller defects.
+        """
+        options = replace(options, min_area=options.min_area * tile)
         if self.limit is not None:
             options = replace(options, limit=float(self.limit))
         if self.min_area is not None:
@@ -163,8 +182,11 @@ def calibrated(options: InspectOptions, calibration: Calibration | None) -> Insp
         mm_per_pixel=settings.get("mm_per_pixel"),
         roi=tuple(settings["roi"]) if "roi" in settings else None,
         ignore=calibration.ignore,
+        tiles=settings.get("tiles"),
     )
     given, known = options.settings(), made.settings()
+    if options.tiles == OFF:
+        given["tiles"] = None
     for name in sorted(set(given) - {"limit"}):
         if given[name] != known.get(name):
             flag, was = name.replace("_", "-"), known.get(name, "none")

@@ -11,6 +11,7 @@ import numpy as np
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.options import Box, InspectOptions, parse_roi
+from clipsam.runtime.stages.tiles import check_tiles
 
 _SET = 127  # a pixel of a mask is set above it
 
@@ -41,6 +42,13 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
         metavar="MASK.png",
         help="of the images' size, white where nothing counts",
     )
+    group.add_argument(
+        "--tiles",
+        type=_tiles,
+        metavar="off|auto|NxM",
+        help="also look closely, in N columns and M rows of overlapping windows: finds small "
+        "defects in large pictures, for the time of as many looks (default: off)",
+    )
 
 
 def read_options(args: argparse.Namespace) -> InspectOptions:
@@ -52,7 +60,7 @@ def read_options(args: argparse.Namespace) -> InspectOptions:
             what = "everything" if ignore.all() else "nothing"
             raise OptionError(f"--ignore {args.ignore} ignores {what}: paint white what to ignore.")
     limit = getattr(args, "limit", None)
-    return InspectOptions(limit, args.min_area, args.mm_per_pixel, args.roi, ignore)
+    return InspectOptions(limit, args.min_area, args.mm_per_pixel, args.roi, ignore, args.tiles)
 
 
 def _roi(text: str) -> Box:
@@ -60,6 +68,13 @@ def _roi(text: str) -> Box:
         return parse_roi(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not x,y,width,height in pixels") from None
+
+
+def _tiles(text: str) -> str:
+    try:
+        return check_tiles(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
