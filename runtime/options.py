@@ -15,6 +15,7 @@ from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.preprocess import ZOOMS
 from clipsam.runtime.stages.prompts import PromptOptions
 from clipsam.runtime.stages.tiles import OFF, check_tiles
 
@@ -35,6 +36,8 @@ class InspectOptions:
       ignore: bool [H,W] of the whole image, True where nothing counts.
       tiles: "off" (as None), "auto" or columns x rows such as "3x2": overlapping windows in which
         CLIP looks beside the whole (`stages.tiles`).
+      zoom: "off": SAM is shown the whole image, as in the paper; "auto": crops around defects
+        where they show more (`stages.zoom`). It changes no verdict.
     """
 
     limit: float | None = None
@@ -43,6 +46,7 @@ class InspectOptions:
     roi: Box | None = None
     ignore: NDArray[np.bool_] | None = None
     tiles: str | None = None
+    zoom: str | None = None
 
     def __post_init__(self) -> None:
         for name, most in (("limit", 100), ("min_area", math.inf), ("mm_per_pixel", math.inf)):
@@ -61,6 +65,8 @@ class InspectOptions:
             raise OptionError("ignore must be a bool array [H,W], True where nothing counts.")
         if self.tiles is not None:
             object.__setattr__(self, "tiles", check_tiles(self.tiles))
+        if self.zoom not in (None, *ZOOMS):
+            raise OptionError(f"zoom={self.zoom!r} must be {' or '.join(ZOOMS)}.")
 
     @property
     def tiling(self) -> str:
@@ -70,7 +76,8 @@ class InspectOptions:
     def settings(self) -> dict[str, Any]:
         """What decides an answer, in JSON's types; only what is not None."""
         values = {
-            name: getattr(self, name) for name in ("limit", "min_area", "mm_per_pixel", "roi")
+            name: getattr(self, name)
+            for name in ("limit", "min_area", "mm_per_pixel", "roi", "zoom")
         }
         values["ignore"] = self.ignore_id or None
         values["tiles"] = self.tiling if self.tiling != OFF else None
@@ -169,7 +176,8 @@ def parse_roi(text: str) -> Box:
 
 
 def calibrated(options: InspectOptions, calibration: Calibration | None) -> InspectOptions:
-    """The options with those of the calibration, which holds for nothing else but another limit.
+    """The options with those of the calibration, which holds for nothing else but another limit,
+    and what SAM is shown.
 
     Raises CalibrationError where they differ otherwise.
     """
@@ -187,11 +195,11 @@ def calibrated(options: InspectOptions, calibration: Calibration | None) -> Insp
     given, known = options.settings(), made.settings()
     if options.tiles == OFF:
         given["tiles"] = None
-    for name in sorted(set(given) - {"limit"}):
+    for name in sorted(set(given) - {"limit", "zoom"}):
         if given[name] != known.get(name):
             flag, was = name.replace("_", "-"), known.get(name, "none")
             raise CalibrationError(
                 f"The calibration was made with another --{flag} ({was}): leave it out, or "
                 "calibrate again with it."
             )
-    return replace(made, limit=options.limit or made.limit)
+    return replace(made, limit=options.limit or made.limit, zoom=options.zoom)

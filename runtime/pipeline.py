@@ -33,9 +33,10 @@ from clipsam.runtime.options import InspectOptions, calibrated
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale, on_scale
 from clipsam.runtime.stages.picture import picture_facts
-from clipsam.runtime.stages.prompts import find_prompts
+from clipsam.runtime.stages.prompts import Prompts, find_prompts
 from clipsam.runtime.stages.rough_map import Found, Looks, find_looks, look_map, rough_map
-from clipsam.runtime.stages.sam import Segmenter
+from clipsam.runtime.stages.sam import Masks, Segmenter
+from clipsam.runtime.stages.zoom import Crop, CropMasks, choose_crops, crop_prompts
 from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
 
@@ -229,18 +230,14 @@ class ClipSAM:
             gate = given.gate(options.prompts, rough.shape, looks.grid.share)
             far = compare(self.calibration, view, tokens)
             prompts = find_prompts(rough, gate, far.added)  # Eq. 7
-        masks = None
+            zoom = given.zoom or options.preprocess.zoom
+            crops = choose_crops(zoom, prompts, view.shape, self._sam.image_size)
+            expected = self._refine_ms * max(1, len(crops))
+        masks: Masks | CropMasks | None = None
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
-        late = (
-            len(prompts) > 0
-            and deadline_ms is not None
-            and clock.total + self._refine_ms > deadline_ms
-        )
+        late = len(prompts) > 0 and deadline_ms is not None and clock.total + expected > deadline_ms
         if len(prompts) and not late:
-            with clock("encode"):
-                embedding = self._sam.encode(view)
-            with clock("decode"):
-                masks = self._sam.decode(embedding, prompts)  # Eq. 8
+            masks = self._segment(view, prompts, crops, clock)  # Eq. 8
         with clock("fuse"):
             weight = options.fusion.mask_weight
             total = fuse(rough, masks, weight)  # Eq. 9
@@ -256,9 +253,9 @@ class ClipSAM:
             )
         shown = max(decision.limit - far.added, 0)  # where the map alone decides
         if masks is not None:
-            self._refine_ms = clock.sum("encode", "decode", "fuse")
+            self._refine_ms = clock.sum("encode", "decode", "fuse") / max(1, len(crops))
         elif late:  # one slow run must not switch SAM off for good
-            _LOG.info("SAM, about %.0f ms, would miss %s ms", self._refine_ms, deadline_ms)
+            _LOG.info("SAM, about %.0f ms, would miss %s ms", expected, deadline_ms)
             self._refine_ms *= FORGET
         _LOG.debug("%s: %s, score %.4f", category, decision.verdict, decision.score)
 
@@ -286,11 +283,30 @@ class ClipSAM:
             mask=given.place(decision.mask, image.shape),
             min_area=pixel_area(gate.min_area, rough.shape),
             tiles=str(looks.grid),
+            crops=len(crops) if masks is not None else 0,
             roi=given.roi,
             ignore=given.ignore_id,
             calibration=self.calibration.id if self.calibration else "",
             distance=far.distance,
         )
+
+    def _segment(
+        self, view: Image, prompts: Prompts, crops: tuple[Crop, ...], clock: Clock
+    ) -> Masks | CropMasks:
+        """SAM's masks of all prompts, from the whole view or from crops of it, one by one."""
+        if not crops:
+            with clock("encode"):
+                embedding = self._sam.encode(view)
+            with clock("decode"):
+                return self._sam.decode(embedding, prompts)
+        masks = []
+        for crop in crops:
+            with clock("encode"):
+                embedding = self._sam.encode(crop.of(view))
+            with clock("decode"):
+                own = crop_prompts(crop, prompts, self.bundle.manifest.prompts)
+                masks.append(self._sam.decode(embedding, own))
+        return CropMasks(crops, tuple(masks))
 
     def inspect_many(
         self,

@@ -73,7 +73,8 @@ def find_looks(
     most = len(inputs)
     if most > len(views):  # there are tiles
         most = 1 if session.precision in SCALED_TOGETHER else _LOOKS
-    maps, tokens = [], []
+    maps: list[NDArray[np.float32]] = []
+    tokens: list[NDArray[np.float16] | None] = []
     for start in range(0, len(inputs), most):
         run = slice(start, start + most)
         some, seen = find_rough(session, inputs[run], texts[run], compare)
