@@ -19,8 +19,8 @@ from clipsam.runtime.stages.tiles import Grid, choose_grid, fuse_looks, look_inp
 # Precisions that scale what they multiply by the largest value of the whole batch: images of a
 # batch would change each other's maps.
 SCALED_TOGETHER = ("int8-dynamic",)
-# Looks a run of the graph where a picture has tiles: attention's memory grows with every one, and
-# an engine of TensorRT takes 8 at most.
+# Looks a run of the graph where a picture has tiles. A GPU is idle with fewer, and an engine of
+# TensorRT takes 8 at most; on a CPU more only take memory, for attention among all tokens.
 _LOOKS = 4
 
 # Maps [1+n,S,S] of a view's looks, and the tokens [N,C] of its whole where parts are compared.
@@ -72,7 +72,8 @@ def find_looks(
     texts = np.repeat(texts, counts, axis=0)
     most = len(inputs)
     if most > len(views):  # there are tiles
-        most = 1 if session.precision in SCALED_TOGETHER else _LOOKS
+        alone = session.provider == "cpu" or session.precision in SCALED_TOGETHER
+        most = 1 if alone else _LOOKS
     maps: list[NDArray[np.float32]] = []
     tokens: list[NDArray[np.float16] | None] = []
     for start in range(0, len(inputs), most):
