@@ -15,7 +15,9 @@ from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.preprocess import ZOOMS
 from clipsam.runtime.stages.prompts import PromptOptions
+from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 Box = tuple[int, int, int, int]
 
@@ -32,6 +34,10 @@ class InspectOptions:
       mm_per_pixel: what a pixel's side covers of the part.
       roi: (x, y, width, height) in pixels: the image is cropped to it before anything else.
       ignore: bool [H,W] of the whole image, True where nothing counts.
+      tiles: "off" (as None), "auto" or columns x rows such as "3x2": overlapping windows in which
+        CLIP looks beside the whole (`stages.tiles`).
+      zoom: "off": SAM is shown the whole image, as in the paper; "auto": crops around defects
+        where they show more (`stages.zoom`). It changes no verdict.
     """
 
     limit: float | None = None
@@ -39,6 +45,8 @@ class InspectOptions:
     mm_per_pixel: float | None = None
     roi: Box | None = None
     ignore: NDArray[np.bool_] | None = None
+    tiles: str | None = None
+    zoom: str | None = None
 
     def __post_init__(self) -> None:
         for name, most in (("limit", 100), ("min_area", math.inf), ("mm_per_pixel", math.inf)):
@@ -55,13 +63,24 @@ class InspectOptions:
             object.__setattr__(self, "roi", tuple(self.roi))
         if self.ignore is not None and (self.ignore.ndim != 2 or self.ignore.dtype != np.bool_):
             raise OptionError("ignore must be a bool array [H,W], True where nothing counts.")
+        if self.tiles is not None:
+            object.__setattr__(self, "tiles", check_tiles(self.tiles))
+        if self.zoom not in (None, *ZOOMS):
+            raise OptionError(f"zoom={self.zoom!r} must be {' or '.join(ZOOMS)}.")
+
+    @property
+    def tiling(self) -> str:
+        """What `tiles` comes to."""
+        return self.tiles or OFF
 
     def settings(self) -> dict[str, Any]:
         """What decides an answer, in JSON's types; only what is not None."""
         values = {
-            name: getattr(self, name) for name in ("limit", "min_area", "mm_per_pixel", "roi")
+            name: getattr(self, name)
+            for name in ("limit", "min_area", "mm_per_pixel", "roi", "zoom")
         }
         values["ignore"] = self.ignore_id or None
+        values["tiles"] = self.tiling if self.tiling != OFF else None
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
@@ -101,8 +120,15 @@ class InspectOptions:
         x, y, w, h = self.roi
         return self.ignore[y : y + h, x : x + w]
 
-    def gate(self, options: PromptOptions, shape: tuple[int, ...]) -> PromptOptions:
-        """The bundle's options for a view of this shape [h,w], with limit and area from here."""
+    def gate(
+        self, options: PromptOptions, shape: tuple[int, ...], tile: float = 1.0
+    ) -> PromptOptions:
+        """The bundle's options for a view of this shape [h,w], with limit and area from here.
+
+        `tile` is the share of the view that a tile has: the bundle's smallest area is of what CLIP
+        looks at, so that tiles see smaller defects.
+        """
+        options = replace(options, min_area=options.min_area * tile)
         if self.limit is not None:
             options = replace(options, limit=float(self.limit))
         if self.min_area is not None:
@@ -150,7 +176,8 @@ def parse_roi(text: str) -> Box:
 
 
 def calibrated(options: InspectOptions, calibration: Calibration | None) -> InspectOptions:
-    """The options with those of the calibration, which holds for nothing else but another limit.
+    """The options with those of the calibration, which holds for nothing else but another limit,
+    and what SAM is shown.
 
     Raises CalibrationError where they differ otherwise.
     """
@@ -163,13 +190,16 @@ def calibrated(options: InspectOptions, calibration: Calibration | None) -> Insp
         mm_per_pixel=settings.get("mm_per_pixel"),
         roi=tuple(settings["roi"]) if "roi" in settings else None,
         ignore=calibration.ignore,
+        tiles=settings.get("tiles"),
     )
     given, known = options.settings(), made.settings()
-    for name in sorted(set(given) - {"limit"}):
+    if options.tiles == OFF:
+        given["tiles"] = None
+    for name in sorted(set(given) - {"limit", "zoom"}):
         if given[name] != known.get(name):
             flag, was = name.replace("_", "-"), known.get(name, "none")
             raise CalibrationError(
                 f"The calibration was made with another --{flag} ({was}): leave it out, or "
                 "calibrate again with it."
             )
-    return replace(made, limit=options.limit or made.limit)
+    return replace(made, limit=options.limit or made.limit, zoom=options.zoom)

@@ -31,10 +31,10 @@ from clipsam.runtime.options import InspectOptions, calibrated
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale, on_scale
 from clipsam.runtime.stages.picture import picture_facts
-from clipsam.runtime.stages.preprocess import clip_input
-from clipsam.runtime.stages.prompts import find_prompts
-from clipsam.runtime.stages.rough_map import at_image_size, clip_size, find_rough, rough_map
-from clipsam.runtime.stages.sam import Segmenter
+from clipsam.runtime.stages.prompts import Prompts, find_prompts
+from clipsam.runtime.stages.rough_map import Found, Looks, find_looks, look_map, rough_map
+from clipsam.runtime.stages.sam import Masks, Segmenter
+from clipsam.runtime.stages.zoom import Crop, CropMasks, choose_crops, crop_prompts
 from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
 
@@ -144,31 +144,34 @@ class ClipSAM:
         norm = self._norm(norm)  # of the returned map
         clock = Clock()
         with clock("rough"):
-            rough, tokens = self._look(self.options.crop(image), text)  # O_f, Eq. 1 to 6
+            looks, found = self._find(image, text, self._compares)
         return self._refine(
-            image, category, rough, tokens, clock, norm=norm, deadline_ms=deadline_ms
+            image, category, looks, found, clock, norm=norm, deadline_ms=deadline_ms
         )
 
     def observe(self, image: Image, category: str | None = None) -> Observed:
         """What a calibration rests on, of one image HxWx3 uint8 RGB; see `inspect`."""
-        view = self.options.crop(check_image(image))
-        rough, tokens = self._look(view, self.bundle.text(self.word(category)), compare=True)
+        image = check_image(image)
+        looks, (maps, tokens) = self._find(image, self.bundle.text(self.word(category)), True)
         assert tokens is not None
+        view = self.options.crop(image)
+        rough = look_map(maps, view, looks.grid)
         ignored = self.options.ignored()
         if ignored is not None:
             rough[ignored] = 0
-        gate = self.options.gate(self.bundle.manifest.prompts, rough.shape)
+        gate = self.options.gate(self.bundle.manifest.prompts, rough.shape, looks.grid.share)
         prompts = find_prompts(rough, gate)
         return Observed(prompts.score, tokens, picture_facts(view))
 
-    def _look(
-        self, view: Image, text: NDArray[np.float32], compare: bool | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
-        """O_f [h,w] of a view, and its tokens [N,C] where parts are compared."""
-        small = clip_input(view, clip_size(self._clip_umci))
-        compare = self._compares if compare is None else compare
-        maps, tokens = find_rough(self._clip_umci, small, text[None], compare)
-        return at_image_size(maps[0], view), None if tokens is None else tokens[0]
+    def _looks(self, image: Image) -> Looks:
+        """What CLIP is shown of a whole image."""
+        return Looks.of(self._clip_umci, self.options.crop(image), self.options.tiling)
+
+    def _find(self, image: Image, text: NDArray[np.float32], compare: bool) -> tuple[Looks, Found]:
+        """What CLIP is shown of a whole image, and what it finds there."""
+        looks = self._looks(image)
+        (found,) = find_looks(self._clip_umci, [looks], text[None], compare)
+        return looks, found
 
     @property
     def _compares(self) -> bool:
@@ -189,34 +192,33 @@ class ClipSAM:
         self,
         image: Image,
         category: str,
-        rough: NDArray[np.float32],
-        tokens: NDArray[np.float16] | None,
+        looks: Looks,
+        found: Found,
         clock: Clock,
         *,
         norm: str,
         deadline_ms: float | None,
     ) -> Result:
-        """All that follows O_f [h,w] of the view; a deadline counts from when `clock` was made."""
+        """All that follows CLIP's looks; a deadline counts from when `clock` was made."""
         options, given = self.bundle.manifest, self.options
+        view, (maps, tokens) = given.crop(image), found
+        with clock("rough"):
+            rough = look_map(maps, view, looks.grid)  # O_f, Eq. 1 to 6
         with clock("prompts"):
-            view, ignored = given.crop(image), given.ignored()
+            ignored = given.ignored()
             if ignored is not None:
                 rough[ignored] = 0
-            gate = given.gate(options.prompts, rough.shape)
+            gate = given.gate(options.prompts, rough.shape, looks.grid.share)
             far = compare(self.calibration, view, tokens)
             prompts = find_prompts(rough, gate, far.added)  # Eq. 7
-        masks = None
+            zoom = given.zoom or options.preprocess.zoom
+            crops = choose_crops(zoom, prompts, view.shape, self._sam.image_size)
+            expected = self._refine_ms * max(1, len(crops))
+        masks: Masks | CropMasks | None = None
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
-        late = (
-            len(prompts) > 0
-            and deadline_ms is not None
-            and clock.total + self._refine_ms > deadline_ms
-        )
+        late = len(prompts) > 0 and deadline_ms is not None and clock.total + expected > deadline_ms
         if len(prompts) and not late:
-            with clock("encode"):
-                embedding = self._sam.encode(view)
-            with clock("decode"):
-                masks = self._sam.decode(embedding, prompts)  # Eq. 8
+            masks = self._segment(view, prompts, crops, clock)  # Eq. 8
         with clock("fuse"):
             weight = options.fusion.mask_weight
             total = fuse(rough, masks, weight)  # Eq. 9
@@ -232,9 +234,9 @@ class ClipSAM:
             )
         shown = max(decision.limit - far.added, 0)  # where the map alone decides
         if masks is not None:
-            self._refine_ms = clock.sum("encode", "decode", "fuse")
+            self._refine_ms = clock.sum("encode", "decode", "fuse") / max(1, len(crops))
         elif late:  # one slow run must not switch SAM off for good
-            _LOG.info("SAM, about %.0f ms, would miss %s ms", self._refine_ms, deadline_ms)
+            _LOG.info("SAM, about %.0f ms, would miss %s ms", expected, deadline_ms)
             self._refine_ms *= FORGET
         _LOG.debug("%s: %s, score %.4f", category, decision.verdict, decision.score)
 
@@ -261,11 +263,31 @@ class ClipSAM:
             map_limit=on_scale(shown, total, norm, self.masks_per_box, weight),
             mask=given.place(decision.mask, image.shape),
             min_area=pixel_area(gate.min_area, rough.shape),
+            tiles=str(looks.grid),
+            crops=len(crops) if masks is not None else 0,
             roi=given.roi,
             ignore=given.ignore_id,
             calibration=self.calibration.id if self.calibration else "",
             distance=far.distance,
         )
+
+    def _segment(
+        self, view: Image, prompts: Prompts, crops: tuple[Crop, ...], clock: Clock
+    ) -> Masks | CropMasks:
+        """SAM's masks of all prompts, from the whole view or from crops of it, one by one."""
+        if not crops:
+            with clock("encode"):
+                embedding = self._sam.encode(view)
+            with clock("decode"):
+                return self._sam.decode(embedding, prompts)
+        masks = []
+        for crop in crops:
+            with clock("encode"):
+                embedding = self._sam.encode(crop.of(view))
+            with clock("decode"):
+                own = crop_prompts(crop, prompts, self.bundle.manifest.prompts)
+                masks.append(self._sam.decode(embedding, own))
+        return CropMasks(crops, tuple(masks))
 
     def inspect_many(
         self,
@@ -310,7 +332,7 @@ class ClipSAM:
         line = Line(
             self._clip_umci,
             lambda word: self.bundle.text(self.word(word)),
-            self.options.crop,
+            self._looks,
             refine,
             self._run_blank,
             category,

@@ -31,8 +31,7 @@ from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.images.reader import read_image
-from clipsam.runtime.stages.preprocess import clip_input
-from clipsam.runtime.stages.rough_map import at_image_size, clip_size, find_rough
+from clipsam.runtime.stages.rough_map import SCALED_TOGETHER, Found, Looks, find_looks
 from clipsam.runtime.timing import Clock
 
 _LOG = get_logger()
@@ -44,8 +43,6 @@ Item: TypeAlias = Source | tuple[Source, str]  # with a category of its own
 # that never comes: its thread then ends with its next picture, or with the process.
 _GRACE = 1.0
 _WAKE = 0.5  # seconds
-# Precisions whose results depend on what else is in the batch.
-_SCALED_TOGETHER = ("int8-dynamic",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +75,8 @@ class _Part:
     category: str = ""
     text: NDArray[np.float32] | None = None  # L [C_t,2]
     image: Image | None = None
-    small: Image | None = None  # CLIP's input [1,S,S,3]
-    rough: NDArray[np.float32] | None = None  # CLIP's output [S,S]
-    tokens: NDArray[np.float16] | None = None  # [N,C], where parts are compared
+    looks: Looks | None = None  # CLIP's inputs
+    found: Found | None = None  # CLIP's outputs
     outcome: Result | ClipSAMError | None = None
 
 
@@ -92,10 +88,8 @@ class _End:
 
 
 _Queue: TypeAlias = "SimpleQueue[_Part | _End]"
-# image, category, rough map [H,W], tokens [N,C] and clock -> result
-Refine: TypeAlias = Callable[
-    [Image, str, NDArray[np.float32], NDArray[np.float16] | None, Clock], Result
-]
+# image, category, what CLIP was shown and what it found, clock -> result
+Refine: TypeAlias = Callable[[Image, str, Looks, Found, Clock], Result]
 
 
 class Line:
@@ -105,7 +99,7 @@ class Line:
         self,
         clip_umci: Session,
         text: Callable[[str], NDArray[np.float32]],
-        view: Callable[[Image], Image],
+        look: Callable[[Image], Looks],
         refine: Refine,
         probe: Callable[[], object],
         category: str,
@@ -119,16 +113,16 @@ class Line:
                 f"batch={batch} must be at least 1 and ahead={ahead} at least batch - 1, or no "
                 "batch would ever be full."
             )
-        if batch > 1 and clip_umci.precision in _SCALED_TOGETHER:
+        if batch > 1 and clip_umci.precision in SCALED_TOGETHER:
             raise ValueError(
                 f"batch={batch} would let images change each other's results: "
                 f"{clip_umci.precision} scales what it multiplies by the largest value of the "
                 "whole batch. Use batch=1, or precision 'fp32'."
             )
-        self._clip_umci, self._text, self._view = clip_umci, text, view
+        self._clip_umci, self._text, self._look = clip_umci, text, look
         self._refine_one, self._compare = refine, compare
         self._probe = probe
-        self._category, self._size = category, clip_size(clip_umci)
+        self._category = category
         self._room = threading.Semaphore(ahead + 1)
         self._stopping = False
         self._under_way: deque[_Part] = deque()  # taken and not handed out
@@ -235,7 +229,7 @@ class Line:
             else:  # a copy: a camera's driver may use its buffer for the next picture
                 part.image = np.array(check_image(source))
             with part.clock("rough"):
-                part.small = clip_input(self._view(part.image), self._size)
+                part.looks = self._look(part.image)
         except ClipSAMError as error:
             part.outcome = error
         except MemoryError:
@@ -247,40 +241,34 @@ class Line:
         sound = [part for part in parts if part.outcome is None]
         if not sound:
             return
-        inputs = [part.small for part in sound if part.small is not None]
+        looks = [part.looks for part in sound if part.looks is not None]
         texts = [part.text for part in sound if part.text is not None]
         start = time.perf_counter()
         try:
-            maps, tokens = find_rough(
-                self._clip_umci, np.concatenate(inputs), np.stack(texts), self._compare
-            )
+            found = find_looks(self._clip_umci, looks, np.stack(texts), self._compare)
         except ClipSAMError as error:
             self._probe_after(error)
             for part in sound:
                 part.outcome = error
             return
         passed = (time.perf_counter() - start) * 1e3
-        for number, part in enumerate(sound):
-            part.rough, part.small = maps[number], None
-            part.tokens = None if tokens is None else tokens[number]
+        for part, part.found in zip(sound, found, strict=True):
             part.clock.add("rough", passed)
 
     def _refine(self, parts: list[_Part]) -> None:
         for part in parts:
-            if part.image is None or part.rough is None:
+            if part.image is None or part.looks is None or part.found is None:
                 continue
             try:
-                with part.clock("rough"):
-                    rough = at_image_size(part.rough, self._view(part.image))
                 part.outcome = self._refine_one(
-                    part.image, part.category, rough, part.tokens, part.clock
+                    part.image, part.category, part.looks, part.found, part.clock
                 )
             except ClipSAMError as error:
                 self._probe_after(error)
                 part.outcome = error
             except MemoryError:
                 part.outcome = _too_large(part.item)
-            part.rough = part.tokens = None
+            part.looks = part.found = None
 
     def _probe_after(self, error: ClipSAMError) -> None:
         """Raise `error` when the engines are to blame, not the image they failed on: when they

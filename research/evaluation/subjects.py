@@ -22,7 +22,7 @@ from clipsam.runtime.stages.prompts import PromptOptions
 # Flags that only a bundle has.
 OF_BUNDLES = (
     "provider", "precision", "threads", "calibration", "limit", "min_area", "mm_per_pixel", "roi",
-    "ignore",
+    "ignore", "tiles", "zoom",
 )  # fmt: skip
 OF_TORCH = ("clip_weights", "umci_weights", "sam_weights", "device")
 

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.core.errors import CalibrationError
+from clipsam.runtime.core.errors import CalibrationError, OptionError
 from clipsam.runtime.core.files import open_regular, write_bytes
 from clipsam.runtime.core.strict_json import loads
 from clipsam.runtime.stages.picture import FACTS
 from clipsam.runtime.stages.reference import Reference
+from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 SCHEMA = 1
 SUFFIX = ".calibration"
@@ -116,7 +117,14 @@ class Calibration:
             return cls.from_bytes(data)
         except CalibrationError:
             raise
-        except (ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
+        except (
+            OptionError,
+            ValueError,
+            TypeError,
+            KeyError,
+            RecursionError,
+            AttributeError,
+        ) as error:
             raise CalibrationError(
                 f"{path} is no calibration, or a damaged one ({str(error)[:200]}): copy it again, "
                 f"or {_AGAIN}."
@@ -221,8 +229,10 @@ def _bounds(values: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    if unknown := set(values) - {"min_area", "mm_per_pixel", "roi"}:
+    if unknown := set(values) - {"min_area", "mm_per_pixel", "roi", "tiles"}:
         raise ValueError(f"unknown setting {min(unknown)!r:.50}")
+    if "tiles" in values and check_tiles(_word(values["tiles"])) == OFF:
+        raise ValueError("tiles are off, and named")
     return values
 
 

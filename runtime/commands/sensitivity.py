@@ -11,6 +11,8 @@ import numpy as np
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.options import Box, InspectOptions, parse_roi
+from clipsam.runtime.stages.preprocess import ZOOMS
+from clipsam.runtime.stages.tiles import check_tiles
 
 _SET = 127  # a pixel of a mask is set above it
 
@@ -24,6 +26,12 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
             type=positive(float),
             metavar="SCORE",
             help="anomalous is what scores above it (default: the bundle's or the calibration's)",
+        )
+        group.add_argument(
+            "--zoom",
+            choices=ZOOMS,
+            help="auto: SAM redraws defects of large pictures from crops around them, whole "
+            "pictures are off (default: the bundle's)",
         )
     group.add_argument(
         "--min-area",
@@ -41,6 +49,13 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
         metavar="MASK.png",
         help="of the images' size, white where nothing counts",
     )
+    group.add_argument(
+        "--tiles",
+        type=_tiles,
+        metavar="off|auto|NxM",
+        help="also look closely, in N columns and M rows of overlapping windows: finds small "
+        "defects in large pictures, for the time of as many looks (default: off)",
+    )
 
 
 def read_options(args: argparse.Namespace) -> InspectOptions:
@@ -52,7 +67,10 @@ def read_options(args: argparse.Namespace) -> InspectOptions:
             what = "everything" if ignore.all() else "nothing"
             raise OptionError(f"--ignore {args.ignore} ignores {what}: paint white what to ignore.")
     limit = getattr(args, "limit", None)
-    return InspectOptions(limit, args.min_area, args.mm_per_pixel, args.roi, ignore)
+    zoom = getattr(args, "zoom", None)
+    return InspectOptions(
+        limit, args.min_area, args.mm_per_pixel, args.roi, ignore, args.tiles, zoom
+    )
 
 
 def _roi(text: str) -> Box:
@@ -60,6 +78,13 @@ def _roi(text: str) -> Box:
         return parse_roi(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not x,y,width,height in pixels") from None
+
+
+def _tiles(text: str) -> str:
+    try:
+        return check_tiles(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:

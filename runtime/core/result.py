@@ -67,6 +67,9 @@ class Result:
     reasons: tuple[str, ...] = field(default=(), kw_only=True)  # of REASONS
     map_limit: float = field(default=0.0, kw_only=True)  # where score_map passes the limit
     min_area: int = field(default=1, kw_only=True)  # the smallest defect that counts, pixels
+    tiles: str = field(default="off", kw_only=True)  # columns x rows beside the whole, as "3x2"
+    # Crops that SAM was shown; 0: the whole, or nothing.
+    crops: int = field(default=0, kw_only=True)
     roi: tuple[int, int, int, int] | None = field(default=None, kw_only=True)  # x, y, width, height
     ignore: str = field(default="", kw_only=True)  # names the ignored area; "": none
     calibration: str = field(default="", kw_only=True)  # id of the calibration; "": none

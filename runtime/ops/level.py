@@ -27,10 +27,11 @@ def component_level(values: Map, area: int) -> float:
     first, last = 0, len(levels)
     while last - first > 1:
         middle = (first + last) // 2
-        if _holds(values, float(levels[middle]), area):
-            first = middle
-        else:
+        smaller = _holding(values, float(levels[middle]), area)
+        if smaller is None:
             last = middle
+        else:
+            first, values = middle, smaller
     return float(levels[first])
 
 
@@ -75,6 +76,18 @@ def _large(values: Map, level: float, area: int) -> Map:
     kept = stats[:, cv2.CC_STAT_AREA] >= area
     kept[0] = False
     return np.where(kept[labels], values[window], np.float32(-np.inf))
+
+
+def _holding(values: Map, level: float, area: int) -> Map | None:
+    """The window of the map around all components of {values >= level} of `area` pixels, outside
+    which no higher level has one; None where there is none. A view."""
+    window, _, stats = _components(values, level)
+    large = stats[1:][stats[1:, cv2.CC_STAT_AREA] >= area]
+    if not len(large):
+        return None
+    left, top = large[:, cv2.CC_STAT_LEFT], large[:, cv2.CC_STAT_TOP]
+    right, bottom = left + large[:, cv2.CC_STAT_WIDTH], top + large[:, cv2.CC_STAT_HEIGHT]
+    return values[window][top.min() : bottom.max(), left.min() : right.max()]
 
 
 def _holds(values: Map, level: float, area: int) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.stages.sam import Masks
+from clipsam.runtime.stages.zoom import CropMasks
 
 NORMS = ("fixed", "image")
 
@@ -35,7 +36,7 @@ def check_norm(norm: str) -> None:
 
 
 def fuse(
-    rough: NDArray[np.float32], masks: Masks | None, weight: float = 1.0
+    rough: NDArray[np.float32], masks: Masks | CropMasks | None, weight: float = 1.0
 ) -> NDArray[np.float32]:
     """O_f + sum of m x s x weight over all boxes and masks, float32 [H,W], not yet normalised.
 

@@ -16,6 +16,8 @@ from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.geometry import Geometry
 from clipsam.runtime.ops.pillow_resize import resize_bilinear
 
+ZOOMS = ("off", "auto")
+
 
 @dataclass(frozen=True)
 class PreprocessOptions:
@@ -23,11 +25,14 @@ class PreprocessOptions:
 
     clip: str = "squash-area-cubic"  # aspect ignored; area when shrinking, cubic when enlarging
     sam: str = "longest-side-pillow-bilinear"  # aspect kept, padded bottom and right with zeros
+    zoom: str = "off"  # "auto": SAM is shown crops around defects where they show more
 
     def __post_init__(self) -> None:
         known = ("squash-area-cubic", "longest-side-pillow-bilinear")
         if (self.clip, self.sam) != known:
             raise ValueError(f"unknown preprocessing {self.clip!r}, {self.sam!r}")
+        if self.zoom not in ZOOMS:
+            raise ValueError(f"zoom={self.zoom!r} must be one of {', '.join(ZOOMS)}")
 
 
 def clip_input(image: Image, size: int) -> Image:

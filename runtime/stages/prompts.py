@@ -7,7 +7,8 @@ threshold for the limit it is the paper's gate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,23 @@ def find_prompts(rough: NDArray[np.float32], options: PromptOptions, added: floa
         points.reshape(-1, options.num_points, 2),
         tuple(components),
     )
+
+
+def some_prompts(
+    prompts: Prompts, chosen: Sequence[int], options: PromptOptions, corner: tuple[int, int]
+) -> Prompts:
+    """The chosen boxes, in the coordinates of a crop whose first pixel is `corner` (x, y).
+
+    Points that boxes share are drawn again, of their components alone: those of others may lie
+    outside the crop. The components stay in image coordinates.
+    """
+    kept = [prompts.components[i] for i in chosen]
+    points = prompts.points[list(chosen)]
+    if options.points == "shared":
+        points = np.stack([_draw(kept, options)] * len(kept))
+    origin = np.array(corner, np.float32)
+    boxes = prompts.boxes[list(chosen)] - np.tile(origin, 2)
+    return replace(prompts, boxes=boxes, points=points - origin, components=tuple(kept))
 
 
 def _components(

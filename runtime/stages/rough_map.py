@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +14,78 @@ from numpy.typing import NDArray
 from clipsam.runtime.backends.base import Session, check_finite
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.preprocess import clip_input
+from clipsam.runtime.stages.tiles import Grid, choose_grid, fuse_looks, look_inputs
+
+# Precisions that scale what they multiply by the largest value of the whole batch: images of a
+# batch would change each other's maps.
+SCALED_TOGETHER = ("int8-dynamic",)
+# Looks a run of the graph where a picture has tiles. A GPU is idle with fewer, and an engine of
+# TensorRT takes 8 at most; on a CPU more only take memory, for attention among all tokens.
+_LOOKS = 4
+
+# Maps [1+n,S,S] of a view's looks, and the tokens [N,C] of its whole where parts are compared.
+Found: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float16] | None]
 
 
 def rough_map(session: Session, image: Image, text: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The rough anomaly map O_f float32 [H,W] in [0,1], in image coordinates.
+    """The rough anomaly map O_f float32 [H,W] in [0,1] of one look, in image coordinates.
 
     `image` is HxWx3 uint8 RGB, `text` the category's L [C_t,2]. The S x S map of the graph is
     brought to image size bilinearly with half-pixel centres.
     """
     small, _ = find_rough(session, clip_input(image, clip_size(session)), text[None])
     return at_image_size(small[0], image)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What CLIP is shown of one view: the whole, and its tiles.
+
+    Attributes:
+      inputs: uint8 [1,S,S,3], or [1+n,S,S,3] with n tiles.
+      grid: of the tiles.
+    """
+
+    inputs: Image
+    grid: Grid
+
+    @classmethod
+    def of(cls, session: Session, view: Image, tiles: str) -> Looks:
+        """`tiles` is an option of `tiles.check_tiles`, `view` HxWx3 uint8 RGB."""
+        size = clip_size(session)
+        grid = choose_grid(tiles, view.shape, size, _tokens_a_side(session))
+        return cls(look_inputs(view, grid, size), grid)
+
+
+def _tokens_a_side(session: Session) -> int:
+    """How many of CLIP's tokens lie along a side of its input."""
+    return math.isqrt(int(session.outputs["tokens"].shape[1]))
+
+
+def find_looks(
+    session: Session, views: Sequence[Looks], texts: NDArray[np.float32], compare: bool = False
+) -> list[Found]:
+    """All looks of several views, whose texts are [B,C_t,2]: for every view the maps [1+n,S,S] of
+    its looks and, with `compare`, the tokens [N,C] of its whole."""
+    counts = [len(looks.inputs) for looks in views]
+    inputs = np.concatenate([looks.inputs for looks in views])
+    texts = np.repeat(texts, counts, axis=0)
+    most = len(inputs)
+    if most > len(views):  # there are tiles
+        alone = session.provider == "cpu" or session.precision in SCALED_TOGETHER
+        most = 1 if alone else _LOOKS
+    maps: list[NDArray[np.float32]] = []
+    tokens: list[NDArray[np.float16] | None] = []
+    for start in range(0, len(inputs), most):
+        run = slice(start, start + most)
+        some, seen = find_rough(session, inputs[run], texts[run], compare)
+        maps.extend(some)
+        tokens.extend([None] * len(some) if seen is None else seen)
+    first = np.cumsum(counts) - counts
+    return [
+        (np.stack(maps[at : at + count]), tokens[at])
+        for at, count in zip(first, counts, strict=True)
+    ]
 
 
 def clip_size(session: Session) -> int:
@@ -45,3 +112,15 @@ def at_image_size(rough: NDArray[np.float32], image: Image) -> NDArray[np.float3
     height, width = image.shape[:2]
     resized = cv2.resize(rough, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32)
+
+
+def look_map(maps: NDArray[np.float32], view: Image, grid: Grid) -> NDArray[np.float32]:
+    """The rough map O_f float32 [H,W] in [0,1] of a view from its looks' maps [1+n,S,S].
+
+    Raises SessionError if one of them is not finite.
+    """
+    rough = at_image_size(maps[0], view)
+    if len(maps) > 1:
+        check_finite({"rough": maps}, "rough")
+        fuse_looks(rough, maps[1:], grid)
+    return rough
