@@ -157,7 +157,7 @@ setInterval(watchState, 5000);
 try {
   about = await getJson("/about");
   const { calibration } = about;
-  $("about").textContent = `${calibration ? about.categories[0] : "not calibrated"}, bundle ${about.bundle}${calibration ? `, calibration ${calibration.id}` : ""}, ${about.provider}, clipsam ${about.version}`;
+  $("about").textContent = `${calibration ? about.category : "not calibrated"}, bundle ${about.bundle}${calibration ? `, calibration ${calibration.id}` : ""}, ${about.provider}, clipsam ${about.version}`;
   judgedBy = about.limit;
   const highest = Math.max(judgedBy * 2, 1, ...(calibration?.good_scores ?? []));
   $("slider").max = Math.ceil(highest * 10) / 10;
