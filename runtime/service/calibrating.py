@@ -34,6 +34,7 @@ from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.judge import Judge
+from clipsam.runtime.service.problems import NOT_FOUND, Problem
 from clipsam.runtime.stages.picture import obvious_reasons
 
 COLLECTING, RUNNING, DONE, FAILED = "collecting", "running", "done", "failed"
@@ -119,9 +120,9 @@ class Calibrations:
             return self._run
 
     def get(self, identity: str) -> Run:
-        """The calibration of an id. Raises OptionError where it is another one by now."""
+        """The calibration of an id. Raises Problem where it is another one by now."""
         if self._run is None or self._run.id != identity:
-            raise OptionError("There is no such calibration any more: begin another.")
+            raise Problem(NOT_FOUND, "There is no such calibration any more: begin another.")
         return self._run
 
     def add(self, run: Run, name: str, data: bytes) -> None:
@@ -157,21 +158,22 @@ class Calibrations:
         self._drop()
 
     def _work(self, run: Run) -> None:
+        state = FAILED
         try:
             found = self._calibrate(run)
             path = self._folder / f"{run.category.replace('/', '_')}-{run.id}{SUFFIX}"
             found.write(path)
             run.found, run.file = Calibration.read(path), path
-            run.state = DONE
+            state = DONE
         except _Stopped:
-            run.state, run.error = FAILED, "The service is stopping."
+            run.error = "The service is stopping."
         except Exception as error:
             if not isinstance(error, ClipSAMError):
                 _LOG.error("calibrating failed: %s", traceback.format_exc())
             said = str(error) if isinstance(error, ClipSAMError) else "It failed: see the log."
-            run.error, run.state = said.replace(f"{run.folder}/", ""), FAILED
-        finally:
-            shutil.rmtree(run.folder, ignore_errors=True)
+            run.error = said.replace(f"{run.folder}/", "")
+        shutil.rmtree(run.folder, ignore_errors=True)
+        run.state = state  # last: who sees it finds all the rest
 
     def _calibrate(self, run: Run) -> Calibration:
         wanted = Wanted(run.false_alarms or _fewest(run), run.confidence)

@@ -85,11 +85,11 @@ def test_too_few_parts_and_what_cannot_be_promised_are_said(learning: Service) -
 def test_what_is_wrong_is_refused(learning: Service) -> None:
     assert learning.post_json("/calibrations", {"category": "spoon"}).status == 422
     assert learning.post_json("/calibrations", {"false_alarms": 2}).status == 422
-    assert learning.get("/calibrations/nothing").status == 422
+    assert learning.get("/calibrations/nothing").status == 404
     path = begun(learning)
     assert learning.send("POST", f"{path}/parts", b"").status == 400
     other = begun(learning, 1)
-    assert learning.get(path).status == 422  # there is one at a time
+    assert learning.get(path).status == 404  # there is one at a time
     assert learning.send("POST", f"{other}/parts?name=..%2F..%2Fx", BAD).json["parts"] == 2
 
 
