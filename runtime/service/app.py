@@ -100,10 +100,10 @@ def _about(
         "provider": model.provider,
         "precisions": model.precisions,
         "settings": model.options.settings(),
-        "limit": model.options.limit or manifest.prompts.limit,
+        "limit": model.options.limit or manifest.prompts.deciding,
         # How far the map's limit moves with the score's, and below what the map is not shown.
         "map_scale": scale,
-        "map_floor": manifest.prompts.limit * scale / 2,
+        "map_floor": manifest.prompts.deciding * scale / 2,
         "queue": settings.queue,
         "max_body": settings.max_body,
         "store": recorder is not None,

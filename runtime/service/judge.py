@@ -39,7 +39,7 @@ class Job:
     Attributes:
       picture: a file's content, or HxWx3 uint8 RGB.
       name: what messages call it.
-      category: a word that the bundle knows.
+      category: a word that the bundle knows; None: what the model takes a part for.
       expires: on `time.monotonic`'s clock; not begun after it.
       answer: the image with its result, or the error it met.
       begun: when it was decoded.
@@ -47,7 +47,7 @@ class Job:
 
     picture: bytes | Image
     name: str
-    category: str
+    category: str | None
     expires: float
     answer: Future[Inspected] = field(default_factory=Future)
     begun: float = 0.0
@@ -191,13 +191,13 @@ class Judge:
             if not job.answer.set_running_or_notify_cancel():  # nobody waits for it
                 continue
             try:
-                image = self._image(job)
+                image, category = self._image(job), model.word(job.category)
             except (ClipSAMError, Problem) as error:
                 job.answer.set_exception(error)
                 continue
             job.picture, job.begun = b"", time.monotonic()
             self._begun.append(job)
-            yield image, job.category
+            yield image, category
             del job, image
 
     def _image(self, job: Job) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from support.service import Service, png, serving, until
 from support.toy_bundle import bright_square, plain_part
 
-from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.calibration.record import Calibration, Promise
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.calibrating import Calibrations
@@ -65,6 +66,23 @@ def test_from_good_parts_to_a_verdict_by_them(learning: Service, tmp_path: Path)
     assert kept.id == made["id"]
     assert learning.get(f"{path}/file").body == (tmp_path / made["file"]).read_bytes()
     assert not list(tmp_path.glob(".parts-*"))
+
+
+def test_no_part_is_lost_when_another_model_takes_over(model: ClipSAM, tmp_path: Path) -> None:
+    promise = Promise(0.1, 0.95, 30, 0, 0)
+    found = Calibration(model.bundle.id, "bottle", 0.6, promise, {})
+    calibrated = ClipSAM(model.bundle, model.sessions, calibration=found)
+    with serving(model, queue=12) as service, ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(service.inspect, BAD) for _ in range(60)]
+        for number in range(6):
+            until(lambda number=number: sum(a.done() for a in answers) >= 8 * number)
+            service.judge.use(model if number % 2 else calibrated)
+        seen = [answer.result() for answer in answers]
+    assert {answer.status for answer in seen} == {200}
+    assert {(a.json["category"], a.json["limit"]) for a in seen} == {
+        ("object", model.bundle.manifest.prompts.deciding),
+        ("bottle", 0.6),
+    }
 
 
 def test_too_few_parts_and_what_cannot_be_promised_are_said(learning: Service) -> None:
