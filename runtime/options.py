@@ -120,6 +120,17 @@ class InspectOptions:
         x, y, w, h = self.roi
         return self.ignore[y : y + h, x : x + w]
 
+    def area(self, image: Image) -> NDArray[np.bool_] | None:
+        """Where something counts in an image, bool [H,W]; None: everywhere."""
+        if self.roi is None and self.ignore is None:
+            return None
+        inside = np.ones(image.shape[:2], np.bool_)
+        if self.roi is not None:
+            x, y, width, height = self.roi
+            inside[:] = False
+            inside[y : y + height, x : x + width] = True
+        return inside if self.ignore is None else inside & ~self.ignore
+
     def gate(
         self, options: PromptOptions, shape: tuple[int, ...], tile: float = 1.0
     ) -> PromptOptions:

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
@@ -27,9 +26,7 @@ from clipsam.runtime.calibration.histogram import draw_histogram
 from clipsam.runtime.calibration.record import SUFFIX, Calibration, Promise
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import CalibrationError, OptionError, OutputError
-from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import write_png
-from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.jobs import find_jobs
 from clipsam.runtime.station.labelled import labelled_pictures
@@ -73,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         model.bundle.text(args.category)
         observe = partial(model.observe, category=args.category)
-        done = calibrate(observe, good, defective, wanted, made_with, _area(options), _progress())
+        done = calibrate(observe, good, defective, wanted, made_with, options.area, _progress())
     title = f"{args.category}, bundle {done.calibration.bundle}"
     sheet = contact_sheet(done.examples, done.found) if done.examples else None
     identity = done.calibration.write(output)
@@ -155,22 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=positive(int), help="CPU threads (default: all cores)")
     add_options(parser, limit=False)
     return parser
-
-
-def _area(options: InspectOptions) -> Callable[[Image], NDArray[np.bool_] | None]:
-    """Where a planted defect counts."""
-
-    def where(image: Image) -> NDArray[np.bool_] | None:
-        if options.roi is None and options.ignore is None:
-            return None
-        inside = np.ones(image.shape[:2], np.bool_)
-        if options.roi is not None:
-            x, y, width, height = options.roi
-            inside[:] = False
-            inside[y : y + height, x : x + width] = True
-        return inside if options.ignore is None else inside & ~options.ignore
-
-    return where
 
 
 def _progress() -> Callable[[str, int, int], None]:

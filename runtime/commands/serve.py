@@ -26,6 +26,7 @@ from clipsam.runtime.commands.sensitivity import add_options, positive, read_opt
 from clipsam.runtime.core.errors import ClipSAMError, SessionError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.app import make_app
+from clipsam.runtime.service.calibrating import Calibrations
 from clipsam.runtime.service.guard import write_log
 from clipsam.runtime.service.judge import BROKEN, READY, Judge
 from clipsam.runtime.service.recorder import Recorder
@@ -83,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 server.stop()
 
         judge = Judge(model, settings.queue, settings.batch, settings.max_pixels, told)
-        server = Server(make_app(judge, settings, recorder, version()), settings)
+        learning = None
+        if args.calibrations is not None:
+            learning = Calibrations(judge, args.calibrations, sensitivity)
+        app = make_app(judge, settings, recorder, version(), learning)
+        server = Server(app, settings)
         address = listener.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"clipsam {version()} listens on http://{host}:{address[1]}", file=sys.stderr)
@@ -95,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         judge.start()
         stack.callback(judge.close)
+        if learning is not None:
+            stack.callback(learning.close)
         server.run([listener])
         notify("STOPPING=1")
         if judge.state == BROKEN:
@@ -145,6 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="judge by the bundle's own limit, which promises nothing about your parts",
     )
+    add("--calibrations", type=Path, metavar="FOLDER",
+        help="let clients calibrate, and judge by what they made; the files go here")  # fmt: skip
     add("--store", type=Path, help="keep a row for every part, e.g. line.db; made if missing")
     add("--host", default=usual.host, help="default: %(default)s, this machine alone")
     add("--port", type=_port, default=8000, help="default: %(default)s; 0: any that is free")

@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from clipsam.runtime.service.calibrating import Calibrations
+from clipsam.runtime.service.calibrations import calibrations_of
 from clipsam.runtime.service.desk import Desk
 from clipsam.runtime.service.guard import Guard
 from clipsam.runtime.service.inspecting import inspecting
@@ -35,7 +37,11 @@ _NOTHING = np.zeros((0, 0), np.float32)
 
 
 def make_app(
-    judge: Judge, settings: Settings, recorder: Recorder | None = None, version: str = ""
+    judge: Judge,
+    settings: Settings,
+    recorder: Recorder | None = None,
+    version: str = "",
+    calibrations: Calibrations | None = None,
 ) -> FastAPI:
     """The ASGI application around a judge that is started and closed elsewhere."""
     metrics = Metrics()
@@ -51,6 +57,7 @@ def make_app(
     app.include_router(inspecting(desk))
     app.include_router(parts_of(recorder))
     app.include_router(protocol(desk, version))
+    app.include_router(calibrations_of(calibrations))
     app.include_router(page())
 
     @app.get("/metrics", tags=["health"], summary="Figures for Prometheus")
@@ -67,7 +74,8 @@ def make_app(
 
     @app.get("/about", tags=["health"], summary="What runs, and what its limit promises")
     async def about() -> JSONResponse:
-        return JSONResponse(_about(judge, settings, recorder, version))
+        known = _about(judge, settings, recorder, version)
+        return JSONResponse({**known, "calibrations": calibrations is not None})
 
     return app
 
@@ -87,14 +95,15 @@ def _about(
     return {
         "version": version,
         "bundle": model.bundle.id,
-        "categories": [found.category] if found else list(manifest.categories),
+        "category": found.category if found else None,
+        "categories": list(manifest.categories),
         "provider": model.provider,
         "precisions": model.precisions,
         "settings": model.options.settings(),
-        "limit": model.options.limit or manifest.prompts.limit,
+        "limit": model.options.limit or manifest.prompts.deciding,
         # How far the map's limit moves with the score's, and below what the map is not shown.
         "map_scale": scale,
-        "map_floor": manifest.prompts.limit * scale / 2,
+        "map_floor": manifest.prompts.deciding * scale / 2,
         "queue": settings.queue,
         "max_body": settings.max_body,
         "store": recorder is not None,

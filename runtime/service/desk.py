@@ -93,10 +93,9 @@ class Desk:
         Raises Problem, ClipSAMError, and ClientDisconnect when nobody waits any more.
         """
         model, most = self.judge.model, self.settings.timeout
-        category = model.word(asked.category)
-        model.bundle.text(category)  # an unknown one fails here
+        model.bundle.text(model.word(asked.category))  # an unknown one fails here
         until = request.state.began + min(asked.timeout or most, most)
-        jobs = [Job(picture, name, category, until) for name, picture in asked.pictures]
+        jobs = [Job(picture, name, asked.category, until) for name, picture in asked.pictures]
         for job in jobs:
             self.judge.submit(job)
         waits = [asyncio.ensure_future(asyncio.wrap_future(job.answer)) for job in jobs]

@@ -39,7 +39,7 @@ class Job:
     Attributes:
       picture: a file's content, or HxWx3 uint8 RGB.
       name: what messages call it.
-      category: a word that the bundle knows.
+      category: a word that the bundle knows; None: what the model takes a part for.
       expires: on `time.monotonic`'s clock; not begun after it.
       answer: the image with its result, or the error it met.
       begun: when it was decoded.
@@ -47,7 +47,7 @@ class Job:
 
     picture: bytes | Image
     name: str
-    category: str
+    category: str | None
     expires: float
     answer: Future[Inspected] = field(default_factory=Future)
     begun: float = 0.0
@@ -69,6 +69,8 @@ class Judge:
         self._batch, self._max_pixels, self._on_state = batch, max_pixels, on_state
         self._queue: SimpleQueue[Job] = SimpleQueue()
         self._begun: deque[Job] = deque()
+        self._held: deque[Job] = deque()  # taken, for a model that comes next
+        self._finished = False
         self._lock, self._taken = threading.Lock(), 0
         self._closing, self._seconds, self._judged = threading.Event(), 0.0, 0
         self._thread = threading.Thread(target=self._run, name="clipsam-judge")
@@ -106,6 +108,10 @@ class Judge:
         """Begin: first to warm up."""
         self._thread.start()
 
+    def use(self, model: ClipSAM) -> None:
+        """Judge by another model of the same engines, from the next picture on."""
+        self.model = model
+
     def close(self) -> None:
         """Judge what was handed over, and end."""
         self._closing.set()
@@ -137,8 +143,9 @@ class Judge:
         while True:
             before = self._judged
             try:
-                self._run_line()
-                return
+                self._run_line(self.model)
+                if self._finished:
+                    return
             except SessionError:
                 raise
             except Exception:
@@ -147,9 +154,9 @@ class Judge:
                     raise
                 _LOG.error("the line failed, and is begun again: %s", traceback.format_exc())
 
-    def _run_line(self) -> None:
+    def _run_line(self, model: ClipSAM) -> None:
         closed = threading.Event()
-        line = self.model.inspect_many(self._items(closed), batch=self._batch)
+        line = model.inspect_many(self._items(model, closed), batch=self._batch)
         try:
             last = 0.0
             for inspected in line:
@@ -166,25 +173,31 @@ class Judge:
             self._fail(self._begun, error)
             raise
 
-    def _items(self, closed: threading.Event) -> Iterator[Item]:
-        """Decoded pictures for a line, each with its place in `_begun`."""
+    def _items(self, model: ClipSAM, closed: threading.Event) -> Iterator[Item]:
+        """Decoded pictures for a line, each with its place in `_begun`, while `model` judges."""
         while not closed.is_set():
             try:
-                job = self._queue.get(timeout=_POLL)
+                job = self._held.popleft() if self._held else self._queue.get(timeout=_POLL)
             except Empty:
                 if self._closing.is_set():
+                    self._finished = True
                     return
+                job = None
+            if self.model is not model:
+                self._held.extend([job] if job else [])  # for the next line
+                return
+            if job is None:
                 continue
             if not job.answer.set_running_or_notify_cancel():  # nobody waits for it
                 continue
             try:
-                image = self._image(job)
+                image, category = self._image(job), model.word(job.category)
             except (ClipSAMError, Problem) as error:
                 job.answer.set_exception(error)
                 continue
             job.picture, job.begun = b"", time.monotonic()
             self._begun.append(job)
-            yield image, job.category
+            yield image, category
             del job, image
 
     def _image(self, job: Job) -> Image:
@@ -201,7 +214,7 @@ class Judge:
             raise ImageError(f"{job.name} cannot be decoded: save it again.") from error
 
     def _fail_waiting(self) -> None:
-        waiting: deque[Job] = deque()
+        waiting = self._held
         while True:
             try:
                 waiting.append(self._queue.get_nowait())

@@ -11,14 +11,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.app import make_app
+from clipsam.runtime.service.calibrating import Calibrations
 from clipsam.runtime.service.judge import Judge
 from clipsam.runtime.service.recorder import Recorder
 from clipsam.runtime.service.server import Server, bind
@@ -110,6 +113,7 @@ def serving(
     store: Store | None = None,
     keep: Keep | None = None,
     wait: bool = True,
+    calibrations: Path | None = None,
     **settings: Any,
 ) -> Iterator[Service]:
     """Run a service in a thread; `wait` until it is ready."""
@@ -117,7 +121,8 @@ def serving(
     judge = Judge(model, chosen.queue, chosen.batch, chosen.max_pixels)
     recorder = Recorder(store, keep or Keep(min_free=0)) if store else None
     listener = bind("127.0.0.1", 0)
-    server = Server(make_app(judge, chosen, recorder, "1.2.3"), chosen)
+    learning = Calibrations(judge, calibrations, InspectOptions()) if calibrations else None
+    server = Server(make_app(judge, chosen, recorder, "1.2.3", learning), chosen)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     judge.start()
@@ -129,6 +134,8 @@ def serving(
     finally:
         server.stop()
         thread.join()
+        if learning:
+            learning.close()
         judge.close()
 
 

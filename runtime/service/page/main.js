@@ -4,6 +4,7 @@ import { Failure, getJson, inspect } from "./api.js";
 import { startCamera } from "./camera.js";
 import { node, words } from "./dom.js";
 import { draw, readMap, thumbnail } from "./draw.js";
+import { startLearning } from "./learn.js";
 import { labelButtons, showParts } from "./parts.js";
 import { promiseOf } from "./promise.js";
 
@@ -138,7 +139,8 @@ function listen() {
   for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
     document.addEventListener(name, (event) => {
       event.preventDefault();
-      drop.classList.toggle("over", over);
+      const aim = event.target.closest?.("#learn") ? $("learn-drop") : drop;
+      for (const one of [drop, $("learn-drop")]) one.classList.toggle("over", over && one === aim);
       if (name === "drop") take(event.dataTransfer.files);
     });
   }
@@ -154,23 +156,27 @@ setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
 $("theme").onclick = () => setTheme(document.documentElement.dataset.theme !== "dark");
 watchState();
 setInterval(watchState, 5000);
-try {
+async function showAbout() {
   about = await getJson("/about");
   const { calibration } = about;
-  $("about").textContent = `${calibration ? about.categories[0] : "not calibrated"}, bundle ${about.bundle}${calibration ? `, calibration ${calibration.id}` : ""}, ${about.provider}, clipsam ${about.version}`;
+  $("about").textContent = `${calibration ? about.category : "not calibrated"}, bundle ${about.bundle}${calibration ? `, calibration ${calibration.id}` : ""}, ${about.provider}, clipsam ${about.version}`;
   judgedBy = about.limit;
-  const highest = Math.max(judgedBy * 2, 1, ...(calibration?.good_scores ?? []));
-  $("slider").max = Math.ceil(highest * 10) / 10;
-  const marks = calibration?.good_scores ?? [];
-  for (const score of marks.slice(-400)) place(node("i"), score);
+  const scores = calibration?.good_scores ?? [];
+  $("slider").max = Math.ceil(Math.max(judgedBy * 2, 1, ...scores) * 10) / 10;
+  $("scale").replaceChildren();
+  for (const score of scores.slice(-400)) place(node("i"), score);
+  for (const one of seen) if (one.mark) place(one.mark, one.answer.score);
   $("slider").value = judgedBy;
   setLimit(judgedBy);
-  if (!calibration) {
-    $("category-box").hidden = false;
-    $("category").replaceChildren(...about.categories.map((word) => node("option", { value: word }, word)));
-    if (about.categories.includes("object")) $("category").value = "object";
-  }
+  $("category-box").hidden = calibration !== null;
+}
+
+try {
+  await showAbout();
+  $("category").replaceChildren(...about.categories.map((word) => node("option", { value: word }, word)));
+  if (about.categories.includes("object")) $("category").value = "object";
   if (about.store) { $("record-box").hidden = false; refreshParts = showParts(); }
+  if (about.calibrations) startLearning(about.categories, about.category, showAbout);
   listen();
 } catch (error) {
   if (!(error instanceof Failure)) throw error;

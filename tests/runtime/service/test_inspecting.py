@@ -121,3 +121,12 @@ def test_openapi_has_examples_and_problems(service: Service) -> None:
     example = described["components"]["schemas"]["InspectionAnswer"]["example"]
     assert set(example) == set(service.inspect(BAD).json)  # the example is not of yesterday
     assert "/v2/health/ready" in described["paths"]
+
+
+def test_about_says_what_limit_is_judged_by(service: Service) -> None:
+    about = service.get("/about").json
+    answer = service.inspect(BAD).json
+    assert about["limit"] == answer["limit"]
+    assert about["limit"] * about["map_scale"] == pytest.approx(answer["map_limit"])
+    assert (about["category"], about["calibration"]) == (None, None)
+    assert answer["category"] in about["categories"]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.service import Service, png, serving, until
 from support.toy_bundle import bright_square, plain_part
@@ -74,6 +75,7 @@ def page(browser: Any, calibrated: Service, request: pytest.FixtureRequest) -> I
     )
     page.goto(calibrated.url)
     page.get_by_text("ready", exact=True).wait_for()
+    page.get_by_text("(0 of 59 do)").wait_for()
     yield page
     expected = ("a status of 422", "willReadFrequently")  # a file of text, and how a test looks
     assert [text for text in said if not any(word in text for word in expected)] == []
@@ -192,6 +194,40 @@ def test_everything_to_use_has_a_name(page: Any) -> None:
              .map((e) => e.outerHTML)"""
     )
     assert nameless == []
+
+
+def test_from_dropped_good_parts_to_a_verdict_by_them(
+    browser: Any, model: ClipSAM, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    parts = [
+        {
+            "name": f"good-{number}.png",
+            "mimeType": "image/png",
+            "buffer": png((plain_part() + draw.integers(0, 24, (120, 160, 3))).astype(np.uint8)),
+        }
+        for number in range(20)
+    ]
+    with serving(model, calibrations=tmp_path) as service:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(service.url)
+        page.get_by_text("not calibrated").wait_for()
+        page.locator("#learn-files").set_input_files(parts[:5])
+        page.get_by_text("at least 8").wait_for()
+        page.locator("#learn-files").set_input_files(parts)
+        page.get_by_text("with 95 % confidence (0 of 20 do)").wait_for()
+        with page.expect_download() as saved:
+            page.locator("#learn-save").click()
+        assert saved.value.suggested_filename.endswith(".calibration")
+        page.locator("#learn-use").click()
+        page.get_by_text("start it with --calibration").wait_for()
+        page.get_by_text("Of good parts like those shown to it, at most 14 %").wait_for()
+        drop(page, ("bad.png", BAD))
+        assert page.locator("#verdict").inner_text() == "▲ Anomalous"
+        assert len(service.inspect(BAD).json["calibration"]) == 12
+        context.close()
 
 
 def test_a_token_is_asked_for_once(browser: Any, model: ClipSAM) -> None:
