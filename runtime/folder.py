@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from clipsam.runtime.images.reader import MAX_BYTES, write_png, write_score_tiff
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.index import RESULTS, Index, read_index, settings_digest
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
-from clipsam.runtime.results.names import MASK, OVERLAY, SCORE
+from clipsam.runtime.results.names import ENDINGS, EVERYTHING, MASK, OVERLAY, Save
 from clipsam.runtime.results.record import Record
 from clipsam.runtime.stream import Inspected
 
@@ -67,9 +67,10 @@ def inspect_files(
     norm: str | None = None,
     deadline_ms: float | None = None,
     resume: bool = False,
+    save: Save = EVERYTHING,
     progress: Callable[[int, int, Counts], None] = lambda done, total, counts: None,
 ) -> Counts:
-    """Inspect every job; write overlay, mask and score map, and add a row to `results.jsonl`.
+    """Inspect every job; write the files that `save` says, and add a row to `results.jsonl`.
 
     A picture that cannot be inspected costs a logged error and a row, not the run.
     With `resume`, pictures are skipped whose row stands: same name, same content, and everything
@@ -92,6 +93,7 @@ def inspect_files(
             "precisions": model.precisions,
             **model.options.settings(),
             "calibration": model.calibration.id if model.calibration else "",
+            **({} if save == EVERYTHING else {"save": str(save)}),  # files that are missing stay so
         }
     )
     counts = Counts()
@@ -114,7 +116,7 @@ def inspect_files(
                     if part is None:
                         counts.skipped += 1
                     else:
-                        _write(part, seen, output, record, settings, counts)
+                        _write(part, seen, output, record, settings, counts, save)
                     progress(number, len(jobs), counts)
     except OSError as error:
         raise not_written(output / RESULTS, error) from error
@@ -147,7 +149,13 @@ def _in_order(
 
 
 def _write(
-    part: Inspected, seen: _Seen, output: Path, record: Record, settings: str, counts: Counts
+    part: Inspected,
+    seen: _Seen,
+    output: Path,
+    record: Record,
+    settings: str,
+    counts: Counts,
+    save: Save,
 ) -> None:
     """Write the files of one part, then its row."""
     image, result = part.image, part.outcome
@@ -160,7 +168,7 @@ def _write(
             raise ImageError(f"{seen.job.source} was written to meanwhile: inspect it again.")
         source = str(seen.job.source.absolute())
         row = {"image": seen.job.image, "stem": seen.stem, "source": source, **row}
-        _write_files(output, seen, image, result)
+        _write_files(output, seen, image, result, save.of(result.verdict))
         record.add_row({**row, **result.to_dict()})
     except ClipSAMError as error:
         if isinstance(error, OutputError) and not _name_too_long(error):
@@ -176,13 +184,22 @@ def _write(
         counts.add(result.verdict)
 
 
-def _write_files(output: Path, seen: _Seen, image: Image, result: Result) -> None:
-    """Overlay, mask and score map."""
-    shown, mask, score = (output / (seen.stem + end) for end in (OVERLAY, MASK, SCORE))
+def _write_files(
+    output: Path, seen: _Seen, image: Image, result: Result, endings: Collection[str]
+) -> None:
+    """Overlay, mask and score map, those of them that are wanted; the others of an earlier
+    judgement are removed, or they would pass for this one's."""
     try:
-        write_png(shown, captioned(image, result, seen.job.image))
-        write_png(mask, result.mask.astype(np.uint8) * 255)
-        write_score_tiff(score, result.score_map)
+        for ending in ENDINGS:
+            path = output / (seen.stem + ending)
+            if ending not in endings:
+                path.unlink(missing_ok=True)
+            elif ending == OVERLAY:
+                write_png(path, captioned(image, result, seen.job.image))
+            elif ending == MASK:
+                write_png(path, result.mask.astype(np.uint8) * 255)
+            else:
+                write_score_tiff(path, result.score_map)
     except MemoryError as error:
         raise ImageError(
             f"{seen.job.source} does not fit into the memory that is free: cut it into tiles, or "

@@ -54,6 +54,7 @@ class ClipSAM:
       masks_per_box: how many masks SAM draws for a box.
       options: how sensitive it is, and where it looks.
       calibration: what good parts taught; None without.
+      segmenter: SAM, of these sessions.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ClipSAM:
         self.bundle, self.sessions, self.calibration = bundle, sessions, calibration
         self.options = calibrated(options or InspectOptions(), calibration)
         self._clip_umci = sessions["clip_umci"]
-        self._sam = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
+        self.segmenter = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
         self._refine_ms = 0.0  # what SAM cost last time, for the deadline
 
@@ -212,7 +213,7 @@ class ClipSAM:
             far = compare(self.calibration, view, tokens)
             prompts = find_prompts(rough, gate, far.added)  # Eq. 7
             zoom = given.zoom or options.preprocess.zoom
-            crops = choose_crops(zoom, prompts, view.shape, self._sam.image_size)
+            crops = choose_crops(zoom, prompts, view.shape, self.segmenter.image_size)
             expected = self._refine_ms * max(1, len(crops))
         masks: Masks | CropMasks | None = None
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
@@ -277,16 +278,16 @@ class ClipSAM:
         """SAM's masks of all prompts, from the whole view or from crops of it, one by one."""
         if not crops:
             with clock("encode"):
-                embedding = self._sam.encode(view)
+                embedding = self.segmenter.encode(view)
             with clock("decode"):
-                return self._sam.decode(embedding, prompts)
+                return self.segmenter.decode(embedding, prompts)
         masks = []
         for crop in crops:
             with clock("encode"):
-                embedding = self._sam.encode(crop.of(view))
+                embedding = self.segmenter.encode(crop.of(view))
             with clock("decode"):
                 own = crop_prompts(crop, prompts, self.bundle.manifest.prompts)
-                masks.append(self._sam.decode(embedding, own))
+                masks.append(self.segmenter.decode(embedding, own))
         return CropMasks(crops, tuple(masks))
 
     def inspect_many(
@@ -362,11 +363,11 @@ class ClipSAM:
         )
         everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
         clock = Clock()
-        embedding = self._sam.encode(blank)
-        fuse(rough, self._sam.decode(embedding, everywhere))
+        embedding = self.segmenter.encode(blank)
+        fuse(rough, self.segmenter.decode(embedding, everywhere))
         if every_count:
             most = self.bundle.manifest.prompts.max_boxes
-            self._sam.meet_every_count(embedding, everywhere, most)
+            self.segmenter.meet_every_count(embedding, everywhere, most)
         return clock.total
 
     def close(self) -> None:

@@ -17,9 +17,11 @@ from pathlib import Path
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.log import log_to_stderr
 from clipsam.runtime.folder import Counts, find_jobs, inspect_files
 from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.results.names import EVERYTHING, Save
 from clipsam.runtime.stages.fusion import NORMS
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
@@ -48,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clipsam inspect",
         description="Inspect images; for every image, under its relative path: NAME.overlay.png, "
-        "NAME.mask.png (0/255), NAME.score.tiff (float32), and a line in results.jsonl.",
+        "NAME.mask.png (0/255), NAME.score.tiff (float32), as --save says, and a line in "
+        "results.jsonl.",
         epilog=EPILOG,
     )
     add = parser.add_argument
@@ -87,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_options(parser)
     add(
+        "--save",
+        type=_save,
+        default=EVERYTHING,
+        metavar="WHAT",
+        help="files to write: none, or some of overlay,mask,score; with anomalous none of good "
+        "parts (default: all)",
+    )
+    add(
         "--resume",
         action="store_true",
         help="skip images that results.jsonl already has, unchanged and with the same options",
@@ -117,8 +128,16 @@ def _inspect(args: argparse.Namespace) -> Counts:
             norm=args.norm,
             deadline_ms=args.deadline_ms,
             resume=args.resume,
+            save=args.save,
             progress=_progress(),
         )
+
+
+def _save(text: str) -> Save:
+    try:
+        return Save.parse(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _progress() -> Callable[[int, int, Counts], None]:

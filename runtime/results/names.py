@@ -4,10 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from dataclasses import dataclass
 from pathlib import PurePath
+
+from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.core.result import GOOD
 
 OVERLAY, MASK, SCORE = ENDINGS = (".overlay.png", ".mask.png", ".score.tiff")
 _LONGEST = 255 - max(map(len, ENDINGS))  # bytes that a file system allows a name
+
+SAVED = {"overlay": OVERLAY, "mask": MASK, "score": SCORE}
+
+
+@dataclass(frozen=True)
+class Save:
+    """Which files are written for a part.
+
+    Attributes:
+      endings: of `ENDINGS`.
+      good: whether also for good parts.
+    """
+
+    endings: tuple[str, ...] = ENDINGS
+    good: bool = True
+
+    def of(self, verdict: str) -> tuple[str, ...]:
+        """The endings of a part's files."""
+        return self.endings if self.good or verdict != GOOD else ()
+
+    def __str__(self) -> str:
+        words = [word for word, ending in SAVED.items() if ending in self.endings]
+        return ",".join([*words, *(() if self.good else ("anomalous",))]) or "none"
+
+    @classmethod
+    def parse(cls, text: str) -> Save:
+        """`text` is "none", or some of overlay, mask, score and anomalous, parted by commas:
+        "anomalous" alone means all three. Raises OptionError."""
+        words = text.split(",")
+        if words == ["none"]:
+            return cls(())
+        if not set(words) <= {*SAVED, "anomalous"} or len(set(words)) < len(words):
+            raise OptionError(
+                f"save={text!r} must be none, or some of overlay, mask, score and anomalous (no "
+                "files of good parts), parted by commas."
+            )
+        endings = tuple(ending for word, ending in SAVED.items() if word in words)
+        return cls(endings or ENDINGS, "anomalous" not in words)
+
+
+EVERYTHING = Save()
 
 
 def fold(name: str) -> str:

@@ -144,6 +144,8 @@ class Record(Index):
     def _sync_folders(self, stem: str) -> None:
         """Force to the disk that the files of `stem` are where they are."""
         folder = (self._folder / stem).parent
+        if not folder.is_dir():  # none were wanted
+            return
         _sync_folder(folder)
         while folder not in self._synced_folders and folder != self._folder:
             self._synced_folders.add(folder)

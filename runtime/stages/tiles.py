@@ -23,8 +23,8 @@ from clipsam.runtime.stages.preprocess import clip_input
 OFF, AUTO = "off", "auto"
 MOST = 64  # windows, however large the picture
 OVERLAP = 0.25  # of a window's side, with the next one
-AUTO_MOST = 16  # windows that `auto` spends at most: the time of a part is bounded by them
-AUTO_TOKEN = 16.0  # pixels of the image a side that one of CLIP's tokens may cover
+AUTO_MOST = 9  # windows that `auto` spends at most: the time of a part is bounded by them
+AUTO_TOKEN = 8.0  # pixels of the image a side that one of CLIP's tokens may cover
 
 Map = NDArray[np.float32]
 
