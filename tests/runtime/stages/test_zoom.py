@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from support.toy_bundle import SAM_SIZE, SCORES, build_toy_bundle, plain_part
 
 from clipsam.runtime import ClipSAM, InspectOptions, OptionError
+from clipsam.runtime.stages.preprocess import PreprocessOptions
 from clipsam.runtime.stages.prompts import PromptOptions, Prompts, find_prompts
 from clipsam.runtime.stages.zoom import MOST, choose_crops, crop_prompts
 
@@ -158,6 +159,14 @@ def test_a_good_part_runs_no_sam(zoomed: ClipSAM) -> None:
     result = zoomed.inspect(plain_part(800, 1000))
     assert (result.verdict, result.crops, result.refined) == ("good", 0, False)
     assert "encode" not in result.timings
+
+
+def test_the_bundle_chooses_where_nobody_says(tmp_path: Path) -> None:
+    folder = build_toy_bundle(tmp_path / "b", preprocess=PreprocessOptions(zoom="auto"))
+    for zoom, crops in ((None, 2), ("auto", 2), ("off", 0)):
+        options = InspectOptions(tiles="4x4", zoom=zoom)
+        with ClipSAM.open(folder, threads=1, options=options) as model:
+            assert model.inspect(part_with(FAR)).crops == crops
 
 
 def test_a_line_zooms_as_inspect_does(zoomed: ClipSAM) -> None:
