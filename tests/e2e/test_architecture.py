@@ -168,7 +168,8 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
         start, _, rest = name.partition("{")
         choices, _, end = rest.partition("}")
         for choice in choices.split(","):
-            if "NAME" not in name and not (ROOT / f"{start}{choice}{end}").exists():
+            made = "NAME" in name or name.startswith("build/")
+            if not made and not (ROOT / f"{start}{choice}{end}").exists():
                 missing.append(f"{start}{choice}{end}")
     assert len(named) > 5
     assert missing == []

@@ -306,7 +306,7 @@ def test_dead_engines_end_the_station_and_condemn_no_part(
         raise SessionError("The device is gone.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("clipsam.runtime.stream.find_rough", dead)
+        patch.setattr("clipsam.runtime.stream.find_looks", dead)
         patch.setattr(ClipSAM, "_run_blank", dead)
         for _ in range(4):
             with pytest.raises(SessionError, match="device is gone"):
