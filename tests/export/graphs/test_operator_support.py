@@ -159,7 +159,9 @@ def test_int8_graphs_stay_within_documented_support(
     quantize(tmp_path / "base.onnx", tmp_path / "int8.onnx", feeds, threads=1)
     model = onnx.load(tmp_path / "int8.onnx")
     assert unsupported(model) == []
-    assert on_cpu(model) == []
+    # Nor has CUDA kernels of ONNX's latest quantization: int8 for it is opset 20's, the default.
+    left = {"QuantizeLinear", "DequantizeLinear"} if opset > 20 else set()
+    assert {found.operator for found in on_cpu(model)} <= left
 
 
 # --- the audit finds things ---------------------------------------------------------------------
