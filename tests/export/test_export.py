@@ -74,6 +74,7 @@ def test_graphs_have_the_contract_s_names_dtypes_and_shapes(random_bundle: Path)
             "image uint8[batch,192,192,3]",
             "text float32[batch,128,2]",
             "rough float32[batch,192,192]",
+            "tokens float16[batch,2304,128]",
         ],
         "sam_encoder": [
             "image uint8[1,384,384,3]",
