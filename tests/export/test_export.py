@@ -138,7 +138,9 @@ def test_every_opset_gives_the_same_outputs(
                 feeds = {key: value.numpy() for key, value in case.feeds.items()}
                 a, b = first.run(feeds), second.run(feeds)
                 for output in a:
-                    np.testing.assert_allclose(a[output], b[output], rtol=1e-4, atol=1e-5)
+                    # A token may round to the next float16.
+                    rtol = 1e-3 if a[output].dtype == np.float16 else 1e-4
+                    np.testing.assert_allclose(a[output], b[output], rtol=rtol, atol=1e-5)
 
 
 # --- one graph ----------------------------------------------------------------------------------
