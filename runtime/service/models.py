@@ -41,6 +41,8 @@ EXAMPLE: dict[str, Any] = {
     "timings": {"rough": 21.0, "encode": 60.1, "total": 92.4, "latency": 95.0},
     "map_limit": 0.42,
     "min_area": 2,
+    "tiles": "off",
+    "crops": 0,
     "roi": [0, 0, 160, 120],
     "ignore": "",
     "distance": 0.21,
@@ -87,6 +89,8 @@ class InspectionAnswer(BaseModel):
     timings: dict[str, float] = Field(description="stage -> ms")
     map_limit: float = Field(description="where the map passes the limit")
     min_area: int
+    tiles: str = Field(description="columns x rows in which CLIP looked beside the whole")
+    crops: int = Field(description="that SAM was shown; 0: the whole, or nothing")
     roi: _Box | None
     ignore: str
     distance: float | None
