@@ -205,7 +205,7 @@ def test_an_encoder_with_half_precision_layer_norm_is_caught(
         with pytest.raises(
             GateError,
             match=r"engine of sam_encoder in fp16 does not agree .* is off by .*; it was not "
-            "written: build it with --precision fp32",
+            "written: build it with --precision tf32",
         ):
             build_engines(bundle, ["fp16"])
         assert engines(bundle) == set()
