@@ -26,6 +26,7 @@ from gpu_day.runner import FAILED, MEASURED, NOT_RUN, TIMED_OUT, Day
 from harness import job
 from harness.rows import ROWS
 from support.golden_toy import break_normalisation, build_golden_toy, rehash
+from support.interrupts import attend_interrupts
 
 from clipsam.runtime.core.errors import OutputError
 
@@ -141,6 +142,7 @@ def test_interrupted_it_leaves_nothing_running_and_goes_on_where_it_was(tmp_path
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(job.BENCHMARKS), str(tmp_path)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=attend_interrupts,
     )  # fmt: skip
     pids = tmp_path / "pids"
     while not (pids.exists() and len(pids.read_text().split()) == 2):

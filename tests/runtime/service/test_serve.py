@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.interrupts import attend_interrupts
 from support.service import png
 from support.toy_bundle import bright_square
 
@@ -27,7 +28,12 @@ BAD = png(bright_square())
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, once it is ready, and its address."""
     command = [sys.executable, "-m", "clipsam.runtime.cli", "serve", *arguments, "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=attend_interrupts,
+    ) as running:
         assert running.stderr is not None
         try:
             url = ""

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.interrupts import attend_interrupts
 from support.line_station import bad_part, good_part, write_part
 from support.toy_bundle import build_toy_bundle
 
@@ -236,6 +237,7 @@ def test_a_callback_of_ones_own(tmp_path: Path) -> None:
          tmp_path / "line.db"],
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=attend_interrupts,
     )  # fmt: skip
     assert process.stdout is not None
     with process.stdout:

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from support.interrupts import attend_interrupts
 from support.line_station import bad_part, good_part, parts_of, write_part
 from support.toy_bundle import build_toy_bundle, plain_part
 
@@ -37,7 +38,13 @@ class Program:
         command += ["--store", str(store), "--uncalibrated", "--threads", "1", *args]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            bufsize=1,
+            preexec_fn=attend_interrupts,
         )
 
     def answers(self, count: int) -> list[dict[str, Any]]:
