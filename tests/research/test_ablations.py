@@ -129,7 +129,7 @@ def test_clip_and_sam_run_where_they_are_told(
         return opened(bundle, *flags)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ablations_module, "open_bundle", remembered)
-    few = [str(tiny_bundle), "synthetic", "--count", "12", "--limit", "1"]
+    few = [str(tiny_bundle), "synthetic", "--count", "12", "--each", "1"]
     assert ablations_module.main([*few, "--device", "cpu", "--provider", "cpu"]) == 0
     assert asked == [("cpu", None, "fp32")]
     assert "tiny on cpu, SAM of" in capsys.readouterr().out
