@@ -180,7 +180,7 @@ def test_a_precision_out_of_tolerance_is_refused(
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: The graph clip_umci in fp16 does not agree with PyTorch: ")
     assert "(1e-05 is allowed); no bundle was written. Leave out --precision fp16" in message
-    assert "and use fp32 (or bf16 for TensorRT" in message
+    assert "and use fp32 (or bf16 or tf32 for TensorRT" in message
     assert Bundle.open(bundle).id == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
