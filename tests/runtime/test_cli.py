@@ -13,29 +13,14 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from support.cli_run import NAMES, Ran, Run, lines, listing, make_images, runner, save
-from support.toy_bundle import bright_square, build_toy_bundle, plain_part
+from support.cli_run import NAMES, Ran, Run, lines, listing, save
+from support.toy_bundle import bright_square, plain_part
 
 from clipsam.runtime import ClipSAM, Result, __version__, read_image
 from clipsam.runtime.cli import main
 from clipsam.runtime.commands import COMMANDS, Command
 from clipsam.runtime.core.files import sha256
 from clipsam.runtime.folder import find_jobs
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
-
-
-@pytest.fixture
-def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    return runner(toy, capfd)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return make_images(tmp_path / "images")
 
 
 def test_what_runs_is_said_when_asked_for(run: Run, images: Path, tmp_path: Path) -> None:

@@ -14,26 +14,10 @@ from pathlib import Path
 import pytest
 import tifffile
 from PIL import Image
-from support.cli_run import NAMES, Ran, Run, lines, listing, make_images, runner
-from support.toy_bundle import build_toy_bundle
+from support.cli_run import NAMES, Ran, Run, lines, listing
 
 from clipsam.runtime.cli import main
 from clipsam.runtime.results.index import row_line
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
-
-
-@pytest.fixture
-def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    return runner(toy, capfd)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return make_images(tmp_path / "images")
 
 
 def test_a_bad_image_does_not_stop_the_good_ones(run: Run, images: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.blocked import BLOCK
-from support.toy_bundle import bright_square, build_toy_bundle
+from support.toy_bundle import bright_square
 
 import clipsam.runtime
 from clipsam.runtime.commands import COMMANDS
@@ -29,11 +29,6 @@ def run(code: str, blocked: tuple[str, ...], *args: str) -> subprocess.Completed
         text=True,
         timeout=120,
     )
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
 
 
 @pytest.mark.parametrize("module", ["clipsam.runtime", "clipsam.runtime.cli"])

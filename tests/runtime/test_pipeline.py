@@ -75,11 +75,6 @@ class Model:
         return {name: len(spy.feeds) for name, spy in self.spies.items()}
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
-
-
 @pytest.fixture
 def spied(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
     model = Model(toy, monkeypatch)

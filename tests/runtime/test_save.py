@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from support.cli_run import Run, lines, listing, make_images, runner
-from support.toy_bundle import bright_square, build_toy_bundle, plain_part
+from support.toy_bundle import bright_square, plain_part
 
 from clipsam.runtime import ClipSAM
 from clipsam.runtime.core.errors import OptionError
@@ -20,11 +20,6 @@ from clipsam.runtime.results.names import ENDINGS, Save
 
 BAD = {"bad", "line 1/part.v2"}
 ALL = {"bad", "good", "line 1/part.v2", "line 1/äöü/ok"}
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
 
 
 @pytest.fixture

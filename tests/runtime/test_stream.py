@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.toy_bundle import CLIP_SIZE, bright_square, build_toy_bundle, plain_part
+from support.toy_bundle import CLIP_SIZE, bright_square, plain_part
 
 from clipsam.runtime import (
     Bundle,
@@ -71,11 +71,6 @@ class Watching:
         self.model = ClipSAM(
             bundle, dict(zip(names, (self.clip, self.encoder, self.decoder), strict=True))
         )
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,6 @@ from clipsam.runtime import Calibration, CalibrationError, ClipSAM, InspectOptio
 from clipsam.runtime.cli import main
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
-
-
 def good(seed: int) -> NDArray[np.uint8]:
     """A dark part with blotches of its own."""
     rng = np.random.default_rng(seed)

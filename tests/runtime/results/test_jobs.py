@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli_run import Run, lines, listing, make_images, runner, save
-from support.toy_bundle import bright_square, build_toy_bundle, plain_part
+from support.cli_run import Run, lines, listing, save
+from support.toy_bundle import bright_square, plain_part
 
 from clipsam.runtime import ImageError, read_image
 from clipsam.runtime.images.caption import captioned
@@ -18,21 +18,6 @@ from clipsam.runtime.results.index import Index
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 
 DARK = plain_part(50, 50, 30)
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
-
-
-@pytest.fixture
-def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    return runner(toy, capfd)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return make_images(tmp_path / "images")
 
 
 def test_a_file_of_the_users_is_not_overwritten(run: Run, tmp_path: Path) -> None:

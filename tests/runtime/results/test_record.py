@@ -11,29 +11,14 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support.cli_run import NAMES, Run, lines, listing, make_images, runner, save
-from support.toy_bundle import bright_square, build_toy_bundle, plain_part
+from support.cli_run import NAMES, Run, lines, listing, save
+from support.toy_bundle import bright_square, plain_part
 
 from clipsam.runtime import OutputError
 from clipsam.runtime.core.files import sha256
 from clipsam.runtime.results import record as module
 from clipsam.runtime.results.index import read_index, row_line
 from clipsam.runtime.results.record import Record
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
-
-
-@pytest.fixture
-def run(toy: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    return runner(toy, capfd)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return make_images(tmp_path / "images")
 
 
 def test_a_second_run_adds_its_rows(run: Run, images: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.toy_bundle import CLIP_SIZE, build_toy_bundle, plain_part
+from support.toy_bundle import CLIP_SIZE, plain_part
 
 from clipsam.runtime import CalibrationError, ClipSAM, InspectOptions, OptionError, Result
 from clipsam.runtime.calibration.record import Calibration, Promise
@@ -18,11 +18,6 @@ from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.tiles import AUTO_MOST, Axis, Grid, check_tiles, choose_grid
 
 S, TOKENS = 64, 8
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,6 @@ Box = tuple[int, int, int, int]
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
-
-
-@pytest.fixture(scope="module")
 def zoomed(toy: Path) -> Iterator[ClipSAM]:
     options = InspectOptions(tiles="4x4", zoom="auto")
     with ClipSAM.open(toy, threads=1, options=options) as model:

@@ -10,17 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.line_station import bad_part, parts_of, write_part
-from support.toy_bundle import build_toy_bundle, plain_part
+from support.toy_bundle import plain_part
 
 from clipsam.runtime.cli import main
 from clipsam.runtime.core.errors import StoreError
 from clipsam.runtime.station.labelled import labelled_pictures
 from clipsam.runtime.station.store import Store
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
 
 
 @pytest.fixture

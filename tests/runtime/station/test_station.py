@@ -20,7 +20,6 @@ from support.line_station import (
     run_station,
     write_part,
 )
-from support.toy_bundle import build_toy_bundle
 
 from clipsam.runtime.core.errors import DiskFullError, OutputError, SessionError
 from clipsam.runtime.images.reader import read_image
@@ -35,11 +34,6 @@ from clipsam.runtime.station.sources.lines import Lines, PathSource
 from clipsam.runtime.station.station import Options, Station
 from clipsam.runtime.station.store import Store
 from clipsam.runtime.station.upkeep import check
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
 
 
 @pytest.fixture

@@ -16,18 +16,13 @@ import numpy as np
 import pytest
 from support.interrupts import attend_interrupts
 from support.line_station import bad_part, good_part, parts_of, write_part
-from support.toy_bundle import build_toy_bundle, plain_part
+from support.toy_bundle import plain_part
 
 from clipsam.runtime.cli import main
 from clipsam.runtime.station.store import Store
 from clipsam.runtime.station.upkeep import check
 
 LONG = 120.0  # seconds, until a test gives up
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
 
 
 class Program:

@@ -135,7 +135,7 @@ def all_calls(graph: Path) -> list[str]:
 
 
 def test_every_cuda_call_failing_in_turn(graph: Path) -> None:
-    """Each of the calls of a session's life fails once. GoldenOutputs fails: the session goes on
+    """Each of the calls of a session's life fails once. Recording fails: the session goes on
     without. Anything else is a SessionError. Nothing is kept but what CUDA refused to take."""
     names = all_calls(graph)
     assert len(names) > 70
