@@ -144,9 +144,9 @@ def test_no_damaged_request_is_answered_with_a_mistake_of_the_service(small: Ser
     draw = random.Random(5)
     threads, files = threading.active_count(), descriptors()
 
-    def send(data: bytes) -> bytes:
+    def send(data: bytes, timeout: float = 0.6) -> bytes:
         with small.raw() as connection:
-            connection.settimeout(0.6)  # one without an end waits for nothing more
+            connection.settimeout(timeout)  # one without an end waits for nothing more
             connection.sendall(data)
             return read_all(connection)[9:12]
 
@@ -155,7 +155,9 @@ def test_no_damaged_request_is_answered_with_a_mistake_of_the_service(small: Ser
         statuses = set(pool.map(send, requests))
     assert statuses <= {b"", b"200", b"400", b"401", b"404", b"405", b"408", b"413", b"415",
                         b"421", b"422", b"403", b"429"}, statuses  # fmt: skip
-    assert {b"200", b"400", b"422"} <= statuses
+    assert b"400" in statuses
+    # Undamaged they are understood, however slow the machine is.
+    assert [send(seed, timeout=60) for seed in seeds] == [b"200", b"200", b"422"]
     until(lambda: small.judge.taken == 0)
     gc.collect()
     until(lambda: descriptors() <= files + 2)
