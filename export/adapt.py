@@ -38,6 +38,7 @@ from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.training.adaptation import LEAST_GAIN, Adapted, AdaptOptions, adapt, finish
 from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.commands.sensitivity import add_view, read_view
 from clipsam.runtime.core.errors import BundleError, OutputError, WeightsError
 from clipsam.runtime.core.files import sha256, write_bytes
 
@@ -61,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
     check_replaceable(output)
     if Path(args.model).resolve() == output:
         raise OutputError(f"{output} is the bundle to adapt: give the new one another --output.")
-    device = torch_device(args.device)
+    device, view = torch_device(args.device), read_view(args)
     (category,) = clean_words([args.category])
     origin = find_origin(args)
     if args.threads:
@@ -84,6 +85,7 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         learning_rate=args.learning_rate,
         embedding=preset.clip_name == "tiny" and not args.frozen_clip,
+        view=view,
     )
     with _alone(work):
         adapted = adapt(options, preset, clip, umci, digests, device)
@@ -265,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pictures of defective parts: never trained on, but no bundle is written if they are "
         "found worse than before",
     )
+    add_view(parser)
     add("--minutes", type=number(0), default=15.0, help="of training (default: 15)")
     add("--steps", type=whole_number(), help="exactly so many steps instead of --minutes")
     add("--seed", type=whole_number(0, 2**20), default=0)

@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from clipsam.runtime.stages.prompts import PromptOptions
 from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 Box = tuple[int, int, int, int]
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +96,11 @@ class InspectOptions:
         shape = repr(self.ignore.shape).encode()
         return hashlib.sha256(shape + np.packbits(self.ignore).tobytes()).hexdigest()[:12]
 
-    def crop(self, image: Image) -> Image:
-        """What is looked at of an image HxWx3. Raises ImageError where it is of another size."""
+    def crop(self, image: NDArray[_T]) -> NDArray[_T]:
+        """What is looked at of an image HxWx3, or of its mask HxW.
+
+        Raises ImageError where it is of another size.
+        """
         height, width = image.shape[:2]
         if self.ignore is not None and self.ignore.shape != (height, width):
             raise ImageError(

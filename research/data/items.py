@@ -15,6 +15,7 @@ from clipsam.research.data.augmentation import augment
 from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.wording import PLAIN, draw_wording
 from clipsam.research.synthetic.sample import sample_from_seed
+from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.stages.preprocess import clip_input
 
 # image uint8 [S,S,3] or cached CLIP features float16 [taps,H,W,C]; mask [S,S] of 0 and 1;
@@ -40,10 +41,13 @@ class SyntheticImages(Dataset[Item]):
 
 
 class LabelledImages(Dataset[Item]):
-    """The images of a data set in their order, as the model sees them."""
+    """The images of a data set in their order, as the model sees them, and of them what `view`
+    leaves; a defect where nothing counts has no label."""
 
-    def __init__(self, images: Sequence[LabelledImage], size: int) -> None:
-        self.images, self.size = images, size
+    def __init__(
+        self, images: Sequence[LabelledImage], size: int, view: InspectOptions | None = None
+    ) -> None:
+        self.images, self.size, self.view = images, size, view or InspectOptions()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,6 +55,8 @@ class LabelledImages(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         item = self.images[index]
         image, mask = item.load()
+        area = self.view.area(image)
+        image, mask = self.view.crop(image), self.view.crop(mask if area is None else mask & area)
         small = cv2.resize(
             mask.astype(np.float32), (self.size, self.size), interpolation=cv2.INTER_AREA
         )

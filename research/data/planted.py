@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 from clipsam.research.data.items import Item, SyntheticImages
 from clipsam.research.data.layouts import images_in
 from clipsam.research.data.wording import PLAIN
-from clipsam.runtime.core.errors import DatasetError
+from clipsam.runtime.core.errors import DatasetError, ImageError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.planting.foreground import find_part
 from clipsam.runtime.planting.plant import SMALLEST, plant
 from clipsam.runtime.stages.preprocess import clip_input
@@ -33,11 +34,13 @@ _SIZES = (0.05, 0.8)  # length of a planted defect, as a share of the part's sid
 
 @dataclass(frozen=True, eq=False)
 class GoodPart:
-    """A picture of a good part, shrunken, and where the part is: [H,W,3] uint8, [H,W] bool."""
+    """A picture of a good part, shrunken, where the part is and where a defect may lie (None:
+    anywhere on it): [H,W,3] uint8, [H,W] bool both."""
 
     name: str
     image: Image
     part: NDArray[np.bool_]
+    where: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +52,12 @@ class Split:
     report: tuple[GoodPart, ...]
 
 
-def read_good_parts(folder: Path, size: int) -> list[GoodPart]:
-    """The images directly in a folder, at most `_SIDES` * size pixels long.
+def read_good_parts(folder: Path, size: int, view: InspectOptions) -> list[GoodPart]:
+    """The images directly in a folder, at most `_SIDES` * size pixels long, and of them what
+    `view` leaves.
 
-    Raises DatasetError where there are too few, ImageError for one that cannot be read.
+    Raises DatasetError where there are too few, ImageError for one that cannot be read or that
+    the view does not fit.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder: give one with pictures of good parts.")
@@ -64,12 +69,22 @@ def read_good_parts(folder: Path, size: int) -> list[GoodPart]:
         )
     parts = []
     for path in paths:
-        image = read_image(path)
+        try:
+            image = view.crop(read_image(path))
+        except ImageError as error:
+            raise ImageError(f"{path.name}: {error}") from error
         scale = min(1.0, _SIDES * size / max(image.shape[:2]))
         if scale < 1:
             shape = [max(32, round(side * scale)) for side in image.shape[1::-1]]
             image = np.asarray(cv2.resize(image, shape, interpolation=cv2.INTER_AREA), np.uint8)
-        parts.append(GoodPart(path.name, image, find_part(image)))
+        where, ignored = None, view.ignored()
+        if ignored is not None:
+            width_height = image.shape[1::-1]
+            share = cv2.resize(
+                ignored.astype(np.float32), width_height, interpolation=cv2.INTER_AREA
+            )
+            where = np.asarray(share == 0)
+        parts.append(GoodPart(path.name, image, find_part(image), where))
     return parts
 
 
@@ -91,7 +106,8 @@ def planted_item(
     extent = float(np.sqrt(part.part.sum()))
     for _ in range(defects):
         length = max(least, extent * float(np.exp(rng.uniform(*np.log(_SIZES)))))
-        planted = plant(image, rng, size=min(length, max(image.shape[:2])), part=part.part, tries=4)
+        fits = min(length, max(image.shape[:2]))
+        planted = plant(image, rng, size=fits, part=part.part, where=part.where, tries=4)
         if planted is not None:
             image, mask = planted.image, mask | planted.mask
     return _as_seen(image, mask, size, category)
@@ -158,10 +174,11 @@ def varied(part: GoodPart, rng: np.random.Generator) -> GoodPart:
         slice(None, None, int(rng.choice((1, -1)))),
         slice(None, None, int(rng.choice((1, -1)))),
     )
-    image, mask = part.image[flips], part.part[flips]
+    image, mask = part.image[flips], np.ascontiguousarray(part.part[flips])
+    where = None if part.where is None else np.ascontiguousarray(part.where[flips])
     gain, gamma = rng.uniform(0.85, 1.15), rng.uniform(0.9, 1.1)
     table = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).round().astype(np.uint8)
-    return GoodPart(part.name, np.ascontiguousarray(table[image]), np.ascontiguousarray(mask))
+    return GoodPart(part.name, np.ascontiguousarray(table[image]), mask, where)
 
 
 def held_out_items(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from clipsam.research.training.loop import LoopConfig, run
 from clipsam.research.training.run_settings import check_settings, keep_settings
 from clipsam.runtime.core.errors import DatasetError, WeightsError
 from clipsam.runtime.core.files import sha256
+from clipsam.runtime.options import InspectOptions
 
 LEAST_GAIN = 0.01
 """What pixel AP and image AUROC must gain on average for the adapted weights to be kept."""
@@ -55,6 +56,7 @@ class AdaptOptions:
       minutes: of training; steps: exactly so many instead.
       work: folder of the state that a run goes on from.
       pool: pictures whose features are kept in memory and seen again and again.
+      view: what of a picture is looked at (roi and ignored area alone).
       embedding: train CLIP's embedding, too (`tiny` alone), on pictures that never repeat.
     """
 
@@ -68,6 +70,7 @@ class AdaptOptions:
     pool: int = 256
     learning_rate: float = 3e-4
     embedding: bool = False
+    view: InspectOptions = field(default_factory=InspectOptions)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def adapt(
             "train UMCI alone."
         )
     size, category, seed = preset.clip_image_size, options.category, options.seed
-    split = split_parts(read_good_parts(options.good, size), seed)
+    split = split_parts(read_good_parts(options.good, size, options.view), seed)
     print(
         f"adapt: {len(split.train)} good parts to learn from, {len(split.choose)} to choose by "
         f"and {len(split.report)} to report on; measuring what is there",
@@ -146,7 +149,7 @@ def adapt(
     measured = {"planted": task.seen(report), "procedural": task.replayed}
     masks = True
     if options.defective is not None:
-        true, masks = true_defects(options.defective, size, category)
+        true, masks = true_defects(options.defective, size, category, options.view)
         good = [item for item in (*choose, *report) if not item[1].any()]
         measured["true"] = task.seen([*true, *good])
     settings = _settings(options, digests)
@@ -193,6 +196,7 @@ def adapt(
         "steps": int(state["step"]),
         "seed": seed,
         "trained": "UMCI and CLIP's embedding" if options.embedding else "UMCI",
+        "view": options.view.settings(),
         "from": dict(digests),
     }
     weights = task.module.state_dict()
@@ -203,7 +207,9 @@ def adapt(
     return Adapted(before, after, parts_of["umci"], parts_of["embedding"] or None, facts)
 
 
-def true_defects(folder: Path, size: int, category: str) -> tuple[list[Item], bool]:
+def true_defects(
+    folder: Path, size: int, category: str, view: InspectOptions
+) -> tuple[list[Item], bool]:
     """Pictures of defective parts as CLIP sees them, and whether they have masks: where MVTec AD
     has them, in `../../ground_truth/NAME/STEM_mask.png`. Without, all of a picture is labelled."""
     paths = images_in(folder)
@@ -216,10 +222,10 @@ def true_defects(folder: Path, size: int, category: str) -> tuple[list[Item], bo
         for mask in [masks / f"{path.stem}_mask.png"]
     ]
     if all(image.has_truth for image in images):
-        found = LabelledImages(images, size)
+        found = LabelledImages(images, size, view)
         return [found[i] for i in range(len(images))], True
     unknown = LabelledImages(
-        [LabelledImage(i.name, GOOD, category, i.image_path) for i in images], size
+        [LabelledImage(i.name, GOOD, category, i.image_path) for i in images], size, view
     )
     items = [unknown[i] for i in range(len(images))]
     return [(image, torch.ones_like(mask), word, said) for image, mask, word, said in items], False
@@ -251,5 +257,6 @@ def _settings(options: AdaptOptions, digests: Mapping[str, str]) -> dict[str, An
         "pool": options.pool,
         "embedding": options.embedding,
         "good_sha256": digest.hexdigest(),
+        "view": options.view.settings(),
         **{f"{name}_sha256": value for name, value in digests.items()},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +41,7 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
         help="the smallest defect that counts, in pixels; in mm² with --mm-per-pixel",
     )
     group.add_argument("--mm-per-pixel", type=positive(float), metavar="MM")
-    group.add_argument(
-        "--roi", type=_roi, metavar="X,Y,W,H", help="look only here; the rest is cropped away"
-    )
-    group.add_argument(
-        "--ignore",
-        type=Path,
-        metavar="MASK.png",
-        help="of the images' size, white where nothing counts",
-    )
+    add_view(group)
     group.add_argument(
         "--tiles",
         type=_tiles,
@@ -58,19 +51,40 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
     )
 
 
+def add_view(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say what of a picture is looked at."""
+    parser.add_argument(
+        "--roi", type=_roi, metavar="X,Y,W,H", help="look only here; the rest is cropped away"
+    )
+    parser.add_argument(
+        "--ignore",
+        type=Path,
+        metavar="MASK.png",
+        help="of the images' size, white where nothing counts",
+    )
+
+
 def read_options(args: argparse.Namespace) -> InspectOptions:
     """What the flags say. Raises OptionError, and ImageError for a mask that cannot be read."""
+    return replace(
+        read_view(args),
+        limit=getattr(args, "limit", None),
+        min_area=args.min_area,
+        mm_per_pixel=args.mm_per_pixel,
+        tiles=args.tiles,
+        zoom=getattr(args, "zoom", None),
+    )
+
+
+def read_view(args: argparse.Namespace) -> InspectOptions:
+    """What the flags of `add_view` say. Raises OptionError, ImageError."""
     ignore = None
     if args.ignore is not None:
         ignore = np.asarray(read_image(args.ignore).max(axis=2) > _SET)
         if ignore.all() or not ignore.any():
             what = "everything" if ignore.all() else "nothing"
             raise OptionError(f"--ignore {args.ignore} ignores {what}: paint white what to ignore.")
-    limit = getattr(args, "limit", None)
-    zoom = getattr(args, "zoom", None)
-    return InspectOptions(
-        limit, args.min_area, args.mm_per_pixel, args.roi, ignore, args.tiles, zoom
-    )
+    return InspectOptions(roi=args.roi, ignore=ignore)
 
 
 def _roi(text: str) -> Box:

@@ -25,7 +25,8 @@ from clipsam.research.models.checkpoints import load_umci
 from clipsam.research.models.presets import PRESETS
 from clipsam.research.training import adapt_task, adaptation, run_settings
 from clipsam.research.training.adaptation import Adapted
-from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.core.errors import OutputError, WeightsError
+from clipsam.runtime.options import InspectOptions
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny"
 
@@ -201,7 +202,7 @@ def test_two_at_once_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_items_are_drawn_by_seed_and_place_alone(parts: Path) -> None:
-    good = planted.read_good_parts(parts, 96)
+    good = planted.read_good_parts(parts, 96, InspectOptions())
     split = planted.split_parts(good, 0)
     names = [{p.name for p in group} for group in (split.train, split.choose, split.report)]
     assert sum(map(len, names)) == 8
@@ -221,11 +222,55 @@ def test_items_are_drawn_by_seed_and_place_alone(parts: Path) -> None:
     assert not torch.equal(other[0][0], data[0][0])
 
 
+def test_nothing_is_planted_where_nothing_counts(parts: Path) -> None:
+    ignore = np.ones((150, 200), np.bool_)
+    ignore[:, 100:] = False
+    view = InspectOptions(roi=(20, 0, 160, 150), ignore=ignore)
+    good = planted.read_good_parts(parts, 96, view)
+    assert {part.image.shape for part in good} == {(150, 160, 3)}
+    data = planted.PlantedParts(good, 96, "part", 3, 40)
+    masks = torch.stack([data[index][1] for index in range(0, 40, 2)])
+    assert masks.any()
+    left, right = masks[:, :, :48].any(dim=(1, 2)), masks[:, :, 48:].any(dim=(1, 2))
+    assert left.any()
+    assert right.any()  # mirrored
+    assert not (left & right).any()
+
+
+def test_what_is_looked_at_must_fit_the_pictures_and_stay_the_same(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["tiny", "--good", str(parts), "--output", str(tmp_path / "out")]
+    assert command.main([*asked, "--roi", "20,0,190,150"]) == 1
+    assert "0.png: The image has 200x150 pixels and the roi" in capsys.readouterr().err
+    view = InspectOptions(roi=(20, 0, 160, 150))
+    options = adaptation.AdaptOptions(parts, "object", tmp_path, view=view)
+    run_settings.keep_settings(tmp_path, adaptation._settings(options, {"umci": "a"}))
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(WeightsError, match="view"):
+        run_settings.check_settings(
+            tmp_path, adaptation._settings(replace(options, view=InspectOptions()), {"umci": "a"})
+        )
+
+
+def test_true_defects_count_where_they_are_looked_at(tmp_path: Path) -> None:
+    for folder in ("test/bad", "ground_truth/bad"):
+        (tmp_path / folder).mkdir(parents=True)
+    mask = np.zeros((100, 120), np.uint8)
+    mask[10:30, 10:30] = mask[60:90, 70:110] = 255
+    cv2.imwrite(str(tmp_path / "ground_truth/bad/a_mask.png"), mask)
+    cv2.imwrite(str(tmp_path / "test/bad/a.png"), np.full((100, 120, 3), 90, np.uint8))
+    ignore = np.zeros((100, 120), np.bool_)
+    ignore[:50] = True
+    view = InspectOptions(roi=(0, 0, 100, 100), ignore=ignore)
+    (item,), masks = adaptation.true_defects(tmp_path / "test/bad", 100, "part", view)
+    assert masks
+    assert torch.equal(item[1].bool(), torch.from_numpy((mask > 0) & ~ignore)[:, :100])
+
+
 def test_another_run_in_the_work_folder_is_not_mixed_in(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clipsam.runtime.core.errors import WeightsError
-
     options = adaptation.AdaptOptions(parts, "object", tmp_path)
     settings = adaptation._settings(options, {"umci": "a"})
     run_settings.keep_settings(tmp_path, settings)
