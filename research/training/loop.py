@@ -113,9 +113,10 @@ def run(
     if group.world > 1:
         cast(ParallelTask, task).network = group.wrap(task.module)
     log = TrainingLog(config.save_path, start) if first else None
+    timed = math.isfinite(config.seconds)  # then nobody knows how many steps there will be
     bar = tqdm(
-        total=config.steps, initial=start, unit="step", mininterval=2, smoothing=0.05,
-        disable=not first,
+        total=None if timed else config.steps, initial=start, unit="step", mininterval=2,
+        desc=f"{config.seconds / 60:g} min" if timed else None, smoothing=0.05, disable=not first,
     )  # fmt: skip
     task.module.train()
     with contextlib.ExitStack() as stack:
@@ -147,7 +148,7 @@ def run(
                         "running": running,
                         "average": average.state_dict() if average is not None else None,
                     }
-                    if math.isfinite(config.seconds):  # else the same run has the same state
+                    if timed:  # else the same run has the same state
                         state["seconds"] = time.monotonic() - began
                     save_atomically(state, last)
                     log.add({"step": step + 1, **running, **scores, "learning_rate": rate})
