@@ -24,7 +24,7 @@ from clipsam.export.bundle.variants import (
     steps,
 )
 from clipsam.export.graphs.calibration import CalibrationImages
-from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.checkpoints import Checkpoints, seed_of
 from clipsam.export.graphs.onnx_export import tensor_specs
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.bundle_vs_reference import (
@@ -255,7 +255,7 @@ class _Build:
 
     def _manifest(self, categories: tuple[str, ...], umci: Any) -> Manifest:
         """The manifest, as yet without hashes and parity figures."""
-        noise = any(digest.startswith("random:") for digest in self.digests.values())
+        noise = any(seed_of(digest) is not None for digest in self.digests.values())
         name = self.preset.name
         adapted = self.options.adapted
         if adapted is not None:
