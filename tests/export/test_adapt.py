@@ -232,5 +232,5 @@ def test_another_run_in_the_work_folder_is_not_mixed_in(
     (tmp_path / "last.pt").touch()
     run_settings.check_settings(tmp_path, settings)
     other = adaptation._settings(replace(options, seed=1), {"umci": "a"})
-    with pytest.raises(WeightsError, match="seed 0, now it is 1"):
-        run_settings.check_settings(tmp_path, other)
+    with pytest.raises(WeightsError, match=r"seed 0, now it is 1: .* another --output"):
+        run_settings.check_settings(tmp_path, other, "--output")
