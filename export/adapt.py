@@ -29,6 +29,7 @@ from segment_anything.modeling import Sam
 from clipsam.export.bundle.build import BuildOptions, build
 from clipsam.export.bundle.staging import check_replaceable
 from clipsam.export.graphs.checkpoints import Checkpoints, built_from, seed_of, weights_folder
+from clipsam.export.graphs.sam_attention import usual_attention
 from clipsam.export.words import clean_words
 from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
@@ -101,6 +102,7 @@ def _run(args: argparse.Namespace) -> int:
                 replace(origin.checkpoints, **weights),
                 categories=(*origin.categories, category),
                 precisions=tuple(args.precision),
+                attention=usual_attention(args.precision),
                 threads=args.threads,
                 adapted={**adapted.facts, "before": adapted.before, "after": adapted.after},
             )
