@@ -100,7 +100,7 @@ RECIPES = {
         f"{_QUANTIZATION}.floating",
         f"{_EMULATED}; it does not run bf16 itself, which is for TensorRT",
         emulated=True,
-        opset=22,
+        opset=22,  # the first in which ONNX allows convolutions of bf16
     ),
     "tf32": Recipe(
         f"{_QUANTIZATION}.floating",
