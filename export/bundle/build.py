@@ -28,7 +28,6 @@ from clipsam.export.graphs.checkpoints import Checkpoints, seed_of
 from clipsam.export.graphs.onnx_export import tensor_specs
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.bundle_vs_reference import (
-    EndToEndCheck,
     Expected,
     check_end_to_end,
     check_options,
@@ -43,7 +42,9 @@ from clipsam.export.parity.golden_record import (
     shrink,
 )
 from clipsam.export.parity.inputs import varied_images
-from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck
+from clipsam.export.parity.inspection import EndToEndCheck
+from clipsam.export.parity.onnx_vs_torch import DisagreementError
+from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset, get_tokenizer

@@ -14,9 +14,9 @@ from clipsam.export.graphs.sources import GraphSource
 from clipsam.export.parity.onnx_vs_torch import (
     DisagreementError,
     GoldenCase,
-    GraphCheck,
     check_graph,
 )
+from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.bundle import FLOAT32

@@ -26,7 +26,8 @@ from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.half_emulation import emulate
 from clipsam.export.parity.inspection import overlap, pixels_of_a_logit
-from clipsam.export.parity.onnx_vs_torch import check_graph, compare, golden_cases
+from clipsam.export.parity.onnx_vs_torch import check_graph, golden_cases
+from clipsam.export.parity.tensors import compare
 from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
 from clipsam.export.quantization.half import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
 from clipsam.research.models.clip import ClipFeatures
