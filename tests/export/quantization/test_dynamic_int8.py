@@ -30,12 +30,12 @@ from clipsam.export.precisions.recipes import GraphRefusedError
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.dynamic_int8 import (
     LAYER_ERRORS,
-    WEIGHT_LEVELS,
     DynamicInt8,
     DynamicQuantizer,
     read_record,
     smoothing,
 )
+from clipsam.export.quantization.dynamic_layer import WEIGHT_LEVELS
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.backends.base import open_session
 
