@@ -57,8 +57,8 @@ def test_a_file_of_its_own(
 def test_an_operator_that_onnx_does_not_have_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ends = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy")
-    graph = helper.make_graph([helper.make_node("Bogus", ["x"], ["y"])], "g", *([e] for e in ends))
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Bogus", ["x"], ["y"])], "g", [x], [y])
     opset = helper.make_opsetid("ai.onnx", 20)  # the other name of the empty domain
     onnx.save(helper.make_model(graph, opset_imports=[opset]), tmp_path / "one.onnx")
     assert main(["audit", str(tmp_path / "one.onnx")]) == 1
