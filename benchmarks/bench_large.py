@@ -12,7 +12,6 @@ pixels long; every fourth picture is good.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from harness.memory import peak_mb
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
@@ -185,11 +185,10 @@ def one(bundle: str, path: str, tiles: str, zoom: str, threads: str) -> None:
         start = time.perf_counter()
         result = model.inspect(read_image(path))
         passed = time.perf_counter() - start
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     stages = {name: round(value) for name, value in result.timings.items()}
     print(
         f"{result.width}x{result.height}, tiles {result.tiles}, {result.crops} crops, "
-        f"{result.verdict}: peak {most:.0f} MiB, {passed:.2f} s with reading; ms {stages}"
+        f"{result.verdict}: peak {peak_mb():.0f} MB, {passed:.2f} s with reading; ms {stages}"
     )
 
 

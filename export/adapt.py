@@ -28,7 +28,8 @@ from segment_anything.modeling import Sam
 
 from clipsam.export.bundle.build import BuildOptions, build
 from clipsam.export.bundle.staging import check_replaceable
-from clipsam.export.graphs.checkpoints import Checkpoints, weights_folder
+from clipsam.export.graphs.checkpoints import Checkpoints, built_from, seed_of, weights_folder
+from clipsam.export.graphs.sam_attention import usual_attention
 from clipsam.export.words import clean_words
 from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
@@ -100,9 +101,10 @@ def _run(args: argparse.Namespace) -> int:
             BuildOptions(
                 preset,
                 output,
-                origin.checkpoints.replaced(weights),
+                replace(origin.checkpoints, **weights),
                 categories=(*origin.categories, category),
                 precisions=tuple(args.precision),
+                attention=usual_attention(args.precision),
                 threads=args.threads,
                 adapted={**adapted.facts, "before": adapted.before, "after": adapted.after},
             )
@@ -143,26 +145,24 @@ class Origin:
 def find_origin(args: argparse.Namespace) -> Origin:
     """What to start from. Raises BundleError."""
     flags = {"clip": args.clip_weights, "sam": args.sam_weights, "umci": args.umci_weights}
-    given = {part: path for part, path in flags.items() if path is not None}
+    given: dict[str, Any] = {part: path for part, path in flags.items() if path is not None}
     name = str(args.model)
     if name in PRESETS and not Path(name).is_dir():
-        checkpoints = Checkpoints(random_seed=args.random_weights).replaced(given)
-        return Origin(name, PRESETS[name], checkpoints)
+        return Origin(name, PRESETS[name], Checkpoints(**given, random_seed=args.random_weights))
     if not Path(name).is_dir():
         raise BundleError(
             f"{name} is neither a bundle's folder nor one of the presets {', '.join(PRESETS)}."
         )
     bundle = Bundle.open(name)
-    said = bundle.manifest.provenance
-    preset, digests = said.get("preset"), dict(said.get("checkpoints", {}))
+    preset, digests = built_from(bundle.manifest.provenance)
     if preset not in PRESETS or set(digests) != {"clip", "sam", "umci"}:
         raise BundleError(
             f"{name} does not say which preset and weights it was built from: name the preset and "
             "its weights instead."
         )
-    seeds = [text.partition(":")[2] for text in digests.values() if text.startswith("random:")]
-    seed = int(seeds[0]) if seeds else None
-    checkpoints = replace(Checkpoints.beside(Path(name)), random_seed=seed).replaced(given)
+    seeds = [seed for seed in map(seed_of, digests.values()) if seed is not None]
+    given["random_seed"] = seeds[0] if seeds else None
+    checkpoints = replace(Checkpoints.beside(Path(name)), **given)
     return Origin(name, PRESETS[preset], checkpoints, bundle.manifest.categories, digests)
 
 

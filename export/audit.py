@@ -17,7 +17,7 @@ from pathlib import Path
 
 import onnx
 
-from clipsam.export.graphs.placement import on_cpu
+from clipsam.export.graphs.placement import on_cpu, opset_of
 from clipsam.export.graphs.tensorrt_operators import unsupported
 from clipsam.runtime.backends.ort.placement import computes
 from clipsam.runtime.backends.precision import PRECISIONS
@@ -58,11 +58,11 @@ def _report(path: Path, precision: str) -> bool:
     """Print what is to be said of one graph; whether there is something to mend."""
     try:
         model = onnx.load(path, load_external_data=False)
+        opset = opset_of(model)
     except Exception as error:  # protobuf's own, too
         raise ExportError(
             f"{path} is not an ONNX graph ({error}): give one, or a bundle."
         ) from error
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     counts = Counter(node.op_type for node in model.graph.node)
     print(f"{path.name}: opset {opset}, {sum(counts.values())} nodes")
     print("  operators: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))

@@ -39,10 +39,8 @@ PRESET_NAMES = ("paper", "vit-b", "mobile", "tiny")
 OPSETS = (20, 23)
 ATTENTIONS = ("stock", "mask", "mask-free", "blocked")
 
-# What is built unless told: beside fp32 what a GPU runs fastest, for models that are made for one;
-# and, for precisions that are a GPU's, the attention that its kernels fuse without an N x N bias.
+# What is built unless told: beside fp32 what a GPU runs fastest, for models that are made for one.
 DEFAULT_PRECISIONS = dict.fromkeys(PRESET_NAMES, ("fp32", "fp16")) | {"tiny": ("fp32",)}
-GPU_PRECISIONS, GPU_ATTENTION = {"fp16", "bf16", "int8"}, "mask-free"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +62,7 @@ def _build(options: argparse.Namespace) -> int:
     try:
         from clipsam.export.bundle.build import BuildOptions, build
         from clipsam.export.graphs.checkpoints import Checkpoints
+        from clipsam.export.graphs.sam_attention import usual_attention
         from clipsam.export.parity.onnx_vs_torch import format_table
         from clipsam.export.precisions.recipes import TOLERANCES
         from clipsam.research.models.presets import PRESETS
@@ -76,7 +75,6 @@ def _build(options: argparse.Namespace) -> int:
         return 1
     output = options.output or Path("bundles") / options.preset
     precisions = tuple(options.precision or DEFAULT_PRECISIONS[options.preset])
-    for_gpu = not GPU_PRECISIONS.isdisjoint(precisions)
     report = build(
         BuildOptions(
             preset=PRESETS[options.preset],
@@ -89,7 +87,7 @@ def _build(options: argparse.Namespace) -> int:
             ),
             categories=_categories(options.categories),
             precisions=precisions,
-            attention=options.attention or (GPU_ATTENTION if for_gpu else "stock"),
+            attention=options.attention or usual_attention(precisions),
             calibration=options.calibration,
             opset=options.opset,
             threads=options.threads,

@@ -14,13 +14,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.export.bundle.staging import keep_engines, link_or_copy, staged_bundle
-from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.checkpoints import Checkpoints, built_from, seed_of
 from clipsam.research.cli.run import run_command
 from clipsam.research.models.presets import PRESETS, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
@@ -47,15 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     known = Bundle.open(args.bundle)
-    new = [word for word in clean_words(args.words) if word not in known.manifest.categories]
+    words = clean_words(args.words)
+    new = [word for word in words if word not in known.manifest.categories]
     output = args.output or args.bundle
     if not new and output.resolve() == args.bundle.resolve():
         print(f"{args.bundle} knows every one of these words: nothing was changed.")
         return 0
     checkpoints = Checkpoints.beside(args.bundle, args.clip_weights)
     bundle = add_words(known, new, checkpoints, output)
-    print(f"{output} is now bundle {bundle.id} and knows {', '.join(map(repr, new))}. Use it:")
-    print(f'  clipsam inspect {output} IMAGE --category "{(new or ["object"])[0]}" --output out')
+    print(f"{output} is now bundle {bundle.id} and knows {', '.join(map(repr, words))}. Use it:")
+    print(f'  clipsam inspect {output} IMAGE --category "{words[0]}" --output out')
     return 0
 
 
@@ -99,13 +99,13 @@ def _features(
     bundle: Bundle, words: Sequence[str], checkpoints: Checkpoints
 ) -> list[NDArray[np.float32]]:
     """L [C_t,2] of each word, from a text tower that is the bundle's."""
-    name = bundle.manifest.provenance.get("preset")
+    name, digests = built_from(bundle.manifest.provenance)
     if name not in PRESETS:
         raise WeightsError(
             f"{MANIFEST} of {bundle.folder} does not say which preset the bundle was built from "
             f"(it says {name!r}): build the bundle again with --categories."
         )
-    noise = _seed(bundle.manifest.provenance.get("checkpoints", {}).get("clip"))
+    noise = seed_of(digests.get("clip", ""))
     clip, _ = replace(checkpoints, random_seed=noise).load_clip(PRESETS[name])
     tokenizer = get_tokenizer()
     probe = bundle.manifest.categories[0]
@@ -117,12 +117,6 @@ def _features(
             "--clip-weights."
         )
     return [text_features(clip, tokenizer, word).numpy() for word in words]
-
-
-def _seed(digest: Any) -> int | None:
-    """The seed of a bundle of random weights, whose digest is "random:SEED"."""
-    kind, _, seed = str(digest).partition(":")
-    return int(seed) if kind == "random" and seed.isdigit() else None
 
 
 def _parser() -> argparse.ArgumentParser:

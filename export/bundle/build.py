@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,46 +14,22 @@ from numpy.typing import NDArray
 
 from clipsam.export.bundle.parity_report import worst_cases, write_parity
 from clipsam.export.bundle.progress import stage
-from clipsam.export.bundle.provenance import content_key, library_versions, source_commit
+from clipsam.export.bundle.provenance import content_key, provenance
 from clipsam.export.bundle.reuse import PreviousBundle
 from clipsam.export.bundle.staging import check_replaceable, keep_engines, staged_bundle
-from clipsam.export.bundle.variants import (
-    Variant,
-    build_variant,
-    complete,
-    steps,
-)
+from clipsam.export.bundle.variants import Variant, build_variant, complete, steps
+from clipsam.export.bundle.whole import References, check_against, record, run_references
 from clipsam.export.graphs.calibration import CalibrationImages
-from clipsam.export.graphs.checkpoints import Checkpoints
+from clipsam.export.graphs.checkpoints import Checkpoints, seed_of
 from clipsam.export.graphs.onnx_export import tensor_specs
 from clipsam.export.graphs.sources import GraphSource, graph_sources
-from clipsam.export.parity.bundle_vs_reference import (
-    EndToEndCheck,
-    Expected,
-    check_end_to_end,
-    check_options,
-    run_reference,
-)
-from clipsam.export.parity.golden import GOLDEN, write_golden
-from clipsam.export.parity.golden_record import (
-    Asked,
-    golden_steps,
-    make_golden,
-    open_all,
-    shrink,
-)
-from clipsam.export.parity.inputs import varied_images
-from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck
+from clipsam.export.parity.inspection import EndToEndCheck
+from clipsam.export.parity.onnx_vs_torch import DisagreementError
+from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset, get_tokenizer
-from clipsam.research.models.prompt_ensemble import (
-    ABNORMAL_STATES,
-    DEFAULT_CATEGORIES,
-    NORMAL_STATES,
-    TEMPLATES,
-    text_features,
-)
+from clipsam.research.models.prompt_ensemble import DEFAULT_CATEGORIES, text_features
 from clipsam.research.models.reference import Reference
 from clipsam.runtime.bundle import (
     FLOAT32,
@@ -67,10 +43,8 @@ from clipsam.runtime.bundle import (
 )
 from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.core.files import sha256
-from clipsam.runtime.stages.rough_map import rough_map
 
-_END_TO_END_IMAGES = 4
-_GOLDEN_OWN = 2  # of the user's images
+UNWRITTEN = "unwritten"  # the id of a bundle that is being built
 
 
 @dataclass(frozen=True)
@@ -181,12 +155,12 @@ class _Build:
         reference = Reference(
             features, umci, sam, text, manifest.prompts, manifest.fusion.mask_weight
         )
-        expected = self._reference(reference)
+        expected = run_references(reference, self.images)
         del reference, features, umci, sam  # before the engines take their memory
         gc.collect()
-        whole = list(self._end_to_end(manifest, expected))
+        whole = list(self._end_to_end(Bundle(self.folder, manifest, UNWRITTEN), expected))
         manifest = replace(manifest, variants=self._variants())  # some may have been refused
-        self._record(manifest, expected)
+        record(Bundle(self.folder, manifest, UNWRITTEN), expected, self.options.threads)
         self._finish(manifest, whole)
         sentences = (
             f"{made.graph} stays {RECIPES[made.precision].base} in {made.precision}: {reason}."
@@ -255,7 +229,7 @@ class _Build:
 
     def _manifest(self, categories: tuple[str, ...], umci: Any) -> Manifest:
         """The manifest, as yet without hashes and parity figures."""
-        noise = any(digest.startswith("random:") for digest in self.digests.values())
+        noise = any(seed_of(digest) is not None for digest in self.digests.values())
         name = self.preset.name
         adapted = self.options.adapted
         if adapted is not None:
@@ -269,19 +243,10 @@ class _Build:
             fusion=self.preset.fusion,
             decision=self.preset.decision,
             provenance={
-                "preset": self.preset.name,
-                "description": self.preset.description,
-                "checkpoints": dict(self.digests),  # sha256, or "random:SEED"
-                "source_commit": source_commit(),
+                **provenance(self.preset, self.digests),
                 "opset": self.options.opset,
                 "attention": self.options.attention,
-                "versions": library_versions(),
                 "umci": asdict(umci),
-                "prompt_ensemble": {
-                    "normal": NORMAL_STATES,
-                    "abnormal": ABNORMAL_STATES,
-                    "templates": TEMPLATES,
-                },
                 "graph_keys": dict(self.keys),
                 **({} if adapted is None else {"adapted": dict(adapted)}),
             },
@@ -292,26 +257,14 @@ class _Build:
         inputs, outputs = tensor_specs(self.folder / file)
         return GraphEntry(file, inputs, outputs, variant.own)
 
-    def _reference(self, reference: Reference) -> Mapping[bool, list[Expected]]:
-        """What the reference says of the standard images (False) and of the user's (True)."""
-        standard = list(varied_images(_END_TO_END_IMAGES))
-        own = [] if self.images is None else list(self.images.read(self.images.held_out))
-        with stage("reference", len(standard) + len(own)) as bar:
-            return {
-                False: run_reference(reference, standard, bar.update),
-                True: run_reference(reference, own, bar.update),
-            }
-
-    def _end_to_end(
-        self, manifest: Manifest, expected: Mapping[bool, list[Expected]]
-    ) -> Iterator[EndToEndCheck]:
+    def _end_to_end(self, bundle: Bundle, expected: References) -> Iterator[EndToEndCheck]:
         """The whole in every precision; int8 is made for the user's images and judged on them."""
         for precision in self._built():
-            images = [*expected[False], *expected[True]]
+            images = [*expected.standard, *expected.own]
             if RECIPES[precision].checked_on == "own":
-                images = expected[True]
+                images = expected.own
             try:
-                yield from self._whole(manifest, images, precision)
+                yield from check_against(bundle, images, precision, self.options.threads)
             except DisagreementError as error:
                 if not RECIPES[precision].optional:
                     raise
@@ -319,15 +272,6 @@ class _Build:
                 for graph in RECIPES[precision].graphs:
                     if Variant(graph, precision) not in self.refused:
                         self._take_out(Variant(graph, precision), error.reason)
-
-    def _whole(
-        self, manifest: Manifest, images: Sequence[Expected], precision: str
-    ) -> list[EndToEndCheck]:
-        bundle = Bundle(self.folder, manifest, "unwritten")
-        with stage(f"end to end {precision}", len(images)) as bar:
-            checks = check_end_to_end(bundle, images, self.options.threads, bar.update, precision)
-        gc.collect()
-        return checks
 
     def _take_out(self, variant: Variant, reason: str) -> None:
         """Delete what was written of a graph that another precision stands in for after all."""
@@ -339,22 +283,6 @@ class _Build:
         self.unchanged = [name for name in self.unchanged if name != stem]
         made = variant.graph, variant.precision
         self.checks = [c for c in self.checks if (c.graph, c.precision) != made]
-
-    def _record(self, manifest: Manifest, expected: Mapping[bool, list[Expected]]) -> None:
-        """Keep what engines are judged by on a box without PyTorch."""
-        bundle = Bundle(self.folder, manifest, "unwritten")
-        asked = [(item.name, item.image, item.category, item.options) for item in expected[False]]
-        own: list[Asked] = []
-        with (
-            open_all(bundle, self.options.threads) as sessions,
-            stage("golden", golden_steps(asked, expected[True][:_GOLDEN_OWN])) as bar,
-        ):
-            for item in expected[True][:_GOLDEN_OWN]:
-                image = shrink(item.image)
-                rough = rough_map(sessions["clip_umci"], image, bundle.text(item.category))
-                own.append((item.name, image, item.category, check_options(rough, item.options)))
-            golden = make_golden(bundle, sessions, asked, own, bar.update)
-        write_golden(self.folder / GOLDEN, golden)
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
         reasons = {variant.stem: why for variant, why in self.refused.items()}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from clipsam.export.bundle.reuse import PARITY
-from clipsam.export.parity.bundle_vs_reference import EndToEndCheck
-from clipsam.export.parity.onnx_vs_torch import GraphCheck, summary
+from clipsam.export.parity.inspection import EndToEndCheck
+from clipsam.export.parity.onnx_vs_torch import summary
+from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
 from clipsam.runtime.bundle import GraphEntry
 

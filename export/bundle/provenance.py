@@ -10,6 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clipsam.research.models.presets import Preset
+from clipsam.research.models.prompt_ensemble import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 _LIBRARIES = (
@@ -19,6 +22,23 @@ _LIBRARIES = (
 # Whatever decides what a graph contains, and whether it passes its check, is in one of these.
 # Hashing them whole exports more often than needed, and never keeps a graph that an edit changed.
 _PACKAGES = ("export", "runtime", "research/models")
+
+
+def provenance(preset: Preset, digests: Mapping[str, str]) -> dict[str, Any]:
+    """What the manifest says of where a bundle comes from. `digests` of the weights, by part, are
+    sha256 or "random:SEED"."""
+    return {
+        "preset": preset.name,
+        "description": preset.description,
+        "checkpoints": dict(digests),
+        "source_commit": source_commit(),
+        "versions": library_versions(),
+        "prompt_ensemble": {
+            "normal": NORMAL_STATES,
+            "abnormal": ABNORMAL_STATES,
+            "templates": TEMPLATES,
+        },
+    }
 
 
 def content_key(facts: Mapping[str, Any], *part: str) -> str:

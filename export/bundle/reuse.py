@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.export.bundle.staging import link_or_copy
-from clipsam.export.parity.onnx_vs_torch import GraphCheck
+from clipsam.export.parity.tensors import GraphCheck
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.core.errors import BundleError
 

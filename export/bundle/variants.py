@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from clipsam.export.bundle.progress import counted
-from clipsam.export.graphs.onnx_export import DATA_SUFFIX, tensor_specs
+from clipsam.export.graphs.onnx_export import tensor_specs
 from clipsam.export.graphs.sources import GraphSource
 from clipsam.export.parity.onnx_vs_torch import (
     DisagreementError,
     GoldenCase,
-    GraphCheck,
     check_graph,
 )
+from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.bundle import FLOAT32
 from clipsam.runtime.core.errors import ExportError
+from clipsam.runtime.core.files import DATA_SUFFIX
 
 
 @dataclass(frozen=True)

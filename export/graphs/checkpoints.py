@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from open_clip.model import CLIP
@@ -32,6 +32,20 @@ def weights_folder(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.weights")
 
 
+def built_from(provenance: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The preset and the digests of the weights (by "clip", "sam" and "umci") that a bundle says it
+    was built from; empty where it does not say."""
+    digests = provenance.get("checkpoints")
+    known = digests if isinstance(digests, dict) else {}
+    return str(provenance.get("preset", "")), {part: str(value) for part, value in known.items()}
+
+
+def seed_of(digest: str) -> int | None:
+    """The seed of random weights, whose digest is "random:SEED"; None for a file's."""
+    kind, _, seed = digest.partition(":")
+    return int(seed) if kind == "random" and seed.isdecimal() else None
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """Where the weights come from. Without a path: what `research/models/checkpoints.py` finds by
@@ -54,15 +68,6 @@ class Checkpoints:
 
         return cls(clip or there("clip"), there("sam"), there("umci"))
 
-    def replaced(self, paths: Mapping[str, Path]) -> Checkpoints:
-        """With other files for "clip", "sam" and "umci", as far as they are named."""
-        return Checkpoints(
-            paths.get("clip", self.clip),
-            paths.get("sam", self.sam),
-            paths.get("umci", self.umci),
-            self.random_seed,
-        )
-
     def load_clip(self, preset: Preset) -> tuple[CLIP, str]:
         """CLIP, and a digest of its weights: the file's sha256, or "random:SEED"."""
         if self.clip is None and self.random_seed is not None:
@@ -83,7 +88,7 @@ class Checkpoints:
 
     def check_pair(self, preset: Preset, clip: CLIP, digest: str) -> None:
         """Raise WeightsError where UMCI was trained on another CLIP; noise goes with anything."""
-        if not digest.startswith("random:") and (self.umci or self.random_seed is None):
+        if seed_of(digest) is None and (self.umci or self.random_seed is None):
             check_pair(preset, self.umci, clip, digest)
 
     def load_sam(self, preset: Preset) -> tuple[Sam, str]:

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from clipsam.export.graphs.fixed_shapes import fix_shapes
 from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.core.errors import ExportError
+from clipsam.runtime.core.files import DATA_SUFFIX
 
 OPSETS = (20, 23)  # tested: 20 is portable, 23 has one `Attention` node per attention
 ATTENTION_OPSET = 23
-BF16_OPSET = 22  # the first in which ONNX allows convolutions of bf16
-DATA_SUFFIX = ".data"  # of the file with the weights of a large graph, beside it
 
 # A protobuf file ends at 2 GiB; below this the weights are kept in the graph's own file.
 _INLINE_BYTES = 1_500_000_000

@@ -67,9 +67,20 @@ class OnCpu:
     reason: str
 
 
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses. Raises ValueError for none."""
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            return int(opset.version)
+    raise ValueError("it names no opset")
+
+
 def has_kernel(operator: str, opset: int) -> bool:
     """Whether CUDA has a kernel for an operator of ONNX as it is in this opset."""
-    since = onnx.defs.get_schema(operator, opset).since_version
+    try:
+        since = onnx.defs.get_schema(operator, opset).since_version
+    except onnx.defs.SchemaError:  # ONNX itself has no such operator
+        return False
     ranges = [*_RANGES.get(operator, ())]
     if operator in _OPEN:
         ranges.append((_OPEN[operator], None))
@@ -79,7 +90,7 @@ def has_kernel(operator: str, opset: int) -> bool:
 def on_cpu(model: ModelProto) -> list[OnCpu]:
     """The nodes of a model that would be placed on the CPU, in the graph's order."""
     graph = model.graph
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     nodes: list[NodeProto] = list(graph.node)
     types = _types(model)
     small = {t.name for t in graph.initializer if prod(t.dims) <= SMALL}

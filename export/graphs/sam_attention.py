@@ -23,6 +23,7 @@ gains nothing and memory is what runs short:
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from copy import deepcopy
 from typing import TypeVar
 
@@ -43,6 +44,12 @@ HEAD_MULTIPLE = 8  # of channels; fused kernels take no other heads
 SLICE_SCORES = 1 << 24
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def usual_attention(precisions: Collection[str]) -> str:
+    """One of `ATTENTIONS`, for bundles in these precisions: for those that are a GPU's the one that
+    its kernels fuse without an N x N bias."""
+    return "stock" if {"fp16", "bf16", "int8"}.isdisjoint(precisions) else "mask-free"
 
 
 def with_attention(encoder: nn.Module, kind: str) -> nn.Module:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from clipsam.export.graphs.placement import opset_of
 
 OPSET_RANGE = (9, 24)
 TYPES = {"FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL"}
@@ -50,7 +52,7 @@ def unsupported(model: ModelProto) -> list[str]:
     found = [
         f"operators of {o.domain}" for o in model.opset_import if o.domain not in ("", "ai.onnx")
     ]
-    opset = {o.domain: o.version for o in model.opset_import}[""]
+    opset = opset_of(model)
     if not OPSET_RANGE[0] <= opset <= OPSET_RANGE[1]:
         found.append(f"opset {opset}")
     found += [f"function {function.name}" for function in model.functions]
@@ -104,9 +106,12 @@ def _restrictions(
     elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         if names[1] not in constants:
             yield f"{node.op_type} with a scale that is not constant"
-        zeros = numpy_helper.to_array(constants[names[2]]) if len(names) > 2 else np.zeros(1)
-        if zeros.any():
-            yield f"{node.op_type} with a zero point"
+        if any(names[2:3]):
+            zero = constants.get(names[2])
+            if zero is None or uses_external_data(zero):
+                yield f"{node.op_type} with a zero point that the file does not hold"
+            elif numpy_helper.to_array(zero).any():
+                yield f"{node.op_type} with a zero point"
     elif node.op_type.startswith("Reduce") or node.op_type in ("Squeeze", "Unsqueeze"):
         if len(names) > 1 and names[1] not in constants:
             yield f"{node.op_type} with axes that are not constant"

@@ -9,8 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.export.parity.inspection import EndToEndCheck as EndToEndCheck
-from clipsam.export.parity.inspection import Picture, Remembering, compare_picture, faults
+from clipsam.export.parity.inspection import (
+    EndToEndCheck,
+    Picture,
+    Remembering,
+    compare_picture,
+    faults,
+)
 from clipsam.export.parity.onnx_vs_torch import DisagreementError, checkable, remedy
 from clipsam.research.models.reference import Reference, ReferenceResult
 from clipsam.runtime.backends.base import Session, open_session

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.export.parity.golden import Case, GoldenOutputs
-from clipsam.export.parity.inspection import Picture
+from clipsam.export.parity.inspection import Picture, Remembering
 from clipsam.export.parity.profiles import BOX_POINTS, axis_sizes
 from clipsam.runtime.backends.base import Session, check_finite, open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
@@ -81,8 +81,9 @@ def make_golden(
         embeddings += [outputs["embedding"]] if graph == "sam_encoder" else []
         progress()
     pictures, roughs = [], []
+    remembering = {name: Remembering(session) for name, session in sessions.items()}
     for one in (*asked, *own):
-        picture, rough = _inspect(bundle, sessions, one)
+        picture, rough = _inspect(bundle, remembering, one)
         pictures.append(picture)
         roughs.append(rough)
         progress()

@@ -20,9 +20,7 @@ from torch import nn
 
 from clipsam.export.parity.half_emulation import emulate
 from clipsam.export.parity.inputs import GraphCase
-from clipsam.export.parity.tensors import GraphCheck as GraphCheck
-from clipsam.export.parity.tensors import compare as compare
-from clipsam.export.parity.tensors import fault
+from clipsam.export.parity.tensors import GraphCheck, compare, fault
 from clipsam.export.precisions.recipes import RECIPES
 from clipsam.runtime.backends.base import open_session
 from clipsam.runtime.backends.precision import safer_than

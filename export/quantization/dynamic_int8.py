@@ -32,9 +32,9 @@ from clipsam.export.graphs.onnx_export import save_graph
 from clipsam.export.graphs.sources import GraphSource
 from clipsam.export.precisions.recipes import GraphRefusedError
 from clipsam.export.quantization.activations import Activations, collect
+from clipsam.export.quantization.dynamic_layer import Int8Layer, Vector, integers_of
 from clipsam.export.quantization.static_int8 import MIN_CHANNELS, OPERATORS, product_error
 
-WEIGHT_LEVELS = 64  # 2 x 255 x 64 < 2^15: two products fit where a CPU adds them in 16 bits
 ACTIVATION_LEVELS = 255
 MIN_ROWS = 64  # smaller products gain nothing: the dialogues with the text
 SMOOTHED_ABOVE = 0.03  # error of a MatMul for which smoothing is tried
@@ -44,7 +44,6 @@ LAYER_ERRORS = (0.1, 0.05, 0.025)
 INLINE_BYTES = 50_000_000
 MIN_SHARE = 0.5  # of the multiplications; with fewer of them in int8 the graph is not worth it
 
-Vector = NDArray[np.float32]
 _ROWS = 128  # of every image's activations
 _QUIET = 0.01  # of the median range of a channel
 _METADATA = "clipsam.int8-dynamic"
@@ -149,11 +148,11 @@ class DynamicQuantizer:
     def _rewritten(self, chosen: Iterable[str]) -> onnx.ModelProto:
         model = onnx.load(self._base, load_external_data=False)
         graph, found = model.graph, _candidates(model)
-        layers: dict[str, _Layer] = {}
+        layers: dict[str, Int8Layer] = {}
         constants: list[TensorProto] = []
         for name in sorted(chosen):  # a set has another order in every process
             node, tensor = found[name]
-            layers[name] = _Layer(
+            layers[name] = Int8Layer(
                 node, self._weights(node, tensor), self._trials[name].divisors, constants
             )
         nodes: list[NodeProto] = []
@@ -218,7 +217,7 @@ def dynamic_error(
     levels = np.clip(np.round(seen.rows / by / step) + zero, 0, ACTIVATION_LEVELS)
     rounded = ((levels - zero) * step).astype(np.float32)
     scaled = weights * by[:, None]
-    integers, scales = _integers(scaled)
+    integers, scales = integers_of(scaled)
     return product_error(seen.rows, weights, rounded, integers * scales)
 
 
@@ -250,12 +249,6 @@ def _at_least_quiet(ranges: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(ranges, max(_QUIET * float(np.median(ranges)), 1e-12))
 
 
-def _integers(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], Vector]:
-    """[K,N] -> the same as integers, and the scale [N] of every column."""
-    scales = np.maximum(np.abs(weights).max(axis=0), 1e-30) / WEIGHT_LEVELS
-    return np.round(weights / scales).astype(np.int8), scales.astype(np.float32)
-
-
 def _candidates(model: onnx.ModelProto) -> dict[str, tuple[NodeProto, TensorProto]]:
     """MatMuls and Gemms by name, with their weights, where these are a constant matrix.
 
@@ -274,55 +267,3 @@ def _candidates(model: onnx.ModelProto) -> dict[str, tuple[NodeProto, TensorProt
         if all(value in plain[name] for name, value in values.items()):
             found[node.name] = (node, tensor)
     return found
-
-
-class _Layer:
-    """What takes the place of one MatMul or Gemm; adds its constants to `constants`."""
-
-    def __init__(
-        self,
-        node: NodeProto,
-        weights: NDArray[np.float32],
-        divisors: Vector | None,
-        constants: list[TensorProto],
-    ) -> None:
-        self._node, self._name, self._smoothed = node, node.output[0], divisors is not None
-        by = np.ones(len(weights), np.float32) if divisors is None else divisors
-        integers, scales = _integers(weights * by[:, None])
-        values: dict[str, NDArray[Any]] = {
-            "weights": integers,
-            "weights_zero": np.zeros(len(scales), np.int8),
-            "weights_scale": scales,
-            **({"factors": 1 / by} if self._smoothed else {}),
-        }
-        for name, value in values.items():
-            constants.append(numpy_helper.from_array(value, f"{self._name}__{name}"))
-
-    def nodes(self, quantized: set[str]) -> list[NodeProto]:
-        """The nodes in order; `quantized` are the tensors that earlier ones left in uint8."""
-        name, source = self._name, self._node.input[0]
-        made: list[NodeProto] = []
-
-        def add(operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-            label = f"{self._node.name}_{outputs[0].rpartition('__')[2]}"
-            made.append(helper.make_node(operator, inputs, outputs, label, **attributes))
-
-        if self._smoothed:
-            add("Mul", [source, f"{name}__factors"], [f"{name}__smoothed"])
-            source = f"{name}__smoothed"
-        parts = [f"{source}__uint8", f"{source}__scale", f"{source}__zero"]
-        if source not in quantized:
-            quantized.add(source)
-            add("DynamicQuantizeLinear", [source], parts)
-        integers, scale, zero = parts
-        product, bias = f"{name}__product", list(self._node.input[2:])
-        # The order that ONNX Runtime knows how to fuse.
-        weights = [f"{name}__weights", zero, f"{name}__weights_zero"]
-        add("MatMulInteger", [integers, *weights], [f"{name}__int32"])
-        add("Cast", [f"{name}__int32"], [f"{name}__float"], to=TensorProto.FLOAT)
-        add("Mul", [scale, f"{name}__weights_scale"], [f"{name}__scales"])
-        result = product if bias else name
-        add("Mul", [f"{name}__float", f"{name}__scales"], [result])
-        if bias:
-            add("Add", [product, *bias], [name])
-        return made

@@ -85,13 +85,12 @@ def build_engines(
     for precision in precisions:  # before the minutes that follow
         for name in GRAPHS:
             bundle.graph_entry(name, precision)
-    if GOLDEN in bundle.manifest.files or not (folder / GOLDEN).exists():
-        golden = read_golden(folder)
-    else:
+    if GOLDEN not in bundle.manifest.files and (folder / GOLDEN).exists():
         raise BundleError(
             f"{GOLDEN} is not one of the bundle's files: build the bundle again with "
             "`python export/build_engines.py`."
         )
+    golden = read_golden(folder)
     report = EngineReport()
     for precision in dict.fromkeys(precisions):
         while True:

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from clipsam.research.evaluation.metrics import PRO_LIMIT
 
-BINS_PER_OCTAVE = 4096
-_SHIFT = 11  # of float32's 23 mantissa bits, 12 choose the bin
+_SHIFT = 11  # of float32's 23 mantissa bits, 12 choose the bin: 4096 an octave
 _FIRST = (127 - 40) << 12  # the bin of 2**-40; smaller scores share it
 BINS = (127 << 12) - _FIRST + 1  # the last one holds 1.0 alone
 _UNSEEN = np.uint32(0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""The three models: what they are made of. `paper` is the mission, `tiny` ships with weights.
+"""The presets: what their models are made of. `paper` is the mission, `tiny` ships with weights.
 
 Building a model gives it random weights; `checkpoints.py` fills them from checkpoints.
 """

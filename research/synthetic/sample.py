@@ -1,10 +1,9 @@
 """Procedural inspection images with labelled defects and captions, from a seed alone.
 
 `make_sample` draws a part or a surface (`scenes`), adds zero to four defects
-(`defects`), photographs it (`camera`) and describes it in English
-(`captions`).
-Nothing is taken from photographs. The same generator state gives the same bytes, whatever
-OpenCV's thread count.
+(`clipsam.runtime.planting`), photographs it (`camera`) and describes it in English (`captions`).
+Nothing is taken from photographs. The same generator state gives the same bytes, whatever OpenCV's
+thread count.
 """
 
 from __future__ import annotations

@@ -38,11 +38,10 @@ class AdaptTask(UmciTask):
         held_out: Sequence[Item],
         *,
         embedding: bool = False,
-        bf16: bool = False,
     ) -> None:
         # As the weights it starts from were trained: docs/train.md, the model card of `tiny`.
         focal_weight = 20.0 if preset.clip_name == "tiny" else 1.0
-        super().__init__(preset, clip, device, 0, bf16, focal_weight=focal_weight)
+        super().__init__(preset, clip, device, 0, focal_weight=focal_weight)
         self.network = self.umci = umci.to(device)
         self.trains_clip = embedding
         parts: dict[str, nn.Module] = {"umci": self.umci}

@@ -153,7 +153,7 @@ def adapt(
         good = [item for item in (*choose, *report) if not item[1].any()]
         measured["true"] = task.seen([*true, *good])
     settings = _settings(options, digests)
-    check_settings(options.work, settings)
+    check_settings(options.work, settings, "--output")
 
     def figures() -> dict[str, dict[str, float]]:
         task.module.eval()

@@ -252,7 +252,7 @@ def _resume(
     except Exception as error:
         raise WeightsError(
             f"{last} cannot be resumed from ({type(error).__name__}: {str(error)[:200]}); "
-            "delete it to start again, or train into another --save_path."
+            "delete it to start again."
         ) from error
     spent = float(state.get("seconds", 0))  # older checkpoints have neither
     return step, scores, dict(state.get("running", {})), spent

@@ -13,8 +13,9 @@ from clipsam.runtime.core.files import write_bytes
 SETTINGS = "settings.json"
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise WeightsError if `folder` holds a checkpoint of a run with other settings."""
+def check_settings(folder: Path, settings: Mapping[str, Any], flag: str = "--save_path") -> None:
+    """Raise WeightsError if `folder`, which `flag` chose, holds a checkpoint of a run with other
+    settings."""
     path = folder / SETTINGS
     # Without a checkpoint there is nothing to confuse; older runs have no settings.
     if not path.exists() or not (folder / "last.pt").exists():
@@ -22,15 +23,15 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     try:
         known = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path} is damaged: train into another --save_path.") from error
+        raise WeightsError(f"{path} is damaged: choose another {flag}.") from error
     wanted = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     different = [n for n in sorted({*known, *wanted}) if known.get(n) != wanted.get(n)]
     if different:
         name = different[0]
         raise WeightsError(
             f"{folder} holds a run with {name} {known.get(name)!r}, now it is "
-            f"{wanted.get(name)!r}: give the same arguments to go on with it, or train into "
-            "another --save_path."
+            f"{wanted.get(name)!r}: give the same arguments to go on with it, or choose another "
+            f"{flag}."
         )
 
 

@@ -125,12 +125,13 @@ def test_better_weights_become_a_bundle_and_stay_beside_it(
     built = fake(monkeypatch, 0.7)
     output = tmp_path / "mine"
     arguments = ["tiny", "--good", str(parts), "--output", str(output), "--category", "gear wheel"]
-    assert command.main(arguments) == 0
+    assert command.main([*arguments, "--precision", "fp16"]) == 0
     out = capsys.readouterr().out
     assert "50.0 to  70.0" in out
     assert "no longer zero-shot" in out
     (options,) = built
     assert options.categories == ("gear wheel",)
+    assert (options.precisions, options.attention) == (("fp16",), "mask-free")
     assert options.adapted is not None
     assert json.loads(json.dumps(options.adapted))["after"]["planted"]["pixel_ap"] == 0.7
     kept = weights_folder(output) / "umci.safetensors"
@@ -277,5 +278,5 @@ def test_another_run_in_the_work_folder_is_not_mixed_in(
     (tmp_path / "last.pt").touch()
     run_settings.check_settings(tmp_path, settings)
     other = adaptation._settings(replace(options, seed=1), {"umci": "a"})
-    with pytest.raises(WeightsError, match="seed 0, now it is 1"):
-        run_settings.check_settings(tmp_path, other)
+    with pytest.raises(WeightsError, match=r"seed 0, now it is 1: .* another --output"):
+        run_settings.check_settings(tmp_path, other, "--output")

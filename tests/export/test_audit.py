@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from support.toy_bundle import build_toy_bundle, write_graph
 
 from clipsam.runtime.backends.base import TensorSpec
@@ -53,9 +54,23 @@ def test_a_file_of_its_own(
     assert said in capsys.readouterr().out
 
 
+def test_an_operator_that_onnx_does_not_have_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Bogus", ["x"], ["y"])], "g", [x], [y])
+    opset = helper.make_opsetid("ai.onnx", 20)  # the other name of the empty domain
+    onnx.save(helper.make_model(graph, opset_imports=[opset]), tmp_path / "one.onnx")
+    assert main(["audit", str(tmp_path / "one.onnx")]) == 1
+    out = capsys.readouterr().out
+    assert "operator Bogus" in out
+    assert "cuda: 1 nodes on the CPU (Bogus 1)" in out
+
+
 def test_what_is_no_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.onnx").write_text("not a graph")
-    for name in ("text.onnx", "missing.onnx"):
+    (tmp_path / "empty.onnx").touch()
+    for name in ("text.onnx", "empty.onnx", "missing.onnx"):
         assert main(["audit", str(tmp_path / name)]) == 1
         assert f"{name} is not an ONNX graph" in capsys.readouterr().err
     assert main(["audit", str(tmp_path)]) == 1

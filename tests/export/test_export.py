@@ -33,7 +33,8 @@ from clipsam.export.parity.inputs import (
     sam_decoder_cases,
     sam_encoder_cases,
 )
-from clipsam.export.parity.onnx_vs_torch import check_graph, compare, format_table, golden_cases
+from clipsam.export.parity.onnx_vs_torch import check_graph, format_table, golden_cases
+from clipsam.export.parity.tensors import compare
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.export.quantization import floating
 from clipsam.research.models.presets import PRESETS, Preset

@@ -84,8 +84,12 @@ def test_a_known_word_changes_nothing(bundle: Path, capsys: pytest.CaptureFixtur
     assert state(bundle) == before
 
 
-def test_output_leaves_the_bundle_as_it_was(bundle: Path, tmp_path: Path) -> None:
+def test_output_leaves_the_bundle_as_it_was(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = state(bundle)
+    assert main([str(bundle), "bottle", "--output", str(tmp_path / "copy")]) == 0
+    assert "knows 'bottle'. Use it" in capsys.readouterr().out
     assert main([str(bundle), "gear", "--output", str(tmp_path / "new")]) == 0
     assert state(bundle) == before
     assert "gear" in Bundle.open(tmp_path / "new").manifest.categories
@@ -112,11 +116,12 @@ def test_what_is_no_word_is_refused(
     assert state(bundle) == before
 
 
+@pytest.mark.parametrize("said", [{}, {"preset": ["tiny"], "checkpoints": ["random:x"]}])
 def test_a_bundle_of_unknown_origin_is_refused(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, said: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    del manifest["provenance"]["preset"]
+    manifest["provenance"] = said
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     assert main([str(bundle), "gear wheel"]) == 1
     assert "which preset" in capsys.readouterr().err

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from clipsam.research import ablations as ablations_module
-from clipsam.research.ablations import (
-    Ablations,
+from clipsam.research.ablations import Ablations, find_runs
+from clipsam.research.evaluation import opening
+from clipsam.research.evaluation.ablation_rows import (
     RoughMap,
     Variant,
-    find_runs,
     missing_rows,
     table_2,
     table_3,
 )
-from clipsam.research.evaluation import opening
 from clipsam.research.evaluation.paper_tables import published
 from clipsam.research.models.checkpoints import save_weights
 from clipsam.research.models.presets import PRESETS

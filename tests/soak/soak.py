@@ -74,6 +74,7 @@ class State:
 
     kills: int = 0
     runs: int = 0
+    ended: bool = False  # a process found nothing left to do
     samples: list[tuple[int, int, float]] = field(default_factory=list)  # run, parts, MB
 
 
@@ -87,12 +88,14 @@ class Soak:
         if not (self.folder / "bundle/manifest.json").exists():
             build_toy_bundle(self.folder / "bundle")
         draw = random.Random(f"{way} {options.seed}")
-        # After so many more verdicts and so many seconds; one in five while it still starts.
+        # After so many more verdicts and so many seconds; one in five while it still starts, the
+        # first as it is started, so that no machine is too fast for it.
         most = options.parts / options.kills if options.kills else 0
         self.moments = [
             (0 if draw.random() < 0.2 else draw.uniform(1, most), draw.uniform(0, 1))
             for _ in range(options.kills)
         ]
+        self.moments[:1] = [(0, 0)] * len(self.moments[:1])
         self.kept = self.folder / "state.json"
         self.state = State(**json.loads(self.kept.read_text())) if self.kept.exists() else State()
         self._read: tuple[int, int] = 0, 0  # bytes of the log and lines in them
@@ -120,8 +123,7 @@ class Soak:
         self.prepare()
         env = {**os.environ, "HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1"}
         env["TMPDIR"] = str(self.folder / "tmp")
-        # A fast machine may be done before the last kill.
-        while self.state.runs == 0 or not self.finished():
+        while not self.state.ended:  # which a fast machine may do before the last kill
             with (
                 (self.folder / "stderr").open("wb") as errors,
                 subprocess.Popen(
@@ -133,6 +135,8 @@ class Soak:
                 finally:
                     child.kill()
             self.state.runs += 1
+            self.state.kills += child.returncode == -signal.SIGKILL
+            self.state.ended = child.returncode == 0
             self.kept.write_text(json.dumps(vars(self.state)))
             if child.returncode not in (0, -signal.SIGKILL):
                 raise SystemExit(f"{self.way} ended: {(self.folder / 'stderr').read_text()}")
@@ -152,7 +156,6 @@ class Soak:
                     kill_at = now + seconds * (1 if verdicts == 0 else 0.1)
             if now >= kill_at:
                 child.kill()
-                self.state.kills += 1
                 return
             time.sleep(0.01)
         self.state.samples = [s for s in self.state.samples if s[2]]
@@ -176,9 +179,6 @@ class Soak:
         lines += data.count(b"\n")
         self._read = at + len(data), lines
         return lines
-
-    def finished(self) -> bool:
-        return self.judged() >= self.parts
 
     def verdicts(self) -> Iterator[tuple[str, str]]:
         """Part and verdict of every line."""

@@ -2,8 +2,7 @@
 
 Whole masks through two `cv2.resize` calls, OpenCV's own components, one component after the other
 in full-size maps, and Pillow's resize as sums of integers. Nothing here calls the code it is
-compared with; only the data types and options are shared. Used by the tests and by
-`benchmarks/bench_host.py`, which measures both.
+compared with; only the data types and options are shared.
 """
 
 from __future__ import annotations

@@ -20,11 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from clipsam.export.graphs.checkpoints import Checkpoints
-from clipsam.export.graphs.onnx_export import BF16_OPSET, OPSETS, export_graph
+from clipsam.export.graphs.onnx_export import OPSETS, export_graph
 from clipsam.export.graphs.placement import on_cpu
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.graphs.tensorrt_operators import SUPPORTED, unsupported
 from clipsam.export.parity.inputs import image_cases, varied_images
+from clipsam.export.precisions.recipes import RECIPES
 from clipsam.export.quantization.half import DTYPES, HalfPrecision
 from clipsam.export.quantization.static_int8 import quantize
 from clipsam.research.models.clip import ClipFeatures
@@ -90,7 +91,7 @@ def _sources(name: str, attention: str = "stock") -> dict[str, GraphSource]:
 
 CASES = [
     *itertools.product(["paper"], ["stock"], GRAPHS, ["fp32", "fp16"], OPSETS),
-    *itertools.product(["paper"], ["stock"], GRAPHS, ["bf16"], [BF16_OPSET, OPSETS[-1]]),
+    *itertools.product(["paper"], ["stock"], GRAPHS, ["bf16"], [RECIPES["bf16"].opset, 23]),
     *itertools.product(["paper"], ["mask", "mask-free"], ["sam_encoder"], ["fp16"], OPSETS),
     *itertools.product(["paper"], ["blocked"], ["sam_encoder"], ["fp32", "fp16"], [OPSETS[0]]),
     *itertools.product(["tiny"], ["stock"], ["clip_umci", "sam_encoder"], ["fp32", "fp16"], [20]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import compare
 from clipsam.export.trt.gate import check_session, check_whole
 from clipsam.runtime import BundleError
+from clipsam.runtime.backends.base import Session
 from clipsam.runtime.backends.trt.sidecar import Profile
 from clipsam.runtime.bundle import GRAPHS, Bundle
 
@@ -50,6 +52,20 @@ def test_what_is_read_is_what_was_written(toy: Path, tmp_path: Path) -> None:
     write_golden(tmp_path / GOLDEN, found)
     assert (tmp_path / GOLDEN).read_bytes() == (toy / GOLDEN).read_bytes()
     assert GOLDEN in Bundle.open(toy).manifest.files
+
+
+def test_sam_encodes_a_picture_once(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[object] = []
+    plain = Session.run
+
+    def run(self: Session, *args: Any) -> dict[str, Any]:
+        runs.extend(name for name in self.outputs if name == "embedding")
+        return plain(self, *args)
+
+    monkeypatch.setattr("clipsam.runtime.backends.ort.session.OrtSession.run", run)
+    golden = golden_toy_outputs(toy)
+    encoded = [case for case in golden.cases if case.graph == "sam_encoder"]
+    assert len(runs) == len(encoded) + sum(bool(len(p.prompts)) for p in golden.pictures) == 6
 
 
 def test_inputs_reach_from_the_smallest_to_the_largest_engine_size(toy: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from support.small_encoder import encoder_cases, encoder_feeds, make_encoder
 
-from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
-from clipsam.export.parity.inputs import image_cases, varied_images
+from clipsam.export.parity.inputs import varied_images
 from clipsam.export.parity.onnx_vs_torch import (
     DisagreementError,
     GoldenCase,
@@ -31,12 +30,12 @@ from clipsam.export.precisions.recipes import GraphRefusedError
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.dynamic_int8 import (
     LAYER_ERRORS,
-    WEIGHT_LEVELS,
     DynamicInt8,
     DynamicQuantizer,
     read_record,
     smoothing,
 )
+from clipsam.export.quantization.dynamic_layer import WEIGHT_LEVELS
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.backends.base import open_session
 
@@ -44,7 +43,6 @@ pytestmark = pytest.mark.slow  # exports
 
 PRECISION = "int8-dynamic"
 IMAGES = list(varied_images(3))
-TEXT = np.zeros((1, 1, 2), np.float32)  # SAM's encoder reads none
 ROWS, IN, OUT = 100, 64, 48
 
 
@@ -58,27 +56,10 @@ class Made:
     result: DynamicInt8
 
 
-def _feeds(images: list[Any]) -> Iterator[dict[str, Any]]:
-    for case in image_cases("sam_encoder", images, 256, TEXT):
-        yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
-
-
-def _encoder(preset: Preset, outliers: float = 1.0) -> SamEncoderGraph:
-    """SAM's encoder; with `outliers`, two channels of one block are that much larger where a
-    MatMul reads them, and its weights as much smaller: the numbers that come out are the same."""
-    encoder = SamEncoderGraph(Checkpoints(random_seed=3).load_sam(preset)[0])
-    blocks: Any = encoder.encoder.blocks
-    block = blocks[0]
-    for parameter in (block.norm2.weight, block.norm2.bias):
-        parameter.data[:2] *= outliers
-    block.mlp.lin1.weight.data[:, :2] /= outliers
-    return encoder
-
-
 def _export(encoder: SamEncoderGraph, folder: Path) -> tuple[Path, list[GoldenCase]]:
     """The float32 graph, and what PyTorch says of the last image."""
     path = folder / "sam_encoder.onnx"
-    cases = list(image_cases("sam_encoder", IMAGES[2:], 256, TEXT))
+    cases = list(encoder_cases(IMAGES[2:]))
     export_graph(encoder, cases[0].feeds, {}, ["embedding"], path)
     return path, golden_cases("sam_encoder", encoder, cases)
 
@@ -87,14 +68,16 @@ def _export(encoder: SamEncoderGraph, folder: Path) -> tuple[Path, list[GoldenCa
 def base(
     small_preset: Preset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[GoldenCase]]:
-    return _export(_encoder(small_preset), tmp_path_factory.mktemp("graph"))
+    return _export(make_encoder(small_preset), tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="module")
 def made(base: tuple[Path, list[GoldenCase]], tmp_path_factory: pytest.TempPathFactory) -> Made:
     output = tmp_path_factory.mktemp("int8") / "int8.onnx"
     path, golden = base
-    return Made(path, golden, output, DynamicQuantizer(path, _feeds(IMAGES[:2]), 1).write(output))
+    return Made(
+        path, golden, output, DynamicQuantizer(path, encoder_feeds(IMAGES[:2]), 1).write(output)
+    )
 
 
 def _naive(base: Path, output: Path) -> None:
@@ -318,12 +301,12 @@ def test_smoothing_leaves_alike_ranges() -> None:
 
 def test_outlier_channels_are_smoothed_or_left_out(small_preset: Preset, tmp_path: Path) -> None:
     """Random weights flatter int8; trained transformers have channels like these."""
-    path, golden = _export(_encoder(small_preset, outliers=500.0), tmp_path)
+    path, golden = _export(make_encoder(small_preset, outliers=500.0), tmp_path)
     _naive(path, tmp_path / "naive.onnx")
     with pytest.raises(DisagreementError, match="in int8-dynamic does not agree with PyTorch"):
         check_graph("sam_encoder", tmp_path / "naive.onnx", golden, PRECISION, 1)
 
-    result = DynamicQuantizer(path, _feeds(IMAGES[:2]), 1).write(tmp_path / "int8.onnx")
+    result = DynamicQuantizer(path, encoder_feeds(IMAGES[:2]), 1).write(tmp_path / "int8.onnx")
     assert len(result.int8) == 7
     ((name, error),) = result.smoothed.items()
     assert error < LAYER_ERRORS[-1]

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from clipsam.export.bundle.variants import build_variant, complete
 from clipsam.export.graphs.checkpoints import Checkpoints
-from clipsam.export.graphs.onnx_export import BF16_OPSET, export_graph, tensor_specs
+from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.half_emulation import emulate
 from clipsam.export.parity.inspection import overlap, pixels_of_a_logit
-from clipsam.export.parity.onnx_vs_torch import check_graph, compare, golden_cases
+from clipsam.export.parity.onnx_vs_torch import check_graph, golden_cases
+from clipsam.export.parity.tensors import compare
 from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
 from clipsam.export.quantization.half import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
 from clipsam.research.models.clip import ClipFeatures
@@ -85,7 +86,7 @@ def exported(
     path = tmp_path_factory.mktemp("graphs") / f"{name}.{precision}.onnx"
     source = sources[name]
     module = HalfPrecision(source.module, precision)
-    export_graph(module, source.example, source.axes, GRAPHS[name][1], path, BF16_OPSET)
+    export_graph(module, source.example, source.axes, GRAPHS[name][1], path, RECIPES["bf16"].opset)
     return Exported(source, precision, path)
 
 
@@ -196,7 +197,7 @@ def test_bf16_is_fp16_with_another_type(sources: dict[str, GraphSource], tmp_pat
         path = tmp_path / f"{precision}.onnx"
         module = HalfPrecision(source.module, precision)
         outputs = GRAPHS[source.name][1]
-        export_graph(module, source.example, source.axes, outputs, path, BF16_OPSET)
+        export_graph(module, source.example, source.axes, outputs, path, RECIPES["bf16"].opset)
         graph = onnx.load(path).graph
         text = [str(node).replace(f"i: {half}\n", "i: HALF\n") for node in graph.node]
         nodes[precision] = text
@@ -345,7 +346,8 @@ def test_fp16_normalisation_that_overflows_is_caught(
     def check(in_float32: tuple[type[nn.Module], ...], precision: str) -> None:
         path = tmp_path / f"sam_encoder.{precision}.onnx"
         module = HalfPrecision(source.module, precision, in_float32=in_float32)
-        export_graph(module, source.example, source.axes, ["embedding"], path, BF16_OPSET)
+        opset = RECIPES["bf16"].opset
+        export_graph(module, source.example, source.axes, ["embedding"], path, opset)
         check_graph("sam_encoder", path, source.golden, precision, 1)
 
     check(IN_FLOAT32, "fp16")

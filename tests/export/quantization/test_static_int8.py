@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
+from support.small_encoder import encoder_cases, encoder_feeds, make_encoder
 
 from clipsam.export.build_engines import main
 from clipsam.export.graphs.calibration import HELD_OUT, MAX_CALIBRATION, CalibrationImages
-from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
-from clipsam.export.parity.inputs import image_cases, varied_images
+from clipsam.export.parity.inputs import varied_images
 from clipsam.export.parity.onnx_vs_torch import check_graph, golden_cases
 from clipsam.export.quantization.activations import Activations
 from clipsam.export.quantization.half import HalfPrecision
@@ -33,36 +31,18 @@ from clipsam.runtime.core.errors import ExportError
 pytestmark = pytest.mark.slow  # exports
 
 IMAGES = list(varied_images(4))
-TEXT = np.zeros((1, 1, 2), np.float32)  # SAM's encoder reads none
-
-
-def _feeds(images: list[Any]) -> Iterator[dict[str, Any]]:
-    for case in image_cases("sam_encoder", images, 256, TEXT):
-        yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
-
-
-def _encoder(preset: Preset, outliers: float = 1.0) -> SamEncoderGraph:
-    """SAM's encoder; with `outliers`, two channels of one block are that much larger where a
-    MatMul reads them, and its weights as much smaller: the numbers that come out are the same."""
-    encoder = SamEncoderGraph(Checkpoints(random_seed=3).load_sam(preset)[0])
-    blocks: Any = encoder.encoder.blocks
-    block = blocks[0]
-    for parameter in (block.norm2.weight, block.norm2.bias):
-        parameter.data[:2] *= outliers
-    block.mlp.lin1.weight.data[:, :2] /= outliers
-    return encoder
 
 
 def _export(encoder: SamEncoderGraph, folder: Path) -> Path:
     path = folder / "sam_encoder.fp16.onnx"
-    *_, example = image_cases("sam_encoder", IMAGES, 256, TEXT)
+    *_, example = encoder_cases(IMAGES)
     export_graph(HalfPrecision(encoder, "fp16"), example.feeds, {}, ["embedding"], path)
     return path
 
 
 @pytest.fixture(scope="module")
 def base(small_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _export(_encoder(small_preset), tmp_path_factory.mktemp("int8"))
+    return _export(make_encoder(small_preset), tmp_path_factory.mktemp("int8"))
 
 
 # --- ranges -------------------------------------------------------------------------------------
@@ -120,7 +100,7 @@ def test_every_layer_that_is_listed_runs_in_int8(
     base: Path, tmp_path: Path, small_preset: Preset
 ) -> None:
     path = tmp_path / "int8.onnx"
-    result = quantize(base, path, lambda: _feeds(IMAGES[:3]), threads=1)
+    result = quantize(base, path, lambda: encoder_feeds(IMAGES[:3]), threads=1)
     assert len(result.int8) == 8  # qkv, proj and two of the MLP, in both blocks
     assert not result.left_out
     assert read_record(path) == result
@@ -149,23 +129,23 @@ def test_every_layer_that_is_listed_runs_in_int8(
             assert constants[source.input[1]].data_type == TensorProto.FLOAT16
             assert not numpy_helper.to_array(constants[source.input[2]]).any()  # symmetric
 
-    cases = image_cases("sam_encoder", IMAGES[3:], 256, TEXT)
-    golden = golden_cases("sam_encoder", _encoder(small_preset), cases)
+    cases = encoder_cases(IMAGES[3:])
+    golden = golden_cases("sam_encoder", make_encoder(small_preset), cases)
     checks = check_graph("sam_encoder", path, golden, "int8", 1)
     assert 2e-3 < max(check.max_rel for check in checks) < 0.1  # int8, and not off by far
 
 
 def test_a_layer_with_outlier_channels_is_left_out(small_preset: Preset, tmp_path: Path) -> None:
     """Random weights flatter int8; trained transformers have channels like these."""
-    encoder = _encoder(small_preset, outliers=500.0)
-    cases = list(image_cases("sam_encoder", IMAGES[3:], 256, TEXT))
+    encoder = make_encoder(small_preset, outliers=500.0)
+    cases = list(encoder_cases(IMAGES[3:]))
     golden = golden_cases("sam_encoder", encoder, cases)
-    plain = golden_cases("sam_encoder", _encoder(small_preset), cases)
+    plain = golden_cases("sam_encoder", make_encoder(small_preset), cases)
     np.testing.assert_allclose(
         golden[0].outputs["embedding"], plain[0].outputs["embedding"], atol=1e-4
     )
     base = _export(encoder, tmp_path)
-    result = quantize(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:3]), threads=1)
+    result = quantize(base, tmp_path / "int8.onnx", lambda: encoder_feeds(IMAGES[:3]), threads=1)
     ((_, error),) = result.left_out.items()
     assert error > MAX_LAYER_ERROR
     assert len(result.int8) == 7
@@ -178,7 +158,7 @@ def test_a_graph_that_stands_no_int8_is_refused(
 ) -> None:
     monkeypatch.setattr("clipsam.export.quantization.static_int8.MAX_LAYER_ERROR", 1e-6)
     with pytest.raises(ExportError, match=r"No MatMul of sam_encoder.fp16 stands int8 .* use fp16"):
-        quantize(base, tmp_path / "int8.onnx", lambda: _feeds(IMAGES[:1]), threads=1)
+        quantize(base, tmp_path / "int8.onnx", lambda: encoder_feeds(IMAGES[:1]), threads=1)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,18 +1,17 @@
 """Which engines are kept, which the gate refuses, and what takes their place.
 
-By the stand-ins of test_to_tensorrt.py: an "engine" computes what its graph says, right or wrong.
+With stand-ins for TensorRT: an "engine" computes what its graph says, right or wrong.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.engine_toy import Fake, break_encoder, engines, fake_workshop, names, no_leftovers
-from support.golden_toy import build_golden_toy, rehash
+from support.engine_toy import Fake, engines, names, no_leftovers
+from support.golden_toy import rehash
 from support.trt_engines import FAKE_BOX
 
 from clipsam.export.parity.golden import GOLDEN
@@ -22,24 +21,6 @@ from clipsam.runtime import BundleError, ClipSAM
 from clipsam.runtime.backends.trt.sidecar import BuildFlags
 from clipsam.runtime.bundle import GRAPHS
 from clipsam.runtime.core.errors import EngineError, ExportError
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with fake_workshop() as libraries:
-        yield libraries
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
-
-
-@pytest.fixture
-def broken(bundle: Path) -> Path:
-    """The bundle with an fp16 encoder that overflows in its normalisation."""
-    break_encoder(bundle)
-    return bundle
 
 
 def test_engines_that_hold_are_kept(bundle: Path, fake: Fake) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.engine_toy import Fake, engines, fake_workshop, names, no_leftovers
+from support.engine_toy import Fake, engines, names, no_leftovers
 from support.fake_builder import (
     AttentionInputLayer,
     BuilderFlag,
@@ -25,7 +24,6 @@ from support.fake_builder import (
     Pool,
     Verbosity,
 )
-from support.golden_toy import build_golden_toy
 from support.toy_bundle import bright_square
 from support.trt_engines import FAKE_BOX, has_tensorrt
 
@@ -36,17 +34,6 @@ from clipsam.runtime import BundleError, ClipSAM, ClipSAMError, SessionError
 from clipsam.runtime.backends.trt.sidecar import BuildFlags, read_sidecar
 from clipsam.runtime.bundle import GRAPHS
 from clipsam.runtime.core.errors import ExportError
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with fake_workshop() as libraries:
-        yield libraries
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
 
 
 def test_a_bundle_becomes_engines_that_give_a_verdict(bundle: Path, fake: Fake) -> None:

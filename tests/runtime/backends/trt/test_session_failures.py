@@ -1,6 +1,6 @@
 """The TensorRT backend when a call of NVIDIA's libraries fails: one sentence, nothing kept.
 
-By the stand-ins of test_session_trt.py.
+By the stand-ins of test_session.py.
 """
 
 from __future__ import annotations

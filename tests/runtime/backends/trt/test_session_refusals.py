@@ -1,6 +1,6 @@
 """What the TensorRT backend refuses before it runs: files, tensors, libraries; and its logger.
 
-By the stand-ins of test_session_trt.py.
+By the stand-ins of test_session.py.
 """
 
 from __future__ import annotations

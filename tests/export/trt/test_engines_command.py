@@ -12,32 +12,13 @@ from typing import Any
 
 import pytest
 from support.blocked import BLOCK
-from support.engine_toy import Fake, break_encoder, engines, fake_workshop, no_leftovers
+from support.engine_toy import Fake, engines, no_leftovers
 from support.fake_builder import STEPS, Workshop
-from support.golden_toy import build_golden_toy
 from support.trt_engines import FAKE_BOX
 
 from clipsam.export.build_engines import main
 from clipsam.export.trt.builder import _interruptible, timing_cache_path
 from clipsam.runtime.backends.trt.sidecar import BuildFlags, read_sidecar
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with fake_workshop() as libraries:
-        yield libraries
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return build_golden_toy(tmp_path / "bundle", "fp16", "int8")
-
-
-@pytest.fixture
-def broken(bundle: Path) -> Path:
-    """The bundle with an fp16 encoder that overflows in its normalisation."""
-    break_encoder(bundle)
-    return bundle
 
 
 def test_the_command_builds_engines_and_keeps_them(
