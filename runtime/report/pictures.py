@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from clipsam.runtime.core.errors import ImageError
 from clipsam.runtime.core.files import open_regular, sha256
 from clipsam.runtime.core.result import GOOD
-from clipsam.runtime.images.headers import read_header
+from clipsam.runtime.images.headers import MAX_PIXELS, read_header
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.images.reader import MAX_PIXELS, read_image
+from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.report.parts import Part, Progress, worst_first
 
 SMALL, LARGE = 160, 560  # longest side, pixels
