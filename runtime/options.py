@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.calibration.record import SETTINGS, Calibration, Promise
 from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
@@ -184,6 +184,14 @@ def parse_roi(text: str) -> Box:
     if len(numbers) != 4:
         raise ValueError(text)
     return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def to_calibrate(options: InspectOptions, bundle: str, category: str) -> Calibration:
+    """What `calibrate` starts from: made for this bundle (its id), category and options, but for
+    the limit that it looks for, and what SAM is shown."""
+    settings = {name: value for name, value in options.settings().items() if name in SETTINGS}
+    nothing = Promise(1.0, 0.0, 0, 0, 0)
+    return Calibration(bundle, category, 0.0, nothing, {}, settings, options.ignore)
 
 
 def calibrated(options: InspectOptions, calibration: Calibration | None) -> InspectOptions:

@@ -23,10 +23,11 @@ from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.calibration.calibrate import Calibrated, Wanted, calibrate
 from clipsam.runtime.calibration.expected import contact_sheet
 from clipsam.runtime.calibration.histogram import draw_histogram
-from clipsam.runtime.calibration.record import SUFFIX, Calibration, Promise
+from clipsam.runtime.calibration.record import SUFFIX
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import CalibrationError, OptionError, OutputError
 from clipsam.runtime.images.reader import write_png
+from clipsam.runtime.options import to_calibrate
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.jobs import find_jobs
 from clipsam.runtime.station.labelled import labelled_pictures
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises ClipSAMError."""
     args = _parser().parse_args(argv)
     output = args.output
-    if output.suffix != SUFFIX:
+    if output.suffix != SUFFIX and output.name:
         output = output.with_name(output.name + SUFFIX)
     if output.is_dir():
         raise OutputError(f"{output} is a folder: give the name of a file as --output.")
@@ -59,15 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ClipSAM.open(
         args.bundle, args.provider, args.threads, args.precision, options=options
     ) as model:
-        made_with = Calibration(
-            model.bundle.id,
-            args.category,
-            0.0,
-            Promise(1.0, args.confidence, 0, 0, 0),
-            {},
-            {n: v for n, v in options.settings().items() if n != "ignore"},
-            options.ignore,
-        )
+        made_with = to_calibrate(options, model.bundle.id, args.category)
         model.bundle.text(args.category)
         observe = partial(model.observe, category=args.category)
         done = calibrate(observe, good, defective, wanted, made_with, options.area, _progress())

@@ -16,7 +16,7 @@ from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.report.folder import read_folder
-from clipsam.runtime.report.parts import Progress, Run, Usual, number
+from clipsam.runtime.report.parts import Progress, Run, Usual
 from clipsam.runtime.report.pictures import embed
 from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
 from clipsam.runtime.report.store import read_store
@@ -83,13 +83,11 @@ def _read(args: argparse.Namespace) -> Run:
 
 def _usual(path: Path, run: Run) -> Usual:
     calibration = Calibration.read(path)
-    scores = [number(score) for score in calibration.notes.get("good_scores", ())]
-    found = tuple(score for score in scores if score is not None)
-    if not found or not calibration.limit > 0:
+    if not calibration.good_scores:
         raise OptionError(f"{path} holds no scores of good parts: calibrate again.")
     if not any(part.ran.get("calibration") == calibration.id for part in run.parts):
         print(f"note: no part of {run.title} was judged with {path}.", file=sys.stderr)
-    return Usual(found, calibration.limit)
+    return Usual(calibration.good_scores, calibration.limit)
 
 
 def _write_page(run: Run, output: Path, megabytes: float) -> None:

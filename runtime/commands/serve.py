@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         judge = Judge(model, settings.queue, settings.batch, settings.max_pixels, told)
         learning = None
         if args.calibrations is not None:
-            learning = Calibrations(judge, args.calibrations, sensitivity)
+            learning = Calibrations(judge, args.calibrations)
         app = make_app(judge, settings, recorder, version(), learning)
         server = Server(app, settings)
         address = listener.getsockname()

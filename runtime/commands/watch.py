@@ -175,7 +175,7 @@ def _drift(model: ClipSAM) -> Drift | None:
     """The scores of the good parts that the limit was found by, to compare with."""
     if model.calibration is None:
         return None
-    return Drift(model.calibration.notes.get("good_scores", ()), model.calibration.limit)
+    return Drift(model.calibration.good_scores, model.calibration.limit)
 
 
 def _about(args: argparse.Namespace, model: ClipSAM) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from support.toy_bundle import bright_square, plain_part
 
 from clipsam.runtime.calibration.record import Calibration, Promise
 from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.calibrating import Calibrations
 
@@ -66,6 +67,22 @@ def test_from_good_parts_to_a_verdict_by_them(learning: Service, tmp_path: Path)
     assert kept.id == made["id"]
     assert learning.get(f"{path}/file").body == (tmp_path / made["file"]).read_bytes()
     assert not list(tmp_path.glob(".parts-*"))
+
+
+def test_it_looks_where_the_service_looks(model: ClipSAM, tmp_path: Path) -> None:
+    options = InspectOptions(roi=(10, 5, 120, 100), min_area=9, zoom="auto", limit=0.7)
+    looking = ClipSAM(model.bundle, model.sessions, options)
+    with serving(looking, calibrations=tmp_path) as service:
+        path = begun(service, 9)
+        service.send("POST", f"{path}/start")
+        until(lambda: service.get(path).json["state"] != "running")
+        done = service.get(path).json
+        assert (done["state"], done["error"]) == ("done", "")
+        assert service.send("POST", f"{path}/use").status == 200
+        assert service.inspect(BAD).json["roi"] == [10, 5, 120, 100]
+        assert service.judge.model.options.zoom == "auto"
+    kept = Calibration.read(tmp_path / done["calibration"]["file"])
+    assert kept.settings == {"roi": [10, 5, 120, 100], "min_area": 9}
 
 
 def test_no_part_is_lost_when_another_model_takes_over(model: ClipSAM, tmp_path: Path) -> None:
@@ -121,4 +138,4 @@ def test_a_stop_ends_a_calibration(model: ClipSAM, tmp_path: Path) -> None:
 def test_it_is_off_without_a_folder(service: Service, tmp_path: Path) -> None:
     assert service.post_json("/calibrations", {}).status == 404
     with pytest.raises(OptionError, match="no folder"):
-        Calibrations(service.judge, tmp_path / "nowhere", service.judge.model.options)
+        Calibrations(service.judge, tmp_path / "nowhere")
