@@ -41,7 +41,7 @@ from clipsam.runtime.station.records import Records
 from clipsam.runtime.station.schema import now
 from clipsam.runtime.station.sources.base import Source
 from clipsam.runtime.station.store import Store
-from clipsam.runtime.stream import Inspected
+from clipsam.runtime.stream import Inspected, Inspections
 
 MAX_ATTEMPTS = 2
 _MOST_FAILURES = 3  # of the line in a row, without a part judged between
@@ -158,7 +158,7 @@ class Station:
             self._give_back(closed, line)
             raise
 
-    def _give_back(self, closed: threading.Event, line: Any) -> None:
+    def _give_back(self, closed: threading.Event, line: Inspections) -> None:
         """No part under way is to blame for what ended the line."""
         closed.set()
         line.unjudged()

@@ -41,7 +41,7 @@ class Store:
         self.path = Path(path).absolute()
         if not create and not self.path.is_file():
             raise StoreError(
-                f"{path} is no store: give the file that `clipsam watch --store` wrote."
+                f"{path} is no store: give the file that `clipsam watch` or `serve` wrote."
             )
         if create and not self.path.parent.is_dir():
             raise StoreError(f"{self.path.parent} is no folder: make it, or give another --store.")
@@ -77,18 +77,18 @@ class Store:
         """Make this process the store's one station. Raises StoreError where there is another."""
         lock = self.path.with_name(f"{self.path.name}.lock")
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
+            self._claim = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            free = try_lock(self._claim)
+        except OSError as error:  # no lock either, on some network's disks
             raise OutputError(
-                f"{lock} could not be written ({error.strerror}): allow it, or free some space."
+                f"{lock} could not be written and locked ({error.strerror}): allow it, free some "
+                "space, or put the store on a local disk."
             ) from error
-        if not try_lock(descriptor):
-            os.close(descriptor)
+        if not free:
             raise StoreError(
-                f"{self.path} is in use by another `clipsam watch`: stop that one, or give this "
-                "one a --store of its own."
+                f"{self.path} is in use by another `clipsam watch` or `serve`: stop that one, or "
+                "give this one a --store of its own."
             )
-        self._claim = descriptor
 
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection, None, None]:
