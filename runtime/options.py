@@ -16,7 +16,7 @@ from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionErro
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.preprocess import ZOOMS
-from clipsam.runtime.stages.prompts import PromptOptions
+from clipsam.runtime.stages.prompts import MOST_LIMIT, PromptOptions
 from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 Box = tuple[int, int, int, int]
@@ -49,11 +49,12 @@ class InspectOptions:
     zoom: str | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("limit", 100), ("min_area", math.inf), ("mm_per_pixel", math.inf)):
+        for name, most in (("limit", MOST_LIMIT), ("min_area", None), ("mm_per_pixel", None)):
             value = getattr(self, name)
-            known = isinstance(value, Real) and not isinstance(value, bool)
-            if value is not None and not (known and 0 < value <= most and math.isfinite(value)):
-                raise OptionError(f"{name}={value!r} must be a number greater than 0.")
+            known = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not (known and 0 < value <= (most or math.inf)):
+                bound = f", at most {most:g}" if most else ""
+                raise OptionError(f"{name}={value!r} must be a number greater than 0{bound}.")
         if self.roi is not None:
             whole = isinstance(self.roi, tuple | list) and len(self.roi) == 4
             if not whole or not all(type(v) is int for v in self.roi) or min(self.roi) < 0:
@@ -61,7 +62,11 @@ class InspectOptions:
             if min(self.roi[2:]) < 2:
                 raise OptionError(f"roi={self.roi!r} is too small: give 2 pixels a side or more.")
             object.__setattr__(self, "roi", tuple(self.roi))
-        if self.ignore is not None and (self.ignore.ndim != 2 or self.ignore.dtype != np.bool_):
+        if self.ignore is not None and not (
+            isinstance(self.ignore, np.ndarray)
+            and self.ignore.ndim == 2
+            and self.ignore.dtype == np.bool_
+        ):
             raise OptionError("ignore must be a bool array [H,W], True where nothing counts.")
         if self.tiles is not None:
             object.__setattr__(self, "tiles", check_tiles(self.tiles))

@@ -21,6 +21,7 @@ from clipsam.runtime.core.errors import CalibrationError, OptionError
 from clipsam.runtime.core.files import open_regular, write_bytes
 from clipsam.runtime.core.strict_json import loads
 from clipsam.runtime.stages.picture import FACTS
+from clipsam.runtime.stages.prompts import MOST_LIMIT
 from clipsam.runtime.stages.reference import Reference
 from clipsam.runtime.stages.tiles import OFF, check_tiles
 
@@ -166,7 +167,7 @@ class Calibration:
         return cls(
             _word(head["bundle"]),
             _word(head["category"]),
-            _positive(head["limit"], 100),
+            _positive(head["limit"], MOST_LIMIT),
             _promise(_mapping(head["promise"])),
             _bounds(_mapping(head["bounds"])),
             _settings(_mapping(head["settings"])),

@@ -33,7 +33,7 @@ def check_tiles(option: str) -> str:
     """The option as it is written: "off", "auto" or "3x2" (columns x rows). Raises OptionError."""
     if option in (OFF, AUTO):
         return option
-    found = re.fullmatch(r"([1-9]\d{0,2})[xX]([1-9]\d{0,2})", option) if option else None
+    found = re.fullmatch(r"([1-9]\d{0,2})[xX]([1-9]\d{0,2})", str(option))
     if found is None or int(found[1]) * int(found[2]) > MOST:
         raise OptionError(
             f"tiles={option!r} must be off, auto, or columns and rows such as 3x2, {MOST} tiles "

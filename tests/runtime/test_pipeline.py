@@ -425,9 +425,16 @@ def test_what_is_ignored_is_no_defect(toy: Path) -> None:
         {"roi": (0, 0, 1.5, 4)},
         {"roi": (0, 0, 1, 4)},
         {"ignore": np.zeros((3, 4))},
+        {"ignore": [[True, False]]},
+        {"tiles": 3},
     ],
     ids=str,
 )
 def test_options_out_of_range_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         InspectOptions(**given)
+
+
+def test_a_limit_that_no_score_reaches_says_what_the_most_is() -> None:
+    with pytest.raises(OptionError, match="greater than 0, at most 100"):
+        InspectOptions(limit=101)
