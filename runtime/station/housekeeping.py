@@ -84,8 +84,6 @@ class Housekeeping:
                 self._prune()
 
     def _prune(self) -> None:
-        if self._keep.retain is None and self._keep.quota is None:
-            return
         try:
             prune(self._store, self._keep.retain, self._keep.quota)
         except (OutputError, StoreError) as error:

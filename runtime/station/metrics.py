@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from clipsam.runtime.core.errors import OptionError, OutputError
+from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.core.result import VERDICTS
 
 
@@ -85,9 +86,4 @@ class Exposition:
 
     def write(self, path: Path) -> None:
         """Write the text format, whole or not at all. Raises OutputError."""
-        try:
-            write_to_textfile(str(path), self._registry)
-        except OSError as error:
-            raise OutputError(
-                f"{path} could not be written ({error.strerror}): check the folder, or free space."
-            ) from error
+        write_bytes(path, generate_latest(self._registry))

@@ -146,7 +146,7 @@ def test_prometheus_reads_the_file_that_is_written(tmp_path: Path) -> None:
     assert found["clipsam_alive",] == 1
     assert 0 < found["clipsam_drift_distance",] < 0.3
     with pytest.raises(OutputError, match="could not be written"):
-        Exposition(health.snapshot).write(tmp_path / "none/m.prom")
+        Exposition(health.snapshot).write(tmp_path / "m.prom/m.prom")
 
 
 def test_a_port_answers_on_this_machine_alone() -> None:
