@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.commands.sensitivity import positive
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.report.folder import read_folder
@@ -63,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--sheet", type=Path, help="a picture to write, .jpg or .png, of the worst parts")
     add("--images", type=Path, help="folder of the pictures, if they are elsewhere by now")
     add("--calibration", type=Path, help="show the scores beside those of its good parts")
-    add("--last", type=_count, default=20_000, help="parts, the newest ones (default: %(default)s)")
+    add(
+        "--last",
+        type=positive(int),
+        default=20_000,
+        help="parts, the newest ones (default: %(default)s)",
+    )
     add("--megabytes", type=_size, default=20, help="of pictures at most (default: %(default)s)")
     return parser
 
@@ -113,13 +119,6 @@ def _progress() -> Progress:
     return show
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
 def _size(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 500:
@@ -127,4 +126,4 @@ def _size(text: str) -> float:
     return value
 
 
-_count.__name__, _size.__name__ = "count", "number"
+_size.__name__ = "number"

@@ -198,6 +198,40 @@ def _interrupt_after(count: int) -> Callable[[Path, Path], Path]:
     return replace
 
 
+LINE = ["--uncalibrated", "--store", "line.db"]
+ON_A_BUNDLE = {
+    "inspect": ["images", "--output", "out"],
+    "calibrate": ["--good", "images", "--output", "c"],
+    "watch": ["images", *LINE],
+    "serve": [*LINE, "--port", "0"],
+}
+
+
+@pytest.mark.parametrize("command", ON_A_BUNDLE)
+def test_every_command_may_choose_a_gpu(
+    command: str,
+    toy: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(images.parent)
+    assert main([command, str(toy), *ON_A_BUNDLE[command], "--device-id", "3"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: device_id=3 chooses a GPU, and provider 'cpu' uses none")
+
+
+@pytest.mark.parametrize("command", ON_A_BUNDLE)
+def test_a_missing_bundle_leaves_nothing(
+    command: str, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(images.parent)
+    before = sorted(images.parent.iterdir())
+    assert main([command, "nowhere", *ON_A_BUNDLE[command]]) == 1
+    assert capfd.readouterr().err.startswith("error: There is no bundle in nowhere")
+    assert sorted(images.parent.iterdir()) == before
+
+
 @pytest.mark.parametrize("command", ["inspect", "calibrate", "watch", "report", "label", "store"])
 def test_a_path_that_no_system_takes_is_a_sentence(
     command: str, toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
