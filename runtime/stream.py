@@ -210,9 +210,8 @@ class Line:
                 if self._stopping:
                     break
                 stage(parts)
-                for part in parts:
-                    sink.put(part)
-                parts.clear()
+                while parts:  # and no name for the last: its image would stay until the next
+                    sink.put(parts.pop(0))
         except BaseException as error:  # no fault of an image: the line ends
             end = _End(error)
         sink.put(end or _End())

@@ -10,6 +10,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, count, islice
@@ -336,8 +337,6 @@ def test_a_slow_consumer_holds_an_endless_camera_back(model: ClipSAM, ahead: int
 
 def test_the_memory_of_what_is_done_is_let_go(model: ClipSAM) -> None:
     """An endless camera: no image lives longer than those under way."""
-    import weakref
-
     alive: list[weakref.ref[NDArray[np.uint8]]] = []
     for part in islice(model.inspect_many(DARK.copy() for _ in count()), 30):
         assert part.image is not None
@@ -345,6 +344,26 @@ def test_the_memory_of_what_is_done_is_let_go(model: ClipSAM) -> None:
         del part
     gc.collect()
     assert not [reference for reference in alive[:-1] if reference() is not None]
+
+
+def test_a_picture_is_let_go_while_the_next_is_waited_for(model: ClipSAM) -> None:
+    """By every thread of the line: a station may wait for hours."""
+    alive: list[weakref.ref[NDArray[np.uint8]]] = []
+    gone = threading.Event()
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        yield DARK
+        for _ in range(100 * PATIENCE):
+            if alive and alive[0]() is None:
+                gone.set()
+                return
+            gone.wait(0.01)
+
+    for part in model.inspect_many(camera()):
+        assert part.image is not None
+        alive.append(weakref.ref(part.image))
+        del part
+    assert gone.is_set()
 
 
 def test_stages_of_successive_parts_are_under_way_together(watching: Watching) -> None:
