@@ -34,8 +34,8 @@ from clipsam.runtime.service.settings import Settings, read_token
 from clipsam.runtime.station.judgement import version
 from clipsam.runtime.station.notify import notify
 from clipsam.runtime.station.store import Store
+from clipsam.runtime.station.upkeep import PRUNE_EVERY
 
-_PRUNE = 600.0  # seconds between two looks at retention and quota
 _CPU_BATCH, _GPU_BATCH = 1, 4  # a CPU gains nothing by a batch
 
 
@@ -108,7 +108,7 @@ def _keep_pruning(stack: ExitStack, recorder: Recorder) -> None:
                 recorder.prune()
             except ClipSAMError as error:
                 write_log("prune", "error", message=str(error))
-            if end.wait(_PRUNE):
+            if end.wait(PRUNE_EVERY):
                 return
 
     thread = threading.Thread(target=work, name="clipsam-upkeep", daemon=True)

@@ -16,10 +16,9 @@ from clipsam.runtime.station.metrics import Exposition
 from clipsam.runtime.station.notify import notify, watchdog_seconds
 from clipsam.runtime.station.pictures import Keep
 from clipsam.runtime.station.store import Store
-from clipsam.runtime.station.upkeep import prune
+from clipsam.runtime.station.upkeep import PRUNE_EVERY, prune
 
 _TELL = 5.0  # seconds between two writings of the health file
-_PRUNE = 600.0  # seconds between two looks at retention and quota
 
 
 class Housekeeping:
@@ -80,7 +79,7 @@ class Housekeeping:
                 counts = self._snapshot()["parts"]
                 notify("STATUS=" + ", ".join(f"{n} {name}" for name, n in counts.items()))
             if time.monotonic() >= prune_at:
-                prune_at = time.monotonic() + _PRUNE
+                prune_at = time.monotonic() + PRUNE_EVERY
                 self._prune()
 
     def _prune(self) -> None:

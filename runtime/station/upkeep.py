@@ -15,6 +15,7 @@ from clipsam.runtime.station.schema import iso
 from clipsam.runtime.station.sources.files import state_of
 from clipsam.runtime.station.store import Store
 
+PRUNE_EVERY = 600.0  # seconds between two looks at retention and quota
 _BATCH = 200  # parts removed at a time, so that nobody waits for long
 
 
