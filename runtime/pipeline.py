@@ -8,6 +8,7 @@ with ClipSAM.open("bundles/tiny") as model:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -371,9 +372,10 @@ class ClipSAM:
         return clock.total
 
     def close(self) -> None:
-        """Free every engine."""
-        for session in self.sessions.values():
-            session.close()
+        """Free every engine, each whatever became of the others. Raises SessionError."""
+        with ExitStack() as closing:
+            for session in self.sessions.values():
+                closing.callback(session.close)
 
     def __enter__(self) -> ClipSAM:
         return self

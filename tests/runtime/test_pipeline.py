@@ -340,6 +340,19 @@ def test_a_closed_model_says_so(toy: Path) -> None:
         opened.inspect(DARK)
 
 
+def test_an_engine_that_cannot_be_freed_keeps_none_of_the_others(
+    spied: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise SessionError("The GPU went away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spied.spies["sam_encoder"].inner, "close", fail)
+        with pytest.raises(SessionError, match="went away"):
+            spied.model.close()
+    assert all(spy.closed for spy in spied.spies.values())
+
+
 def test_frames_that_show_nothing_are_never_good(model: ClipSAM) -> None:
     shape = (120, 160, 3)
     for image, reason in (
