@@ -123,7 +123,7 @@ class Station:
             except ClipSAMError:
                 raise
             except Exception as error:
-                traceback.print_exc()
+                _print_traceback()
                 failures = 1 if self.health.judged_count > before else failures + 1
                 if failures == _MOST_FAILURES:
                     raise
@@ -265,7 +265,13 @@ class Station:
                 self._finish(begun, judgement_of(error), None)
                 return
             except Exception as error:
-                traceback.print_exc()
+                _print_traceback()
                 problem = f" ({type(error).__name__}: {error})"
         message = f"Judging {begun.captured.name} failed {MAX_ATTEMPTS} times{problem}."
         self._finish(begun, not_judged(FAILED if problem else CRASHED, message), None)
+
+
+def _print_traceback() -> None:
+    """Of what is being handled, on stderr, where somebody reads it."""
+    with suppress(OSError, ValueError):
+        traceback.print_exc()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,22 @@ def test_counts_shares_and_percentiles_are_of_what_was_judged() -> None:
     assert told["recent"]["late"] == pytest.approx(1 / 102, abs=1e-4)
     assert (told["under_way"], told["source"], told["bundle"]) == (0, {"dropped": 3}, "b")
     json.dumps(told)
+
+
+def test_an_alarm_that_nobody_can_read_is_raised_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    health = Health()
+    told: list[str] = []
+    health.on_alarm = lambda kind, message: told.append(kind)
+    with os.fdopen(writer, "w", buffering=1) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        health.alarm("disk", "It is full.")
+        with suppress(OSError):
+            stderr.close()
+    assert (list(health.alarms), told) == (["disk"], ["disk"])
 
 
 def test_an_alarm_is_told_once_when_it_comes_and_once_when_it_goes(
