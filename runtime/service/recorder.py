@@ -8,6 +8,7 @@ written keeps nobody from getting a verdict.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -83,8 +84,9 @@ class Recorder:
         try:
             self._pictures.write_map(place, result.score_map)
             write_safely(place, data)
-        except OutputError:  # no row names it
-            map_of(place).unlink(missing_ok=True)
+        except OutputError:
+            with suppress(OSError):  # no row will name it, and no quota could remove it
+                map_of(place).unlink(missing_ok=True)
             raise
 
     def _relative(self, path: Path | None) -> str | None:
