@@ -192,6 +192,9 @@ def test_what_an_export_cannot_do_is_said(path: Path, capsys: pytest.CaptureFixt
     assert "is no store" in capsys.readouterr().err
     for wrong in (
         ["export", "--since", "yesterday"],
+        ["export", "--since", "9999-12-31T23:00:00-12:00"],
+        ["prune", "--retain", "9999999999d"],
+        ["prune", "--retain", "99999999d"],
         ["prune"],
         ["prune", "--retain", "90"],
         ["prune", "--quota", "-1GB"],
