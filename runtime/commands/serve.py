@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         read_token(args.token_file) if args.token_file else None,
     )
     sensitivity = read_options(args)
-    bundle, calibration = read_limits(args)
     with ExitStack() as stack:
         stack.enter_context(logged_as_json())
         listener = stack.enter_context(bind(args.host, args.port))
+        bundle, calibration = read_limits(args)
         recorder = None
         if args.store is not None:
             store = stack.enter_context(Store(args.store, create=True))

@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_kept_leaves_no_map_behind(
     monkeypatch.setattr(recorder, "write_safely", full)
     with Store(tmp_path / "line.db", create=True) as store, serving(model, store) as service:
         answer = service.inspect(BAD).json
-        assert (answer["part"], answer["note"][-17:]) == (1, "free some space.")
+        assert (answer["part"], answer["note"][-16:]) == (1, "free some space.")
         assert check(store) == []
         assert not [path for path in store.pictures.rglob("*") if path.is_file()]
 
