@@ -75,7 +75,7 @@ class InspectOptions:
 
     @property
     def tiling(self) -> str:
-        """What `tiles` comes to."""
+        """`tiles`, "off" where nothing was said."""
         return self.tiles or OFF
 
     def settings(self) -> dict[str, Any]:

@@ -320,7 +320,7 @@ class ClipSAM:
         Nothing starts before the first result is asked for. Closing what is returned, dropping it,
         or Ctrl-C stops it; `Inspections.unjudged` then gives back what was taken from the source.
         An engine that fails on a blank image as well ends the line with its SessionError. Raises
-        CategoryError, OptionError and ValueError at once.
+        CategoryError and OptionError at once.
         """
         if isinstance(images, str | bytes | Path) or getattr(images, "ndim", 4) < 4:
             raise OptionError(

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.core.errors import ClipSAMError, ImageError, SessionError
+from clipsam.runtime.core.errors import ClipSAMError, ImageError, OptionError, SessionError
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
@@ -109,12 +109,12 @@ class Line:
     ) -> None:
         ahead = 2 * batch if ahead is None else ahead
         if batch < 1 or ahead < batch - 1:
-            raise ValueError(
+            raise OptionError(
                 f"batch={batch} must be at least 1 and ahead={ahead} at least batch - 1, or no "
                 "batch would ever be full."
             )
         if batch > 1 and clip_umci.precision in SCALED_TOGETHER:
-            raise ValueError(
+            raise OptionError(
                 f"batch={batch} would let images change each other's results: "
                 f"{clip_umci.precision} scales what it multiplies by the largest value of the "
                 "whole batch. Use batch=1, or precision 'fp32'."

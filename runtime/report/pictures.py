@@ -135,6 +135,7 @@ def heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArray
 
 
 def shrink(array: cv2.typing.MatLike, side: int) -> cv2.typing.MatLike:
+    """An array [H,W,...] whose longer side is `side` pixels, or as it is where it is smaller."""
     height, width = array.shape[:2]
     scale = min(1, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

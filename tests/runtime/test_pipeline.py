@@ -169,7 +169,7 @@ def test_the_verdict_does_not_depend_on_the_norm(model: ClipSAM) -> None:
         np.testing.assert_array_equal(fixed.mask, scaled.mask)
     scaled = model.inspect(bright_square(), norm="image")
     assert (scaled.score_map.min(), scaled.score_map.max()) == (0, 1)
-    with pytest.raises(ValueError, match="norm='dataset' must be one of"):
+    with pytest.raises(OptionError, match="norm='dataset' must be one of"):
         model.inspect(DARK, norm="dataset")
 
 

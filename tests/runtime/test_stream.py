@@ -278,10 +278,10 @@ def test_a_stream_of_no_iterable_is_a_type_error(model: ClipSAM) -> None:
 def test_wrong_arguments_are_refused_at_once(model: ClipSAM) -> None:
     with pytest.raises(CategoryError, match="did you mean 'bottle'"):
         model.inspect_many([], "botle")
-    with pytest.raises(ValueError, match="norm='dataset' must be one of"):
+    with pytest.raises(OptionError, match="norm='dataset' must be one of"):
         model.inspect_many([], norm="dataset")
     for batch, ahead in ((0, None), (4, 2), (1, -1)):
-        with pytest.raises(ValueError, match="at least batch - 1"):
+        with pytest.raises(OptionError, match="at least batch - 1"):
             model.inspect_many([], batch=batch, ahead=ahead)
 
 
@@ -309,7 +309,7 @@ def test_a_number_of_threads_that_no_machine_has_is_refused(toy: Path, threads: 
 def test_a_batch_whose_images_would_change_each_other_is_refused(watching: Watching) -> None:
     watching.clip.precision = "int8-dynamic"
     assert len(list(watching.model.inspect_many([DARK, DARK]))) == 2
-    with pytest.raises(ValueError, match="batch=2 would let images change each other's results"):
+    with pytest.raises(OptionError, match="batch=2 would let images change each other's results"):
         watching.model.inspect_many([DARK], batch=2)
 
 
