@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import DamagedError, ImageError, OutputError
 from clipsam.runtime.core.files import open_regular, write_bytes
-from clipsam.runtime.images.headers import MAX_PIXELS, Header, read_header
+from clipsam.runtime.images.headers import MAX_PIXELS as MAX_PIXELS
+from clipsam.runtime.images.headers import Header, read_header
 from clipsam.runtime.images.image import Image, check_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from clipsam.runtime.core.errors import ImageError
 from clipsam.runtime.core.files import open_regular, sha256
 from clipsam.runtime.core.result import GOOD
-from clipsam.runtime.images.headers import MAX_PIXELS, read_header
+from clipsam.runtime.images.headers import read_header
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.images.reader import MAX_PIXELS, read_image
 from clipsam.runtime.report.parts import Part, Progress, worst_first
 
 SMALL, LARGE = 160, 560  # longest side, pixels
@@ -135,7 +135,6 @@ def heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArray
 
 
 def shrink(array: cv2.typing.MatLike, side: int) -> cv2.typing.MatLike:
-    """An array [H,W,...] whose longer side is `side` pixels, or as it is where it is smaller."""
     height, width = array.shape[:2]
     scale = min(1, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
