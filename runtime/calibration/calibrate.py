@@ -102,14 +102,14 @@ def calibrate(
 
     `made_with` names bundle, category and settings (`options.to_calibrate`). A picture that cannot
     be read or shows nothing is left out and named in `skipped`. Raises CalibrationError when the
-    parts are too few for what is wanted.
+    parts are too few for what is wanted, ImageError for a picture that the settings do not fit.
     """
     _check_number(len(good), 0, wanted)  # before minutes are spent
     skipped: list[str] = []
     thumbnails, seen, sources = [], [], []
     for path, image in _read(good, skipped):
         thumbnails.append(thumbnail(image))
-        seen.append(observe(image))
+        seen.append(_seen(observe, path, image))
         sources.append(path)
         progress("good parts", len(seen) + len(skipped), len(good))
     kept = first_of_each(thumbnails)
@@ -159,8 +159,8 @@ def calibrate(
         duplicates,
     )
     true = []
-    for number, (_, image) in enumerate(_read(defective, skipped), start=1):
-        true.append(observe(image))
+    for number, (path, image) in enumerate(_read(defective, skipped), start=1):
+        true.append(_seen(observe, path, image))
         progress("defective parts", number, len(defective))
     others = measure_other(true, reference) if reference else _by_map(true)
     true_scores, unlike = _as_inspected(true, others, weight, bounds)
@@ -207,6 +207,14 @@ def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[tuple[Path, Ima
             skipped.append(f"{path} is {reasons[0]}: it shows no part.")
             continue
         yield path, image
+
+
+def _seen(observe: Callable[[Image], Observed], path: Path, image: Image) -> Observed:
+    """`observe`, whose errors name the picture."""
+    try:
+        return observe(image)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def _by_map(parts: Sequence[Observed]) -> Measured:
