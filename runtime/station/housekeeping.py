@@ -64,6 +64,7 @@ class Housekeeping:
     def __exit__(self, *error: object) -> None:
         self._end.set()
         self._thread.join()
+        self._metrics.close()
         self.tell()
 
     def _run(self) -> None:

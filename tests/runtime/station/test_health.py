@@ -173,9 +173,13 @@ def test_a_port_answers_on_this_machine_alone() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(OptionError, match="another --metrics-port"):
             Exposition(health.snapshot).serve(port)
-    Exposition(health.snapshot).serve(port)
+    exposition = Exposition(health.snapshot)
+    exposition.serve(port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         assert metrics(reply.read().decode())["clipsam_parts_total", "good"] == 60
+    exposition.close()
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # another station may have it
     ours = Path("/proc/net/tcp")
     if ours.exists():
         assert f" 0100007F:{port:04X} " in ours.read_text()
