@@ -6,6 +6,7 @@ calibration is a file there, whether it is used or not.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import threading
@@ -19,7 +20,8 @@ from typing import Any
 from clipsam.runtime.calibration.calibrate import Wanted, calibrate
 from clipsam.runtime.calibration.record import SUFFIX, Calibration
 from clipsam.runtime.core.errors import ClipSAMError, OptionError
-from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.core.files import not_written, write_bytes
+from clipsam.runtime.core.lock import claim
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.options import to_calibrate
 from clipsam.runtime.pipeline import ClipSAM
@@ -83,12 +85,24 @@ class Run:
 
 
 class Calibrations:
-    """Makes calibrations into `folder`, and has the judge use them. `close` ends one under way."""
+    """Makes calibrations into `folder`, and has the judge use them. `close` ends one under way.
+
+    Raises OptionError for no folder, or one that another service has; OutputError.
+    """
 
     def __init__(self, judge: Judge, folder: Path) -> None:
         if not folder.is_dir():
             raise OptionError(f"{folder} is no folder: make it, or give another --calibrations.")
         self._judge, self._folder = judge, folder
+        try:
+            self._claim = claim(folder / ".lock")
+        except OSError as error:
+            raise not_written(folder / ".lock", error) from error
+        if self._claim is None:
+            raise OptionError(
+                f"{folder} is in use by another `clipsam serve`: give this one --calibrations of "
+                "its own."
+            )
         self._run: Run | None = None
         self._lock, self._closing = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -146,6 +160,9 @@ class Calibrations:
         if self._thread is not None:
             self._thread.join()
         self._drop()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def _work(self, run: Run) -> None:
         state = FAILED
