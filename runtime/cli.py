@@ -32,9 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except OSError as error:
-        if not is_closed_pipe(error):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to flush
+        if is_closed_pipe(error):  # for what is still to flush
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif error.filename is None:
+            raise  # no path that was given, but a mistake of ours
+        else:
+            print(f"error: {error.filename} cannot be used ({error.strerror}).", file=sys.stderr)
         return 1
     except ClipSAMError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.calibration.record import SETTINGS, Calibration, Promise
 from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.preprocess import ZOOMS
-from clipsam.runtime.stages.prompts import PromptOptions
+from clipsam.runtime.stages.prompts import MOST_LIMIT, PromptOptions
 from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 Box = tuple[int, int, int, int]
@@ -50,11 +50,12 @@ class InspectOptions:
     zoom: str | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("limit", 100), ("min_area", math.inf), ("mm_per_pixel", math.inf)):
+        for name, most in (("limit", MOST_LIMIT), ("min_area", None), ("mm_per_pixel", None)):
             value = getattr(self, name)
-            known = isinstance(value, Real) and not isinstance(value, bool)
-            if value is not None and not (known and 0 < value <= most and math.isfinite(value)):
-                raise OptionError(f"{name}={value!r} must be a number greater than 0.")
+            known = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not (known and 0 < value <= (most or math.inf)):
+                bound = f", at most {most:g}" if most else ""
+                raise OptionError(f"{name}={value!r} must be a number greater than 0{bound}.")
         if self.roi is not None:
             whole = isinstance(self.roi, tuple | list) and len(self.roi) == 4
             if not whole or not all(type(v) is int for v in self.roi) or min(self.roi) < 0:
@@ -62,7 +63,11 @@ class InspectOptions:
             if min(self.roi[2:]) < 2:
                 raise OptionError(f"roi={self.roi!r} is too small: give 2 pixels a side or more.")
             object.__setattr__(self, "roi", tuple(self.roi))
-        if self.ignore is not None and (self.ignore.ndim != 2 or self.ignore.dtype != np.bool_):
+        if self.ignore is not None and not (
+            isinstance(self.ignore, np.ndarray)
+            and self.ignore.ndim == 2
+            and self.ignore.dtype == np.bool_
+        ):
             raise OptionError("ignore must be a bool array [H,W], True where nothing counts.")
         if self.tiles is not None:
             object.__setattr__(self, "tiles", check_tiles(self.tiles))
@@ -71,7 +76,7 @@ class InspectOptions:
 
     @property
     def tiling(self) -> str:
-        """What `tiles` comes to."""
+        """`tiles`, "off" where nothing was said."""
         return self.tiles or OFF
 
     def settings(self) -> dict[str, Any]:
@@ -188,6 +193,14 @@ def parse_roi(text: str) -> Box:
     if len(numbers) != 4:
         raise ValueError(text)
     return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def to_calibrate(options: InspectOptions, bundle: str, category: str) -> Calibration:
+    """What `calibrate` starts from: made for this bundle (its id), category and options, but for
+    the limit that it looks for, and what SAM is shown."""
+    settings = {name: value for name, value in options.settings().items() if name in SETTINGS}
+    nothing = Promise(1.0, 0.0, 0, 0, 0)
+    return Calibration(bundle, category, 0.0, nothing, {}, settings, options.ignore)
 
 
 def calibrated(options: InspectOptions, calibration: Calibration | None) -> InspectOptions:

@@ -8,6 +8,7 @@ with ClipSAM.open("bundles/tiny") as model:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -319,7 +320,7 @@ class ClipSAM:
         Nothing starts before the first result is asked for. Closing what is returned, dropping it,
         or Ctrl-C stops it; `Inspections.unjudged` then gives back what was taken from the source.
         An engine that fails on a blank image as well ends the line with its SessionError. Raises
-        CategoryError, OptionError and ValueError at once.
+        CategoryError and OptionError at once.
         """
         if isinstance(images, str | bytes | Path) or getattr(images, "ndim", 4) < 4:
             raise OptionError(
@@ -371,9 +372,10 @@ class ClipSAM:
         return clock.total
 
     def close(self) -> None:
-        """Free every engine."""
-        for session in self.sessions.values():
-            session.close()
+        """Free every engine, each whatever became of the others. Raises SessionError."""
+        with ExitStack() as closing:
+            for session in self.sessions.values():
+                closing.callback(session.close)
 
     def __enter__(self) -> ClipSAM:
         return self

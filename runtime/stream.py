@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.core.errors import ClipSAMError, ImageError, SessionError
+from clipsam.runtime.core.errors import ClipSAMError, ImageError, OptionError, SessionError
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
@@ -109,12 +109,12 @@ class Line:
     ) -> None:
         ahead = 2 * batch if ahead is None else ahead
         if batch < 1 or ahead < batch - 1:
-            raise ValueError(
+            raise OptionError(
                 f"batch={batch} must be at least 1 and ahead={ahead} at least batch - 1, or no "
                 "batch would ever be full."
             )
         if batch > 1 and clip_umci.precision in SCALED_TOGETHER:
-            raise ValueError(
+            raise OptionError(
                 f"batch={batch} would let images change each other's results: "
                 f"{clip_umci.precision} scales what it multiplies by the largest value of the "
                 "whole batch. Use batch=1, or precision 'fp32'."
@@ -210,9 +210,8 @@ class Line:
                 if self._stopping:
                     break
                 stage(parts)
-                for part in parts:
-                    sink.put(part)
-                parts.clear()
+                while parts:  # and no name for the last: its image would stay until the next
+                    sink.put(parts.pop(0))
         except BaseException as error:  # no fault of an image: the line ends
             end = _End(error)
         sink.put(end or _End())

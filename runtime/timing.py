@@ -31,11 +31,11 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Since the clock was made."""
+        """Milliseconds since the clock was made."""
         return (time.perf_counter() - self._start) * 1e3
 
     def sum(self, *names: str) -> float:
-        """Of stages that were timed."""
+        """Milliseconds of these stages together. Raises KeyError for one that was not timed."""
         return sum(self._stages[name] for name in names)
 
     def stages(self) -> dict[str, float]:

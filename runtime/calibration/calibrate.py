@@ -32,7 +32,7 @@ from clipsam.runtime.calibration.scores import (
     measure_other,
     placements,
 )
-from clipsam.runtime.core.errors import CalibrationError, ImageError
+from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.stages.picture import comparable, obvious_reasons, reasons_of
@@ -48,22 +48,26 @@ Progress = Callable[[str, int, int], None]
 class Wanted:
     """What is asked of a calibration.
 
+    Raises OptionError for shares that are none.
+
     Attributes:
-      false_alarms: share of good parts that may be called anomalous, at most.
+      false_alarms: share of good parts that may be called anomalous, at most; None: as small a
+        one as the parts can promise.
       confidence: of that promise.
       reference: good parts whose tokens are kept; 0: none.
       planted: defects drawn to estimate what will be found.
     """
 
-    false_alarms: float = 0.01
+    false_alarms: float | None = 0.01
     confidence: float = 0.95
     reference: int = 16
     planted: int = 60
 
     def __post_init__(self) -> None:
         for name in ("false_alarms", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise CalibrationError(f"{name} must lie between 0 and 1.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise OptionError(f"{name}={value!r} must lie between 0 and 1.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +77,9 @@ class Calibrated:
     Attributes:
       calibration: to be written.
       scores: of the good parts, the planted and the true defects, by these names.
-      examples: the planted defects, in the order of their scores; `found` says which are caught.
-      refused: shares that would be called neither good nor anomalous, by name.
+      examples: the planted defects, in the order of `scores["planted"]`.
+      found: bool, which of them the limit finds.
+      skipped: a sentence for every picture that was left out.
     """
 
     calibration: Calibration
@@ -95,16 +100,16 @@ def calibrate(
 ) -> Calibrated:
     """Look at every good part, and find limit, bounds and reference.
 
-    `made_with` names bundle, category and settings. A picture that cannot be read or shows nothing
-    is left out and named in `skipped`. Raises CalibrationError when the parts are too few for what
-    is wanted.
+    `made_with` names bundle, category and settings (`options.to_calibrate`). A picture that cannot
+    be read or shows nothing is left out and named in `skipped`. Raises CalibrationError when the
+    parts are too few for what is wanted, ImageError for a picture that the settings do not fit.
     """
     _check_number(len(good), 0, wanted)  # before minutes are spent
     skipped: list[str] = []
     thumbnails, seen, sources = [], [], []
     for path, image in _read(good, skipped):
         thumbnails.append(thumbnail(image))
-        seen.append(observe(image))
+        seen.append(_seen(observe, path, image))
         sources.append(path)
         progress("good parts", len(seen) + len(skipped), len(good))
     kept = first_of_each(thumbnails)
@@ -154,8 +159,8 @@ def calibrate(
         duplicates,
     )
     true = []
-    for number, (_, image) in enumerate(_read(defective, skipped), start=1):
-        true.append(observe(image))
+    for number, (path, image) in enumerate(_read(defective, skipped), start=1):
+        true.append(_seen(observe, path, image))
         progress("defective parts", number, len(defective))
     others = measure_other(true, reference) if reference else _by_map(true)
     true_scores, unlike = _as_inspected(true, others, weight, bounds)
@@ -204,6 +209,14 @@ def _read(paths: Sequence[Path], skipped: list[str]) -> Iterator[tuple[Path, Ima
         yield path, image
 
 
+def _seen(observe: Callable[[Image], Observed], path: Path, image: Image) -> Observed:
+    """`observe`, whose errors name the picture."""
+    try:
+        return observe(image)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
 def _by_map(parts: Sequence[Observed]) -> Measured:
     """Without reference parts."""
     zeros = np.zeros(len(parts))
@@ -225,13 +238,20 @@ def _as_inspected(
 
 def _check_number(parts: int, duplicates: int, wanted: Wanted) -> int:
     """How many of the good parts may score above the limit. Raises CalibrationError."""
-    above = most_above(parts, wanted.false_alarms, wanted.confidence) if parts >= LEAST else None
-    if above is not None:
-        return above
-    needed = max(LEAST, parts_needed(wanted.false_alarms, wanted.confidence))
+    rate = wanted.false_alarms
     twice = f" ({duplicates} more show a part that was seen already)" if duplicates else ""
     have = f"{parts} good part{'s' * (parts != 1)}{twice}"
-    asked = f"{100 * wanted.false_alarms:g} % false alarms at {100 * wanted.confidence:g} %"
+    if rate is None:
+        if parts < LEAST:
+            raise CalibrationError(
+                f"{have}: too few to say anything. Give at least {LEAST}, better 60."
+            )
+        return 0
+    above = most_above(parts, rate, wanted.confidence) if parts >= LEAST else None
+    if above is not None:
+        return above
+    needed = max(LEAST, parts_needed(rate, wanted.confidence))
+    asked = f"{100 * rate:g} % false alarms at {100 * wanted.confidence:g} %"
     if parts < LEAST:
         raise CalibrationError(
             f"{have}: too few to say anything. Give at least {LEAST}, and {needed} for {asked} "

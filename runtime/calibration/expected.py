@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.calibration.observed import Observed
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.planting.canvas import Mask
+from clipsam.runtime.planting.foreground import find_part
 from clipsam.runtime.planting.plant import SMALLEST, plant
 
 _TILE, _COLUMNS = 160, 6
@@ -52,12 +54,16 @@ def plant_examples(
     `where` gives the area in which a defect may lie, bool [H,W], or None for anywhere. Sizes are
     drawn between 2 and 30 % of the shorter side, as many small as large ones.
     """
+    parts: dict[int, Mask] = {}  # where the part is, found once a picture
     for number in range(count):
-        image = images[number % len(images)]
+        index = number % len(images)
+        image = images[index]
         rng = np.random.default_rng([seed, number])
         side = min(image.shape[:2])
         size = max(SMALLEST, side * float(np.exp(rng.uniform(np.log(0.02), np.log(0.3)))))
-        planted = plant(image, rng, size=size, where=where(image))
+        if index not in parts:
+            parts[index] = find_part(image)
+        planted = plant(image, rng, size=size, part=parts[index], where=where(image))
         if planted is None:
             yield None
             continue

@@ -21,11 +21,13 @@ from clipsam.runtime.core.errors import CalibrationError, OptionError
 from clipsam.runtime.core.files import open_regular, write_bytes
 from clipsam.runtime.core.strict_json import loads
 from clipsam.runtime.stages.picture import FACTS
+from clipsam.runtime.stages.prompts import MOST_LIMIT
 from clipsam.runtime.stages.reference import Reference
 from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 SCHEMA = 1
 SUFFIX = ".calibration"
+SETTINGS = ("min_area", "mm_per_pixel", "roi", "tiles")  # of `InspectOptions`, that it belongs to
 _MOST_BYTES, _MOST_HEAD = 64 << 20, 1 << 20
 _MOST_TOKENS, _MOST_LENGTH, _MOST_SIDE = 1 << 16, 1 << 13, 1 << 16
 _AGAIN = "calibrate again with `clipsam calibrate`"
@@ -55,7 +57,7 @@ class Calibration:
       limit: of the score.
       promise: what the limit rests on.
       bounds: what a picture's facts (`stages.picture.FACTS`) must lie within to be judged.
-      settings: `InspectOptions.settings` it was made with, without the ignored area.
+      settings: of `SETTINGS`, those of `InspectOptions.settings` that it was made with.
       ignore: bool [H,W], the ignored area; None where there is none.
       reference: tokens of good parts; None where none were kept.
       notes: what was estimated and measured beside; for people.
@@ -72,6 +74,14 @@ class Calibration:
     reference: Reference | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
+
+    @property
+    def good_scores(self) -> tuple[float, ...]:
+        """Scores of the good parts that the limit rests on, or of some of many; () where the file
+        has none."""
+        found = self.notes.get("good_scores")
+        kept = [s for s in found if type(s) in (int, float)] if isinstance(found, list) else []
+        return tuple(float(score) for score in kept if math.isfinite(score))
 
     def to_bytes(self) -> bytes:
         """The content of its file."""
@@ -157,7 +167,7 @@ class Calibration:
         return cls(
             _word(head["bundle"]),
             _word(head["category"]),
-            _number(head["limit"], 0, 100),
+            _positive(head["limit"], MOST_LIMIT),
             _promise(_mapping(head["promise"])),
             _bounds(_mapping(head["bounds"])),
             _settings(_mapping(head["settings"])),
@@ -210,10 +220,7 @@ def _arrays(shapes: dict[str, Any], body: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _promise(values: dict[str, Any]) -> Promise:
-    counts = {name: values[name] for name in ("parts", "above", "duplicates")}
-    for name, count in counts.items():
-        if type(count) is not int or not 0 <= count < 1 << 31:
-            raise ValueError(f"{name} is {count!r}")
+    counts = {name: _whole(values[name]) for name in ("parts", "above", "duplicates")}
     rate, confidence = (_number(values[n], 0, 1) for n in ("false_alarms", "confidence"))
     return Promise(rate, confidence, **counts)
 
@@ -229,8 +236,14 @@ def _bounds(values: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    if unknown := set(values) - {"min_area", "mm_per_pixel", "roi", "tiles"}:
+    if unknown := set(values) - set(SETTINGS):
         raise ValueError(f"unknown setting {min(unknown)!r:.50}")
+    for name in {"min_area", "mm_per_pixel"} & set(values):
+        _positive(values[name], 1e12)
+    if "roi" in values:
+        roi = [_whole(side) for side in values["roi"]]
+        if len(roi) != 4 or min(roi[2:]) < 2:
+            raise ValueError(f"the roi is {roi}")
     if "tiles" in values and check_tiles(_word(values["tiles"])) == OFF:
         raise ValueError("tiles are off, and named")
     return values
@@ -246,6 +259,18 @@ def _word(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 200:
         raise TypeError(f"{value!r:.50} is not a word")
     return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ValueError(f"{value!r:.50} is not a count")
+    return value
+
+
+def _positive(value: Any, high: float) -> float:
+    if not (found := _number(value, 0, high)) > 0:
+        raise ValueError(f"{value!r} is not a number above 0")
+    return found
 
 
 def _number(value: Any, low: float, high: float) -> float:

@@ -8,21 +8,22 @@ import re
 
 _SIZES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _TIMES = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_LONGEST = 100 * 365 * 86400.0  # seconds; dates and waits end somewhere
 
 
 def byte_count(text: str) -> int:
     """`20GB` as bytes."""
-    return int(_amount(text, _SIZES, "a size such as 500MB or 20GB"))
+    return int(_amount(text, _SIZES, 1e18, "a size such as 500MB or 20GB"))
 
 
 def seconds(text: str) -> float:
     """`500ms` or `10s` as seconds."""
-    return _amount(text, _TIMES, "a time such as 500ms, 10s or 2h")
+    return _amount(text, _TIMES, _LONGEST, "a time such as 500ms, 10s or 2h")
 
 
 def days(text: str) -> float:
     """`90d` as days."""
-    return _amount(text, _TIMES, "a time such as 12h, 90d or 8w") / _TIMES["d"]
+    return _amount(text, _TIMES, _LONGEST, "a time such as 12h, 90d or 8w") / _TIMES["d"]
 
 
 def share(text: str) -> float:
@@ -37,8 +38,9 @@ def share(text: str) -> float:
     return value
 
 
-def _amount(text: str, units: dict[str, float], what: str) -> float:
+def _amount(text: str, units: dict[str, float], most: float, what: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in units or not float(found[1]) > 0:
+    value = float(found[1]) * units.get(found[2], 0.0) if found else 0.0
+    if not 0 < value <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return float(found[1]) * units[found[2]]
+    return value

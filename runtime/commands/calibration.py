@@ -3,6 +3,8 @@
     clipsam calibrate bundles/tiny --good parts/good --category cookie --false-alarms 0.05 \\
         --output cookie.calibration
 
+Give the provider and the precision that parts will be inspected with.
+
 Beside the file: NAME.scores.png, the scores and the limit, and NAME.planted.png, defects drawn onto
 the good parts with a green frame where the limit finds them and a red one where not.
 """
@@ -18,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.calibration.calibrate import Calibrated, Wanted, calibrate
 from clipsam.runtime.calibration.expected import contact_sheet
 from clipsam.runtime.calibration.histogram import draw_histogram
-from clipsam.runtime.calibration.record import SUFFIX, Calibration, Promise
-from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.calibration.record import SUFFIX
+from clipsam.runtime.commands.amounts import share
+from clipsam.runtime.commands.engine import add_engine, open_model
+from clipsam.runtime.commands.sensitivity import add_options, read_options
 from clipsam.runtime.core.errors import CalibrationError, OptionError, OutputError
 from clipsam.runtime.images.reader import write_png
-from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.options import to_calibrate
 from clipsam.runtime.results.jobs import find_jobs
 from clipsam.runtime.station.labelled import labelled_pictures
 
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises ClipSAMError."""
     args = _parser().parse_args(argv)
     output = args.output
-    if output.suffix != SUFFIX:
+    if output.suffix != SUFFIX and output.name:
         output = output.with_name(output.name + SUFFIX)
     if output.is_dir():
         raise OutputError(f"{output} is a folder: give the name of a file as --output.")
@@ -56,18 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = read_options(args)
     wanted = Wanted(args.false_alarms, args.confidence, args.reference, args.planted)
     start = time.monotonic()
-    with ClipSAM.open(
-        args.bundle, args.provider, args.threads, args.precision, options=options
-    ) as model:
-        made_with = Calibration(
-            model.bundle.id,
-            args.category,
-            0.0,
-            Promise(1.0, args.confidence, 0, 0, 0),
-            {},
-            {n: v for n, v in options.settings().items() if n != "ignore"},
-            options.ignore,
-        )
+    with open_model(args, args.bundle, options) as model:
+        made_with = to_calibrate(options, model.bundle.id, args.category)
         model.bundle.text(args.category)
         observe = partial(model.observe, category=args.category)
         done = calibrate(observe, good, defective, wanted, made_with, options.area, _progress())
@@ -125,6 +117,7 @@ def report(done: Calibrated) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    usual = Wanted()
     parser = argparse.ArgumentParser(
         prog="clipsam calibrate",
         description=__doc__,
@@ -138,19 +131,35 @@ def _parser() -> argparse.ArgumentParser:
     add("--category", default="object", help='what the part is, e.g. "metal nut"')
     add(
         "--false-alarms",
-        type=_share,
-        default=0.01,
+        type=share,
+        default=usual.false_alarms,
         metavar="SHARE",
-        help="of good parts that may be called anomalous (default: 0.01)",
+        help="of good parts that may be called anomalous, e.g. 5%% (default: %(default)s)",
     )
-    add("--confidence", type=_share, default=0.95, help="of that promise (default: 0.95)")
-    add("--reference", type=_count, default=16, help="good parts to compare with (default: 16)")
-    add("--planted", type=_count, default=60, help="defects to draw (default: 60)")
+    add(
+        "--confidence",
+        type=share,
+        default=usual.confidence,
+        metavar="SHARE",
+        help="of that promise (default: %(default)s)",
+    )
+    add(
+        "--reference",
+        type=_count,
+        default=usual.reference,
+        metavar="N",
+        help="good parts to compare with (default: %(default)s)",
+    )
+    add(
+        "--planted",
+        type=_count,
+        default=usual.planted,
+        metavar="N",
+        help="defects to draw (default: %(default)s)",
+    )
     add("--output", type=Path, required=True, metavar="NAME.calibration")
-    add("--provider", choices=tuple(PROVIDERS), default="cpu")
-    add("--precision", choices=PRECISIONS, help="as it will be inspected with")
-    add("--threads", type=positive(int), help="CPU threads (default: all cores)")
     add_options(parser, limit=False)
+    add_engine(parser)
     return parser
 
 
@@ -165,15 +174,11 @@ def _progress() -> Callable[[str, int, int], None]:
     return show
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
-    return value
-
-
 def _count(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 10_000:
         raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 10000")
     return value
+
+
+_count.__name__ = "count"

@@ -14,13 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.commands.engine import add_engine, open_model
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.log import log_to_stderr
 from clipsam.runtime.folder import Counts, find_jobs, inspect_files
-from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.names import EVERYTHING, Save
 from clipsam.runtime.stages.fusion import NORMS
 
@@ -63,25 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise")
     add("--output", type=Path, required=True, help="folder for the results")
-    add(
-        "--provider",
-        choices=tuple(PROVIDERS),
-        default="cpu",
-        help="what runs the graphs: onnxruntime on the CPU (default) or by CUDA, or TensorRT",
-    )
-    add(
-        "--device-id",
-        type=int,
-        metavar="N",
-        help="which GPU, as CUDA counts them (default: the first)",
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        help="of the graphs (default: the provider's fastest that the bundle has; int8 only if "
-        "asked for)",
-    )
-    add("--threads", type=positive(int), help="CPU threads (default: all cores)")
     add("--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)")
     add(
         "--deadline-ms",
@@ -89,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         help="answer with the rough map when SAM would take longer than this in all",
     )
     add_options(parser)
+    add_engine(parser)
     add(
         "--save",
         type=_save,
@@ -109,15 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(args: argparse.Namespace) -> Counts:
     jobs = find_jobs(args.images)
     options = read_options(args)
-    with ClipSAM.open(
-        args.bundle,
-        args.provider,
-        args.threads,
-        args.precision,
-        args.device_id,
-        options=options,
-        calibration=args.calibration,
-    ) as model:
+    with open_model(args, args.bundle, options, args.calibration) as model:
         if args.deadline_ms is not None:
             model.warm_up()
         return inspect_files(

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.commands.sensitivity import positive
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.report.folder import read_folder
-from clipsam.runtime.report.parts import Progress, Run, Usual, number
+from clipsam.runtime.report.parts import Progress, Run, Usual
 from clipsam.runtime.report.pictures import embed
 from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
 from clipsam.runtime.report.store import read_store
@@ -63,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--sheet", type=Path, help="a picture to write, .jpg or .png, of the worst parts")
     add("--images", type=Path, help="folder of the pictures, if they are elsewhere by now")
     add("--calibration", type=Path, help="show the scores beside those of its good parts")
-    add("--last", type=_count, default=20_000, help="parts, the newest ones (default: %(default)s)")
+    add(
+        "--last",
+        type=positive(int),
+        default=20_000,
+        help="parts, the newest ones (default: %(default)s)",
+    )
     add("--megabytes", type=_size, default=20, help="of pictures at most (default: %(default)s)")
     return parser
 
@@ -83,13 +89,11 @@ def _read(args: argparse.Namespace) -> Run:
 
 def _usual(path: Path, run: Run) -> Usual:
     calibration = Calibration.read(path)
-    scores = [number(score) for score in calibration.notes.get("good_scores", ())]
-    found = tuple(score for score in scores if score is not None)
-    if not found or not calibration.limit > 0:
+    if not calibration.good_scores:
         raise OptionError(f"{path} holds no scores of good parts: calibrate again.")
     if not any(part.ran.get("calibration") == calibration.id for part in run.parts):
         print(f"note: no part of {run.title} was judged with {path}.", file=sys.stderr)
-    return Usual(found, calibration.limit)
+    return Usual(calibration.good_scores, calibration.limit)
 
 
 def _write_page(run: Run, output: Path, megabytes: float) -> None:
@@ -115,13 +119,6 @@ def _progress() -> Progress:
     return show
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
 def _size(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 500:
@@ -129,4 +126,4 @@ def _size(text: str) -> float:
     return value
 
 
-_count.__name__, _size.__name__ = "count", "number"
+_size.__name__ = "number"

@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.backends.providers import PROVIDERS
-from clipsam.runtime.commands.amounts import byte_count, days, seconds, share
+from clipsam.runtime.commands.amounts import byte_count, seconds
+from clipsam.runtime.commands.engine import add_engine, open_model
+from clipsam.runtime.commands.line import add_keeping, add_limits, read_keeping, read_limits
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import ClipSAMError, SessionError
-from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.app import make_app
 from clipsam.runtime.service.calibrating import Calibrations
 from clipsam.runtime.service.guard import write_log
@@ -34,10 +33,9 @@ from clipsam.runtime.service.server import Server, bind, logged_as_json
 from clipsam.runtime.service.settings import Settings, read_token
 from clipsam.runtime.station.judgement import version
 from clipsam.runtime.station.notify import notify
-from clipsam.runtime.station.pictures import Keep
 from clipsam.runtime.station.store import Store
+from clipsam.runtime.station.upkeep import PRUNE_EVERY
 
-_PRUNE = 600.0  # seconds between two looks at retention and quota
 _CPU_BATCH, _GPU_BATCH = 1, 4  # a CPU gains nothing by a batch
 
 
@@ -54,27 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.max_pixels,
         read_token(args.token_file) if args.token_file else None,
     )
-    keep = Keep(args.keep_good, False, args.retain, args.quota, args.min_free)
     sensitivity = read_options(args)
     with ExitStack() as stack:
         stack.enter_context(logged_as_json())
         listener = stack.enter_context(bind(args.host, args.port))
+        bundle, calibration = read_limits(args)
         recorder = None
         if args.store is not None:
             store = stack.enter_context(Store(args.store, create=True))
             store.claim()
-            recorder = Recorder(store, keep)
+            recorder = Recorder(store, read_keeping(args))
             _keep_pruning(stack, recorder)
-        model = stack.enter_context(
-            ClipSAM.open(
-                args.bundle,
-                args.provider,
-                args.threads,
-                args.precision,
-                options=sensitivity,
-                calibration=args.calibration,
-            )
-        )
+        model = stack.enter_context(open_model(args, bundle, sensitivity, calibration))
 
         def told(state: str) -> None:
             write_log("state", "error" if state == BROKEN else "info", state=state)
@@ -86,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         judge = Judge(model, settings.queue, settings.batch, settings.max_pixels, told)
         learning = None
         if args.calibrations is not None:
-            learning = Calibrations(judge, args.calibrations, sensitivity)
+            learning = Calibrations(judge, args.calibrations)
         app = make_app(judge, settings, recorder, version(), learning)
         server = Server(app, settings)
         address = listener.getsockname()
@@ -119,7 +108,7 @@ def _keep_pruning(stack: ExitStack, recorder: Recorder) -> None:
                 recorder.prune()
             except ClipSAMError as error:
                 write_log("prune", "error", message=str(error))
-            if end.wait(_PRUNE):
+            if end.wait(PRUNE_EVERY):
                 return
 
     thread = threading.Thread(target=work, name="clipsam-upkeep", daemon=True)
@@ -135,7 +124,7 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    usual, keep = Settings(), Keep()
+    usual = Settings()
     parser = argparse.ArgumentParser(
         prog="clipsam serve",
         description=__doc__,
@@ -143,15 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
-    limits = parser.add_mutually_exclusive_group(required=True)
-    limits.add_argument(
-        "--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise"
-    )
-    limits.add_argument(
-        "--uncalibrated",
-        action="store_true",
-        help="judge by the bundle's own limit, which promises nothing about your parts",
-    )
+    add_limits(parser)
     add("--calibrations", type=Path, metavar="FOLDER",
         help="let clients calibrate, and judge by what they made; the files go here")  # fmt: skip
     add("--store", type=Path, help="keep a row for every part, e.g. line.db; made if missing")
@@ -164,26 +145,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--queue", type=positive(int), default=usual.queue, metavar="N",
         help="pictures under way at once; more get 429 (default: %(default)s)")  # fmt: skip
     add("--batch", type=positive(int), metavar="N",
-        help="pictures that CLIP takes at once (default: 1 on a CPU, 4 on a GPU)")  # fmt: skip
+        help="pictures that CLIP takes at once "
+        f"(default: {_CPU_BATCH} on a CPU, {_GPU_BATCH} on a GPU)")  # fmt: skip
     add("--timeout", type=seconds, default=usual.timeout, metavar="TIME",
-        help="from a request to its answer (default: 30s)")  # fmt: skip
+        help="from a request to its answer (default: %(default)gs)")  # fmt: skip
     add("--body-timeout", type=seconds, default=usual.body_timeout, metavar="TIME",
-        help="in which a body has to arrive (default: 10s)")  # fmt: skip
+        help="in which a body has to arrive (default: %(default)gs)")  # fmt: skip
     add("--max-body", type=byte_count, default=usual.max_body, metavar="SIZE",
-        help="of a request (default: 64 MiB)")  # fmt: skip
+        help=f"of a request (default: {usual.max_body >> 20} MiB)")  # fmt: skip
     add("--max-pixels", type=positive(int), default=usual.max_pixels, metavar="N",
         help="of a picture (default: %(default)s)")  # fmt: skip
-    group = parser.add_argument_group("pictures and rows of the store")
-    add = group.add_argument
-    add("--keep-good", type=share, default=keep.good, metavar="SHARE", help="of good parts' "
-        "pictures, e.g. 1%% (default: all); those of all other parts are kept")  # fmt: skip
-    add("--retain", type=days, metavar="TIME", help="remove parts without a label after e.g. 90d")
-    add("--quota", type=byte_count, metavar="SIZE", help="of all kept pictures, e.g. 20GB")
-    add("--min-free", type=byte_count, default=keep.min_free, metavar="SIZE",
-        help="with less free on the disk no picture is added (default: 256 MiB)")  # fmt: skip
-    group = parser.add_argument_group("what runs")
-    add = group.add_argument
-    add("--provider", choices=tuple(PROVIDERS), default="cpu", help="default: cpu")
-    add("--precision", choices=PRECISIONS, help="default: the provider's fastest")
-    add("--threads", type=int, help="CPU threads (default: all cores)")
+    add_keeping(parser)
+    add_engine(parser)
     return parser

@@ -89,7 +89,7 @@ def _time(text: str) -> str:
     """A date or a time, local where it names no zone, as the store writes it."""
     try:
         return iso(datetime.fromisoformat(text.replace("Z", "+00:00")))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time: write 2026-01-31 or 2026-01-31T12:30"
         ) from None

@@ -23,11 +23,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.backends.providers import PROVIDERS
-from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.calibration.record import Calibration
-from clipsam.runtime.commands.amounts import byte_count, days, seconds, share
+from clipsam.runtime.commands.amounts import seconds
+from clipsam.runtime.commands.engine import add_engine, open_model
+from clipsam.runtime.commands.line import add_keeping, add_limits, read_keeping, read_limits
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.pipeline import ClipSAM
@@ -37,7 +35,6 @@ from clipsam.runtime.station.health import STALLED, Health
 from clipsam.runtime.station.housekeeping import Housekeeping
 from clipsam.runtime.station.judgement import version
 from clipsam.runtime.station.notify import notify
-from clipsam.runtime.station.pictures import Keep
 from clipsam.runtime.station.sources.base import Source
 from clipsam.runtime.station.sources.camera import (
     DROP,
@@ -58,26 +55,15 @@ EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises ClipSAMError."""
     args = _parser().parse_args(argv)
-    keep = Keep(args.keep_good, args.leave, args.retain, args.quota, args.min_free)
+    keep = read_keeping(args, args.leave)
     options = Options(args.category, args.deadline_ms, args.serial, keep)
     _check_source(args)
     sensitivity = read_options(args)
-    # What is missing leaves no empty store.
-    bundle = Bundle.open(args.bundle, verify=False)
-    calibration = None if args.uncalibrated else Calibration.read(args.calibration)
+    bundle, calibration = read_limits(args)
     with ExitStack() as stack:
         store = stack.enter_context(Store(args.store, create=True))
         store.claim()
-        model = stack.enter_context(
-            ClipSAM.open(
-                bundle,
-                args.provider,
-                args.threads,
-                args.precision,
-                options=sensitivity,
-                calibration=calibration,
-            )
-        )
+        model = stack.enter_context(open_model(args, bundle, sensitivity, calibration))
         model.bundle.text(model.word(args.category))  # an unknown one fails here, not at every part
         start = time.monotonic()
         model.warm_up()
@@ -175,7 +161,7 @@ def _drift(model: ClipSAM) -> Drift | None:
     """The scores of the good parts that the limit was found by, to compare with."""
     if model.calibration is None:
         return None
-    return Drift(model.calibration.notes.get("good_scores", ()), model.calibration.limit)
+    return Drift(model.calibration.good_scores, model.calibration.limit)
 
 
 def _about(args: argparse.Namespace, model: ClipSAM) -> dict[str, Any]:
@@ -209,7 +195,6 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    keep = Keep()
     parser = argparse.ArgumentParser(
         prog="clipsam watch",
         description="Judge parts as a camera brings them, and keep a row for every one.",
@@ -220,15 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add("source", help="a folder, a camera's index, an address, a video file, or -")
     add("--store", type=Path, required=True, help="the file of rows, e.g. line.db; made if missing")
-    limits = parser.add_mutually_exclusive_group(required=True)
-    limits.add_argument(
-        "--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise"
-    )
-    limits.add_argument(
-        "--uncalibrated",
-        action="store_true",
-        help="judge by the bundle's own limit, which promises nothing about your parts",
-    )
+    add_limits(parser)
     add(
         "--category",
         help='what the part is, e.g. "metal nut" (default: the calibration\'s, else "object")',
@@ -250,15 +227,8 @@ def _parser() -> argparse.ArgumentParser:
         help="frames that come too fast: the newest is judged next, or all in turn (default: drop "
         "of a camera, queue of a file)",
     )
-    group = parser.add_argument_group("pictures and rows")
-    add = group.add_argument
-    add("--keep-good", type=share, default=keep.good, metavar="SHARE", help="of good parts' "
-        "pictures, e.g. 1%% (default: all); those of all other parts are kept")  # fmt: skip
+    add = add_keeping(parser).add_argument
     add("--leave", action="store_true", help="leave a folder's pictures where they are")
-    add("--retain", type=days, metavar="TIME", help="remove parts without a label after e.g. 90d")
-    add("--quota", type=byte_count, metavar="SIZE", help="of all kept pictures, e.g. 20GB")
-    add("--min-free", type=byte_count, default=keep.min_free, metavar="SIZE",
-        help="with less free on the disk no picture is added (default: 256 MiB)")  # fmt: skip
     add("--rescan", type=seconds, default=10.0, metavar="TIME",
         help="between searches of the folder, for what was not told of (default: 10s)")  # fmt: skip
     group = parser.add_argument_group("answers and health")
@@ -267,11 +237,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--health-file", type=Path, metavar="FILE", help="write JSON every 5 s")
     add("--metrics-file", type=Path, metavar="FILE.prom", help="the same for Prometheus")
     add("--metrics-port", type=_port, metavar="PORT", help="the same, served on 127.0.0.1")
-    group = parser.add_argument_group("what runs")
-    add = group.add_argument
-    add("--provider", choices=tuple(PROVIDERS), default="cpu", help="default: cpu")
-    add("--precision", choices=PRECISIONS, help="default: the provider's fastest")
-    add("--threads", type=int, help="CPU threads (default: all cores)")
-    add("--deadline-ms", type=positive(float), metavar="MS",
+    add_engine(parser).add_argument("--deadline-ms", type=positive(float), metavar="MS",
         help="leave SAM out when it would take longer than this in all")  # fmt: skip
     return parser

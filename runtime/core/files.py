@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.core.errors import DiskFullError, OutputError
 
 TEMPORARY = r"\.[0-9a-f]{16}"  # ends the name of a file being written; a regular expression
 DATA_SUFFIX = ".data"  # of the weights beside an ONNX file too large for one file
@@ -68,7 +68,10 @@ def digest_onnx(path: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary name beside `path`, then rename; raises OutputError."""
+    """Write `data` to a temporary name beside `path`, then rename.
+
+    Missing folders are made. Raises OutputError, DiskFullError.
+    """
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(data)
@@ -77,7 +80,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_with(path: Path, writer: Callable[[Path], None]) -> None:
-    """Let `writer` fill a temporary file beside `path`, then rename it; raises OutputError."""
+    """Let `writer` fill a temporary file beside `path`, then rename it; see `write_bytes`."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +100,12 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
 
 
 def not_written(path: Path, error: OSError) -> OutputError:
-    """The sentence for a file that the system would not let be written."""
+    """The sentence for a file that the system would not let be written; DiskFullError where there
+    is no space."""
     full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-    return OutputError(
-        f"{path} could not be written ({error.strerror or error}); "
-        f"{'free some space or ' if full else ''}choose another --output."
+    return (DiskFullError if full else OutputError)(
+        f"{path} could not be written ({error.strerror or error}): "
+        f"{'free some space' if full else 'allow that'}, or choose another folder."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 if sys.platform == "win32":
     import msvcrt
@@ -31,3 +32,17 @@ else:
         except BlockingIOError:
             return False
         return True
+
+
+def claim(path: Path) -> int | None:
+    """Lock a file of this name, made where it is missing: its descriptor, to be closed when done.
+
+    None where another has it. Raises OSError.
+    """
+    descriptor, locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+    try:
+        locked = try_lock(descriptor)
+        return descriptor if locked else None
+    finally:
+        if not locked:
+            os.close(descriptor)

@@ -2,7 +2,7 @@
 
 OpenCV decodes a truncated JPEG into a half gray picture without an error, turns 16 bits into 8
 without a word, and allocates whatever size a header claims. Reading the headers of the formats
-that lines use lets each of these be refused with its reason; a TIFF's is in `tiff_header`.
+that lines use lets each of these be refused with its reason; a TIFF's is in `tiff`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clipsam.runtime.images.tiff import TIFF, read_tiff
+
+MAX_PIXELS = 100_000_000  # a 100-megapixel image; decoding more is rather a broken header
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -41,15 +43,18 @@ class Header:
     scan_end: int = 0  # of a JPEG with one scan: where its marker of the end is
 
 
-def read_header(data: bytes) -> Header | None:
-    """The header of a PNG, JPEG, BMP, TIFF or WebP; None for other formats and damaged headers."""
+def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header | None:
+    """The header of a PNG, JPEG, BMP, TIFF or WebP; None for other formats and damaged headers.
+
+    Nothing is unpacked to be checked that would have more bytes than so many pixels.
+    """
     try:
         if data.startswith(_PNG):
             return _png(data)
         if data.startswith(_JPEG):
             return _jpeg(data)
         if data.startswith(TIFF):
-            return Header(**read_tiff(data))
+            return Header(**read_tiff(data, max_pixels))
         if data.startswith(b"BM"):
             return _bmp(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":

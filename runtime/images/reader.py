@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import DamagedError, ImageError, OutputError
 from clipsam.runtime.core.files import open_regular, write_bytes
+from clipsam.runtime.images.headers import MAX_PIXELS as MAX_PIXELS
 from clipsam.runtime.images.headers import Header, read_header
 from clipsam.runtime.images.image import Image, check_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MORE = bytes(range(1, 255)) * 4  # no marker in it
-MAX_PIXELS = 100_000_000  # a 100-megapixel image; decoding more is rather a broken header
 _MOST_BESIDE = 64 << 20  # bytes of a file beside its pixels: EXIF, colour profiles, thumbnails
 MAX_BYTES = 4 * MAX_PIXELS + _MOST_BESIDE  # of a file that is read
 
@@ -58,7 +58,7 @@ def _no_room(path: Path | str) -> ImageError:
 def _decoded(data: bytes, path: Path | str, max_pixels: int) -> Image:
     if not data:
         raise DamagedError(f"{path} is empty (0 bytes): it was never written; take it again.")
-    header = read_header(data)
+    header = read_header(data, max_pixels)
     if header is None:  # nothing is decoded whose size was not read before
         raise DamagedError(
             f"{path} is damaged or not an image: give a PNG, JPEG, BMP, TIFF or WebP file that "

@@ -1,4 +1,4 @@
-"""What a TIFF file claims about itself: see `image_header`."""
+"""What a TIFF file claims about itself: see `headers`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ _COLOUR = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}  # photometric -> channels: gray, RGB, 
 _CMYK, _UNSIGNED = 5, 1
 _DAMAGED = "is damaged (its pixels are not all there): copy it again"
 _MOST_PAGES = 1000  # pages counted; a damaged file may chain them in a ring
+_READ, _UNPACKED = 1 << 16, 1 << 20  # bytes in hand at a time while deflate's are counted
 
 
-def read_tiff(data: bytes) -> dict[str, Any]:
-    """The fields of `image_header.Header`. Raises struct.error, KeyError or ValueError."""
+def read_tiff(data: bytes, max_pixels: int) -> dict[str, Any]:
+    """The fields of `headers.Header`. Raises struct.error, KeyError or ValueError.
+
+    Strips and tiles of more bytes than `max_pixels` can have are not unpacked to be counted.
+    """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
     first = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
@@ -53,7 +57,7 @@ def read_tiff(data: bytes) -> dict[str, Any]:
             "holds signed or floating-point values: convert it to 8 bits a channel with the "
             "scaling that suits your camera"
         )
-    problem = problem or _damage(data, tags)
+    problem = problem or _damage(data, tags, 8 * max_pixels)  # RGBA, and as much for tiles' rims
     return {
         "width": tags[_WIDTH][0],
         "height": tags[_HEIGHT][0],
@@ -65,7 +69,7 @@ def read_tiff(data: bytes) -> dict[str, Any]:
     }
 
 
-def _damage(data: bytes, tags: dict[int, tuple[int, ...]]) -> str:
+def _damage(data: bytes, tags: dict[int, tuple[int, ...]], most: int) -> str:
     """Why the pixels cannot all be there, or "": libtiff decodes what it can and says nothing."""
     tiled = _TILE_WIDTH in tags
     offsets, counts = (tags.get(tag, ()) for tag in _DATA[tiled])
@@ -77,19 +81,33 @@ def _damage(data: bytes, tags: dict[int, tuple[int, ...]]) -> str:
     expected = _sizes(tags, tiled)
     if len(offsets) != len(counts) or len(counts) != len(expected):
         return _DAMAGED
+    if sum(expected) > most:
+        return "has strips or tiles far larger than a picture's: save it again"
     for offset, count, size in zip(offsets, counts, expected, strict=True):
         if compression in _DEFLATE:
-            unpacker = zlib.decompressobj()
-            try:
-                found = len(unpacker.decompress(data[offset : offset + count], size + 1))
-                unpacker.decompress(unpacker.unconsumed_tail, 1)  # the checksum, if it is left
-            except zlib.error:
-                return _DAMAGED
-            if found < size or not (unpacker.eof or found > size):
+            if not _unpacks(data[offset : offset + count], size):
                 return _DAMAGED
         elif count < (size if compression == _NONE else 1):
             return _DAMAGED
     return ""
+
+
+def _unpacks(packed: bytes, size: int) -> bool:
+    """Whether deflate's checksum fits behind `size` bytes, or there are more; in little memory,
+    since a megabyte may unpack to a gigabyte."""
+    unpacker, found = zlib.decompressobj(), 0
+    try:
+        for start in range(0, len(packed), _READ):
+            rest = packed[start : start + _READ]
+            while rest and found <= size:
+                found += len(unpacker.decompress(rest, _UNPACKED))
+                rest = unpacker.unconsumed_tail
+            if found > size:
+                return True
+        found += len(unpacker.flush())
+    except zlib.error:
+        return False
+    return found > size or (found == size and unpacker.eof)
 
 
 def _sizes(tags: dict[int, tuple[int, ...]], tiled: bool) -> list[int]:

@@ -18,7 +18,7 @@ from clipsam.runtime.planting.canvas import (
     required_change,
     visible_mask,
 )
-from clipsam.runtime.planting.shapes import ragged
+from clipsam.runtime.planting.shapes import ragged, soft_area
 from clipsam.runtime.planting.textures import (
     CONTRAST,
     F32,
@@ -38,16 +38,7 @@ from clipsam.runtime.planting.textures import (
 
 def stain(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 8, 60) * canvas.unit
-    radii = (radius, radius * uniform(rng, 0.4, 1))
-    alpha = ragged(
-        rng,
-        canvas.size,
-        random_spot(rng, canvas),
-        radii,
-        uniform(rng, 0, np.pi),
-        uniform(rng, 0.1, 0.5),
-        radius * uniform(rng, 0.2, 0.8),
-    )
+    alpha = soft_area(rng, canvas, radius, (0.4, 1), (0.1, 0.5), (0.2, 0.8))
     if rng.random() < 0.35:  # a dried ring: the rim is stronger than the middle
         alpha = alpha * (1 - np.float32(uniform(rng, 0.2, 0.6)) * alpha)
         alpha = alpha / np.float32(max(float(alpha.max()), 1e-3))
@@ -56,16 +47,7 @@ def stain(rng: Rng, canvas: Canvas) -> Mask | None:
 
 def uneven(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 30, 80) * canvas.unit
-    radii = (radius, radius * uniform(rng, 0.3, 0.9))
-    alpha = ragged(
-        rng,
-        canvas.size,
-        random_spot(rng, canvas),
-        radii,
-        along_grain(rng, canvas, 0.4),
-        uniform(rng, 0.1, 0.4),
-        radius * uniform(rng, 0.1, 0.5),
-    )
+    alpha = soft_area(rng, canvas, radius, (0.3, 0.9), (0.1, 0.4), (0.1, 0.5), grain=0.4)
     return change_tone(rng, canvas, alpha, dark=0.65, opaque=uniform(rng, 0, 0.5), strong=0.3)
 
 

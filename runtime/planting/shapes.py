@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.planting.canvas import Canvas, along_grain, random_spot
 from clipsam.runtime.planting.textures import (
     F32,
     U8,
@@ -17,7 +18,10 @@ from clipsam.runtime.planting.textures import (
     f32,
     fractal,
     stretch,
+    uniform,
 )
+
+Range = tuple[float, float]  # low, high
 
 
 def ragged(
@@ -49,6 +53,27 @@ def ragged(
     ramp = np.float32(max(soft, 1.0) / np.sqrt(radii[0] * radii[1]))
     alpha[top:bottom, left:right] = np.clip((1 - distance) / ramp + np.float32(0.5), 0, 1)
     return alpha
+
+
+def soft_area(
+    rng: Rng,
+    canvas: Canvas,
+    radius: float,
+    flat: Range,
+    rough: Range,
+    soft: Range,
+    grain: float = 0.0,
+) -> F32:
+    """An ellipse somewhere on the part, as alpha; `radius` in pixels of the canvas.
+
+    Drawn from ranges: its other radius and the width of its edge as shares of `radius`, and the
+    roughness of its outline. `grain` is the chance that it lies along the texture's grain.
+    """
+    radii = (radius, radius * uniform(rng, *flat))
+    at = random_spot(rng, canvas)
+    angle = along_grain(rng, canvas, grain) if grain else uniform(rng, 0, np.pi)
+    roughness = uniform(rng, *rough)
+    return ragged(rng, canvas.size, at, radii, angle, roughness, radius * uniform(rng, *soft))
 
 
 def walk(

@@ -19,7 +19,7 @@ from clipsam.runtime.planting.canvas import (
     required_change,
     visible_mask,
 )
-from clipsam.runtime.planting.shapes import drawn, ragged, stroke, walk
+from clipsam.runtime.planting.shapes import drawn, ragged, soft_area, stroke, walk
 from clipsam.runtime.planting.textures import (
     Rng,
     blur,
@@ -215,16 +215,7 @@ def inclusion(rng: Rng, canvas: Canvas) -> Mask | None:
 
 def dent(rng: Rng, canvas: Canvas) -> Mask | None:
     radius = log_uniform(rng, 4, 30) * canvas.unit
-    radii = (radius, radius * uniform(rng, 0.4, 1))
-    bowl = ragged(
-        rng,
-        canvas.size,
-        random_spot(rng, canvas),
-        radii,
-        uniform(rng, 0, np.pi),
-        uniform(rng, 0, 0.12),
-        radius * uniform(rng, 0.8, 1.6),
-    )
+    bowl = soft_area(rng, canvas, radius, (0.4, 1), (0, 0.12), (0.8, 1.6))
     mask = visible_mask(canvas, bowl)
     if int(mask.sum()) < 12 * canvas.unit:
         return None

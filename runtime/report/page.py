@@ -18,8 +18,9 @@ import numpy as np
 
 from clipsam.runtime.core.result import ANOMALOUS, NOT_JUDGED, VERDICTS
 from clipsam.runtime.report.change import Change, find_change
-from clipsam.runtime.report.parts import LABELS, Part, Run
+from clipsam.runtime.report.parts import Part, Run
 from clipsam.runtime.report.pictures import Pair
+from clipsam.runtime.station.part import LABELS
 
 _SCRIPTS = ("data", "draw", "trend", "scores", "parts", "detail", "tables", "main")
 _STAGES = ("read", "rough", "prompts", "encode", "decode", "fuse", "total", "latency")

@@ -11,7 +11,6 @@ from typing import Any
 from clipsam.runtime.core.result import ANOMALOUS, GOOD, NOT_JUDGED
 
 MOST_BOXES = 32  # of a part; more are a carpet
-LABELS = ("good", "defective")
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _about(
             "confidence": found.promise.confidence,
             "parts": found.promise.parts,
             "above": found.promise.above,
-            "good_scores": found.notes.get("good_scores", []),
+            "good_scores": found.good_scores,
         },
     }
 

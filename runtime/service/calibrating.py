@@ -6,36 +6,27 @@ calibration is a file there, whether it is used or not.
 
 from __future__ import annotations
 
-import math
+import os
 import secrets
 import shutil
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipsam.runtime.calibration.bounds import false_alarm_bound
-from clipsam.runtime.calibration.calibrate import LEAST, Wanted, calibrate
-from clipsam.runtime.calibration.duplicates import first_of_each, thumbnail
-from clipsam.runtime.calibration.record import SUFFIX, Calibration, Promise
-from clipsam.runtime.core.errors import (
-    CalibrationError,
-    ClipSAMError,
-    ImageError,
-    OptionError,
-)
-from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.calibration.calibrate import Wanted, calibrate
+from clipsam.runtime.calibration.record import SUFFIX, Calibration
+from clipsam.runtime.core.errors import ClipSAMError, OptionError
+from clipsam.runtime.core.files import not_written, write_bytes
+from clipsam.runtime.core.lock import claim
 from clipsam.runtime.core.log import get_logger
-from clipsam.runtime.images.reader import read_image
-from clipsam.runtime.options import InspectOptions
+from clipsam.runtime.options import to_calibrate
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.judge import Judge
 from clipsam.runtime.service.problems import NOT_FOUND, Problem
-from clipsam.runtime.stages.picture import obvious_reasons
 
 COLLECTING, RUNNING, DONE, FAILED = "collecting", "running", "done", "failed"
 MOST_PARTS, MOST_BYTES = 2000, 4 << 30
@@ -94,12 +85,24 @@ class Run:
 
 
 class Calibrations:
-    """Makes calibrations into `folder`, and has the judge use them. `close` ends one under way."""
+    """Makes calibrations into `folder`, and has the judge use them. `close` ends one under way.
 
-    def __init__(self, judge: Judge, folder: Path, options: InspectOptions) -> None:
+    Raises OptionError for no folder, or one that another service has; OutputError.
+    """
+
+    def __init__(self, judge: Judge, folder: Path) -> None:
         if not folder.is_dir():
             raise OptionError(f"{folder} is no folder: make it, or give another --calibrations.")
-        self._judge, self._folder, self._options = judge, folder, options
+        self._judge, self._folder = judge, folder
+        try:
+            self._claim = claim(folder / ".lock")
+        except OSError as error:
+            raise not_written(folder / ".lock", error) from error
+        if self._claim is None:
+            raise OptionError(
+                f"{folder} is in use by another `clipsam serve`: give this one --calibrations of "
+                "its own."
+            )
         self._run: Run | None = None
         self._lock, self._closing = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -130,7 +133,8 @@ class Calibrations:
         with self._lock:
             self._expect(run, COLLECTING)
             if len(run.parts) == MOST_PARTS or run.size + len(data) > MOST_BYTES:
-                raise OptionError(f"{MOST_PARTS} parts, or 4 GiB of pictures, are enough.")
+                most = f"{MOST_PARTS} parts, or {MOST_BYTES >> 30} GiB of pictures"
+                raise OptionError(f"{most}, are enough.")
             safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in name)[-60:]
             path = run.folder / f"{len(run.parts) + 1:04d}-{safe or 'part'}"
             write_bytes(path, data)
@@ -156,6 +160,9 @@ class Calibrations:
         if self._thread is not None:
             self._thread.join()
         self._drop()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def _work(self, run: Run) -> None:
         state = FAILED
@@ -176,17 +183,9 @@ class Calibrations:
         run.state = state  # last: who sees it finds all the rest
 
     def _calibrate(self, run: Run) -> Calibration:
-        wanted = Wanted(run.false_alarms or _fewest(run), run.confidence)
+        wanted = Wanted(run.false_alarms, run.confidence)
         model = self._model(None)
-        made_with = Calibration(
-            model.bundle.id,
-            run.category,
-            0.0,
-            Promise(1.0, run.confidence, 0, 0, 0),
-            {},
-            {n: v for n, v in model.options.settings().items() if n != "ignore"},
-            model.options.ignore,
-        )
+        made_with = to_calibrate(model.options, model.bundle.id, run.category)
 
         def progress(what: str, done: int, total: int) -> None:
             run.progress = (what, done, total)
@@ -200,8 +199,9 @@ class Calibrations:
         return done.calibration
 
     def _model(self, calibration: Calibration | None) -> ClipSAM:
-        """The judge's engines with another calibration."""
-        model, options = self._judge.model, replace(self._options, limit=None)
+        """The judge's engines with another calibration, looking where they look now."""
+        model = self._judge.model
+        options = replace(model.options, limit=None)
         return ClipSAM(model.bundle, model.sessions, options, calibration)
 
     def _expect(self, run: Run, state: str) -> None:
@@ -211,19 +211,3 @@ class Calibrations:
     def _drop(self) -> None:
         if self._run is not None:
             shutil.rmtree(self._run.folder, ignore_errors=True)
-
-
-def _fewest(run: Run) -> float:
-    """The share of false alarms that the parts can promise: unlike ones, that show something."""
-    thumbnails = []
-    for path in run.parts:
-        with suppress(ImageError):
-            image = read_image(path)
-            if not obvious_reasons(image):
-                thumbnails.append(thumbnail(image))
-    count = len(first_of_each(thumbnails))
-    if count < LEAST:
-        raise CalibrationError(
-            f"{count} unlike good parts say too little: give at least {LEAST}, better 60."
-        )
-    return math.ceil(1000 * false_alarm_bound(count, 0, run.confidence)) / 1000

@@ -39,7 +39,7 @@ class Job:
     Attributes:
       picture: a file's content, or HxWx3 uint8 RGB.
       name: what messages call it.
-      category: a word that the bundle knows; None: what the model takes a part for.
+      category: a word that the bundle knows; None: the calibration's, or "object".
       expires: on `time.monotonic`'s clock; not begun after it.
       answer: the image with its result, or the error it met.
       begun: when it was decoded.
@@ -146,7 +146,7 @@ class Judge:
                 self._run_line(self.model)
                 if self._finished:
                     return
-            except SessionError:
+            except ClipSAMError:  # the same the next time
                 raise
             except Exception:
                 failures = 1 if self._judged > before else failures + 1

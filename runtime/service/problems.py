@@ -11,7 +11,6 @@ from starlette.responses import Response
 from clipsam.runtime.core.errors import (
     CategoryError,
     ClipSAMError,
-    DiskFullError,
     ImageError,
     OptionError,
     OutputError,
@@ -55,7 +54,6 @@ _OF_ERROR: tuple[tuple[type[ClipSAMError], Kind], ...] = (
     (CategoryError, CATEGORY),
     (OptionError, OPTION),
     (SessionError, ENGINE),
-    (DiskFullError, STORE),
     (OutputError, STORE),
     (StoreError, STORE),
 )

@@ -8,19 +8,19 @@ written keeps nobody from getting a verdict.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 
 from clipsam.runtime.core.errors import OutputError
-from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.station.filing import Filing
 from clipsam.runtime.station.health import Health
 from clipsam.runtime.station.judgement import judgement_of
 from clipsam.runtime.station.part import JUDGED, Part
-from clipsam.runtime.station.pictures import Keep, Pictures, free, map_of
+from clipsam.runtime.station.pictures import Keep, Pictures, free, map_of, write_safely
 from clipsam.runtime.station.schema import now
 from clipsam.runtime.station.store import Store
 from clipsam.runtime.station.upkeep import prune
@@ -75,15 +75,19 @@ class Recorder:
 
     def prune(self) -> None:
         """Remove what is older or larger than was wanted."""
-        if self._keep.retain is not None or self._keep.quota is not None:
-            prune(self.store, self._keep.retain, self._keep.quota)
+        prune(self.store, self._keep.retain, self._keep.quota)
 
     def _write(self, place: Path, data: bytes, result: Result) -> None:
         there = free(self._pictures.folder)
         if there < self._keep.min_free:
             raise OutputError(f"{there / 1e6:.0f} MB are free on the disk: free some space.")
-        self._pictures.write_map(place, result.score_map)
-        write_bytes(place, data)
+        try:
+            self._pictures.write_map(place, result.score_map)
+            write_safely(place, data)
+        except OutputError:
+            with suppress(OSError):  # no row will name it, and no quota could remove it
+                map_of(place).unlink(missing_ok=True)
+            raise
 
     def _relative(self, path: Path | None) -> str | None:
         return None if path is None else self._pictures.relative(path)

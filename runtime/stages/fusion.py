@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.stages.sam import Masks
 from clipsam.runtime.stages.zoom import CropMasks
 
@@ -30,9 +31,9 @@ class FusionOptions:
 
 
 def check_norm(norm: str) -> None:
-    """Raise ValueError if `norm` is not one of `NORMS`."""
+    """Raise OptionError if `norm` is not one of `NORMS`."""
     if norm not in NORMS:
-        raise ValueError(f"norm={norm!r} must be one of {', '.join(NORMS)}")
+        raise OptionError(f"norm={norm!r} must be one of {', '.join(NORMS)}.")
 
 
 def fuse(

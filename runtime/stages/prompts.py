@@ -19,6 +19,8 @@ from clipsam.runtime.ops.level import below, component_level
 # SAM's labels of a prompt's points.
 FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 1, 2, 3
 
+MOST_LIMIT = 100.0  # of the score, which a distance may raise above the map's 1
+
 _DRAWN = 1 << 14  # pixels ranked at a time: what a core's cache holds
 
 
@@ -41,8 +43,8 @@ class PromptOptions:
             raise ValueError(f"points={self.points!r} must be 'shared' or 'per_region'")
         if not 0 < self.threshold < 1 or self.num_points < 1 or self.max_boxes < 1:
             raise ValueError("threshold must lie in (0,1), num_points and max_boxes be positive")
-        if not 0 <= self.min_area < 1 or not 0 <= self.limit <= 100:
-            raise ValueError("min_area must lie in [0,1) and limit in [0,100]")
+        if not 0 <= self.min_area < 1 or not 0 <= self.limit <= MOST_LIMIT:
+            raise ValueError(f"min_area must lie in [0,1) and limit in [0,{MOST_LIMIT:g}]")
 
     @property
     def deciding(self) -> float:

@@ -33,7 +33,7 @@ def check_tiles(option: str) -> str:
     """The option as it is written: "off", "auto" or "3x2" (columns x rows). Raises OptionError."""
     if option in (OFF, AUTO):
         return option
-    found = re.fullmatch(r"([1-9]\d{0,2})[xX]([1-9]\d{0,2})", option) if option else None
+    found = re.fullmatch(r"([1-9]\d{0,2})[xX]([1-9]\d{0,2})", str(option))
     if found is None or int(found[1]) * int(found[2]) > MOST:
         raise OptionError(
             f"tiles={option!r} must be off, auto, or columns and rows such as 3x2, {MOST} tiles "
@@ -53,17 +53,17 @@ class Axis:
 
     @property
     def length(self) -> int:
-        """Of every window, in pixels."""
+        """Length of every window, in pixels."""
         return math.ceil(self.side / (self.windows - (self.windows - 1) * OVERLAP))
 
     @property
     def starts(self) -> list[int]:
-        """Where every window begins."""
+        """Where every window begins, in pixels."""
         steps = max(1, self.windows - 1)
         return [round(i * (self.side - self.length) / steps) for i in range(self.windows)]
 
     def weights(self) -> list[Map]:
-        """Of the pixels of every window: a Hann window, and 1 in all at every pixel."""
+        """The weights of every window's pixels: Hann, and together 1 at every pixel of the side."""
         middle = (np.arange(self.length) + 0.5) / self.length
         hann = np.sin(np.pi * middle) ** 2
         total = np.zeros(self.side)
@@ -90,7 +90,7 @@ class Grid:
 
     @property
     def share(self) -> float:
-        """Of the picture's area that a window has."""
+        """A window's share of the picture's area."""
         return self.across.length * self.down.length / (self.across.side * self.down.side)
 
     def windows(self) -> Iterator[tuple[slice, slice]]:

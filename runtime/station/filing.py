@@ -113,7 +113,12 @@ class Filing:
                 self._alarm(error)
         if not map_of(target).exists():  # it may be left of a station that was killed here
             score_map = None
-        move(picture, target)
+        try:
+            move(picture, target)
+        except OutputError:
+            with suppress(OSError):  # no row will name it, and no quota could remove it
+                map_of(target).unlink(missing_ok=True)
+            raise
         self._health.alarm("pictures", None)
         return target, score_map
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ class Health:
                     return
                 self.alarms[kind] = (now(), message)
                 text = f"alarm: {kind}: {message}"
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # nobody reads it any more: no reason to stop
+            print(text, file=sys.stderr, flush=True)
         self.on_alarm(kind if message else f"{kind}_over", message or "")
 
     def count(self, name: str, number: int = 1) -> None:

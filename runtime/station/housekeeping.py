@@ -16,10 +16,9 @@ from clipsam.runtime.station.metrics import Exposition
 from clipsam.runtime.station.notify import notify, watchdog_seconds
 from clipsam.runtime.station.pictures import Keep
 from clipsam.runtime.station.store import Store
-from clipsam.runtime.station.upkeep import prune
+from clipsam.runtime.station.upkeep import PRUNE_EVERY, prune
 
 _TELL = 5.0  # seconds between two writings of the health file
-_PRUNE = 600.0  # seconds between two looks at retention and quota
 
 
 class Housekeeping:
@@ -65,6 +64,7 @@ class Housekeeping:
     def __exit__(self, *error: object) -> None:
         self._end.set()
         self._thread.join()
+        self._metrics.close()
         self.tell()
 
     def _run(self) -> None:
@@ -80,12 +80,10 @@ class Housekeeping:
                 counts = self._snapshot()["parts"]
                 notify("STATUS=" + ", ".join(f"{n} {name}" for name, n in counts.items()))
             if time.monotonic() >= prune_at:
-                prune_at = time.monotonic() + _PRUNE
+                prune_at = time.monotonic() + PRUNE_EVERY
                 self._prune()
 
     def _prune(self) -> None:
-        if self._keep.retain is None and self._keep.quota is None:
-            return
         try:
             prune(self._store, self._keep.retain, self._keep.quota)
         except (OutputError, StoreError) as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from clipsam.runtime.core.errors import OptionError, OutputError
+from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.core.result import VERDICTS
 
 
@@ -72,22 +74,24 @@ class Exposition:
 
     def __init__(self, snapshot: Callable[[], dict[str, Any]]) -> None:
         self._registry = CollectorRegistry()
+        self._server: WSGIServer | None = None
         self._registry.register(HealthCollector(snapshot))
 
     def serve(self, port: int) -> None:
-        """Answer `GET /metrics` on 127.0.0.1 from a thread. Raises OptionError."""
+        """Answer `GET /metrics` on 127.0.0.1 from a thread, until `close`. Raises OptionError."""
         try:
-            start_http_server(port, "127.0.0.1", self._registry)
+            self._server, _ = start_http_server(port, "127.0.0.1", self._registry)
         except OSError as error:
             raise OptionError(
                 f"Port {port} cannot be used ({error.strerror}): give another --metrics-port."
             ) from error
 
+    def close(self) -> None:
+        """Answer no more, and free the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
     def write(self, path: Path) -> None:
         """Write the text format, whole or not at all. Raises OutputError."""
-        try:
-            write_to_textfile(str(path), self._registry)
-        except OSError as error:
-            raise OutputError(
-                f"{path} could not be written ({error.strerror}): check the folder, or free space."
-            ) from error
+        write_bytes(path, generate_latest(self._registry))

@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.core.errors import DiskFullError, OutputError
+from clipsam.runtime.core.errors import OutputError
+from clipsam.runtime.core.files import not_written
 from clipsam.runtime.core.result import GOOD
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import SUFFIXES
@@ -30,7 +31,6 @@ from clipsam.runtime.station.schema import now
 
 _INCOMING = "incoming"
 _MAP_SIDE = 512  # pixels, of a score map that is kept
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Pictures:
         time = now().replace(":", "")
         path = self.folder / _INCOMING / f"{time},{quote(serial or '', '')[:150]}"
         path = path.with_name(f"{path.name},{secrets.token_hex(4)}.png")
-        _write_safely(path, data.tobytes())
+        write_safely(path, data.tobytes())
         return path, hashlib.sha256(data.tobytes()).hexdigest()
 
     def incoming(self) -> Iterator[tuple[Path, str | None]]:
@@ -112,7 +112,7 @@ class Pictures:
                 cv2.resize(score_map, (width, height), interpolation=cv2.INTER_AREA), np.float32
             )
         grey = np.rint(np.clip(score_map, 0, 1) * 255).astype(np.uint8)
-        _write_safely(map_of(picture), cv2.imencode(".png", grey)[1].tobytes())
+        write_safely(map_of(picture), cv2.imencode(".png", grey)[1].tobytes())
 
     def relative(self, path: Path) -> str:
         """As the store writes it: relative to the store's folder, where it lies within."""
@@ -145,7 +145,7 @@ def move(source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _write_safely(target, source.read_bytes())
+            write_safely(target, source.read_bytes())
             source.unlink()
 
 
@@ -156,8 +156,8 @@ def free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _write_safely(path: Path, data: bytes) -> None:
-    """Write a file whole, and on disk before this returns."""
+def write_safely(path: Path, data: bytes) -> None:
+    """Write a file whole, and on disk before this returns. Raises DiskFullError, OutputError."""
     temporary = path.with_name(f".{path.name}")
     with _errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,8 +189,4 @@ def _errors(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _NO_SPACE
-        raise (DiskFullError if full else OutputError)(
-            f"{path} could not be written ({error.strerror or error}): "
-            + ("free some space." if full else "check the folder and its permissions.")
-        ) from error
+        raise not_written(path, error) from error

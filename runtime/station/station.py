@@ -41,7 +41,7 @@ from clipsam.runtime.station.records import Records
 from clipsam.runtime.station.schema import now
 from clipsam.runtime.station.sources.base import Source
 from clipsam.runtime.station.store import Store
-from clipsam.runtime.stream import Inspected
+from clipsam.runtime.stream import Inspected, Inspections
 
 MAX_ATTEMPTS = 2
 _MOST_FAILURES = 3  # of the line in a row, without a part judged between
@@ -123,7 +123,7 @@ class Station:
             except ClipSAMError:
                 raise
             except Exception as error:
-                traceback.print_exc()
+                _print_traceback()
                 failures = 1 if self.health.judged_count > before else failures + 1
                 if failures == _MOST_FAILURES:
                     raise
@@ -158,7 +158,7 @@ class Station:
             self._give_back(closed, line)
             raise
 
-    def _give_back(self, closed: threading.Event, line: Any) -> None:
+    def _give_back(self, closed: threading.Event, line: Inspections) -> None:
         """No part under way is to blame for what ended the line."""
         closed.set()
         line.unjudged()
@@ -265,7 +265,13 @@ class Station:
                 self._finish(begun, judgement_of(error), None)
                 return
             except Exception as error:
-                traceback.print_exc()
+                _print_traceback()
                 problem = f" ({type(error).__name__}: {error})"
         message = f"Judging {begun.captured.name} failed {MAX_ATTEMPTS} times{problem}."
         self._finish(begun, not_judged(FAILED if problem else CRASHED, message), None)
+
+
+def _print_traceback() -> None:
+    """Of what is being handled, on stderr, where somebody reads it."""
+    with suppress(OSError, ValueError):
+        traceback.print_exc()

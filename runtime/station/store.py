@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from clipsam.runtime.core.errors import OptionError, OutputError, StoreError
-from clipsam.runtime.core.lock import try_lock
+from clipsam.runtime.core.lock import claim
 from clipsam.runtime.station.part import JUDGED, LABELS, SELECT, TAKEN, Part, from_row, to_row
 from clipsam.runtime.station.schema import check_version, migrate, now
 from clipsam.runtime.station.sqlite_errors import sqlite_errors
@@ -41,7 +41,7 @@ class Store:
         self.path = Path(path).absolute()
         if not create and not self.path.is_file():
             raise StoreError(
-                f"{path} is no store: give the file that `clipsam watch --store` wrote."
+                f"{path} is no store: give the file that `clipsam watch` or `serve` wrote."
             )
         if create and not self.path.parent.is_dir():
             raise StoreError(f"{self.path.parent} is no folder: make it, or give another --store.")
@@ -77,18 +77,17 @@ class Store:
         """Make this process the store's one station. Raises StoreError where there is another."""
         lock = self.path.with_name(f"{self.path.name}.lock")
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
+            self._claim = claim(lock)
+        except OSError as error:  # no lock either, on some network's disks
             raise OutputError(
-                f"{lock} could not be written ({error.strerror}): allow it, or free some space."
+                f"{lock} could not be written and locked ({error.strerror}): allow it, free some "
+                "space, or put the store on a local disk."
             ) from error
-        if not try_lock(descriptor):
-            os.close(descriptor)
+        if self._claim is None:
             raise StoreError(
-                f"{self.path} is in use by another `clipsam watch`: stop that one, or give this "
-                "one a --store of its own."
+                f"{self.path} is in use by another `clipsam watch` or `serve`: stop that one, or "
+                "give this one a --store of its own."
             )
-        self._claim = descriptor
 
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection, None, None]:

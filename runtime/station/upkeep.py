@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from clipsam.runtime.station.schema import iso
 from clipsam.runtime.station.sources.files import state_of
 from clipsam.runtime.station.store import Store
 
+PRUNE_EVERY = 600.0  # seconds between two looks at retention and quota
 _BATCH = 200  # parts removed at a time, so that nobody waits for long
 
 
@@ -43,36 +45,21 @@ def prune(store: Store, retain: float | None = None, quota: int | None = None) -
     done = Pruned()
     if retain is not None:
         cutoff = iso(datetime.now(timezone.utc) - timedelta(days=retain))
-        while batch := _some(store, "filed = 1 AND label IS NULL AND taken_at < ?", "id", cutoff):
-            for _, *files in batch:
-                done += _remove(store, files)
-            with store.transaction() as connection:
-                connection.executemany("DELETE FROM parts WHERE id = ?", [row[:1] for row in batch])
-                connection.execute("DELETE FROM events WHERE at < ?", (cutoff,))
-            done += Pruned(parts=len(batch))
+        while (removed := _remove_old(store, cutoff)).parts:
+            done += removed
     if quota is not None:
         excess = size_of(store.pictures) - quota
-        ours = f"{store.pictures.name}/"
-        kept = "filed = 1 AND label IS NULL AND substr(picture, 1, ?) = ?"
-        first = f"verdict = '{GOOD}' DESC, id"
-        while excess > 0 and (batch := _some(store, kept, first, len(ours), ours)):
-            gone = []
-            for number, *files in batch:
-                removed = _remove(store, files)
-                done, excess = done + removed, excess - removed.bytes
-                gone.append((number,))
-                if excess <= 0:
-                    break
-            with store.transaction() as connection:
-                connection.executemany(
-                    "UPDATE parts SET picture = NULL, map = NULL WHERE id = ?", gone
-                )
+        while excess > 0:
+            removed, parts = _remove_pictures(store, excess)
+            if not parts:
+                break
+            done, excess = done + removed, excess - removed.bytes
     return done
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in _files(folder))
+    """Bytes of all files below a folder; a station may move some of them meanwhile."""
+    return sum(state[0] for state in map(state_of, _files(folder)) if state is not None)
 
 
 def check(store: Store) -> list[str]:
@@ -99,10 +86,39 @@ def check(store: Store) -> list[str]:
     return problems
 
 
-def _some(store: Store, where: str, order: str, *values: object) -> list[tuple[int, str, str]]:
+def _remove_old(store: Store, cutoff: str) -> Pruned:
+    """Some of the parts taken before `cutoff`, all that a row holds of them, and old events."""
+    with store.transaction() as connection:  # nobody labels a part while its pictures go
+        batch = _some(connection, "filed = 1 AND label IS NULL AND taken_at < ?", "id", cutoff)
+        done = Pruned(parts=len(batch))
+        for _, *files in batch:
+            done += _remove(store, files)
+        connection.executemany("DELETE FROM parts WHERE id = ?", [row[:1] for row in batch])
+        connection.execute("DELETE FROM events WHERE at < ?", (cutoff,))
+    return done
+
+
+def _remove_pictures(store: Store, excess: int) -> tuple[Pruned, int]:
+    """Pictures of about `excess` bytes, or some of them, and of how many parts they were."""
+    ours = f"{store.pictures.name}/"
+    kept = "filed = 1 AND label IS NULL AND substr(picture, 1, ?) = ?"
+    first = f"verdict = '{GOOD}' DESC, id"
+    done, gone = Pruned(), []
+    with store.transaction() as connection:  # as above
+        for number, *files in _some(connection, kept, first, len(ours), ours):
+            if done.bytes >= excess:
+                break
+            done += _remove(store, files)
+            gone.append((number,))
+        connection.executemany("UPDATE parts SET picture = NULL, map = NULL WHERE id = ?", gone)
+    return done, len(gone)
+
+
+def _some(
+    connection: sqlite3.Connection, where: str, order: str, *values: object
+) -> list[tuple[int, str, str]]:
     query = f"SELECT id, picture, map FROM parts WHERE {where} ORDER BY {order} LIMIT {_BATCH}"
-    with store.transaction() as connection:
-        return connection.execute(query, values).fetchall()
+    return connection.execute(query, values).fetchall()
 
 
 def _remove(store: Store, files: list[str]) -> Pruned:
@@ -121,6 +137,4 @@ def _remove(store: Store, files: list[str]) -> Pruned:
 
 def _files(folder: Path) -> Iterator[Path]:
     for parent, _, names in os.walk(folder):
-        for name in names:
-            if (path := Path(parent, name)).is_file():
-                yield path
+        yield from (Path(parent, name) for name in names)

@@ -73,7 +73,7 @@ def test_an_output_that_cannot_be_written(
     done = run(images, "--output", output)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"error: {output}")
-    assert done.err.endswith("choose another --output.\n")
+    assert done.err.endswith("allow that, or choose another folder.\n")
     assert done.err.count("\n") == 1
     assert (tmp_path / "file").read_text() == "keep me"
     assert not [n for n in listing(tmp_path) if n.startswith(".") or ".results" in n]
@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_whole_files_and_resume_goes_on(
         done = run(images, "--output", output)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"error: {output}/")
-    assert "(No space left on device); free some space or" in done.err
+    assert "(No space left on device): free some space, or" in done.err
     assert done.err.count("\n") == 1
     assert not [path for path in output.rglob("*") if path.name.startswith(".")]
     _all_whole(output)
@@ -196,6 +196,58 @@ def _interrupt_after(count: int) -> Callable[[Path, Path], Path]:
         return real(path, target)
 
     return replace
+
+
+LINE = ["--uncalibrated", "--store", "line.db"]
+ON_A_BUNDLE = {
+    "inspect": ["images", "--output", "out"],
+    "calibrate": ["--good", "images", "--output", "c"],
+    "watch": ["images", *LINE],
+    "serve": [*LINE, "--port", "0"],
+}
+
+
+@pytest.mark.parametrize("command", ON_A_BUNDLE)
+def test_every_command_may_choose_a_gpu(
+    command: str,
+    toy: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(images.parent)
+    assert main([command, str(toy), *ON_A_BUNDLE[command], "--device-id", "3"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: device_id=3 chooses a GPU, and provider 'cpu' uses none")
+
+
+@pytest.mark.parametrize("command", ON_A_BUNDLE)
+def test_a_missing_bundle_leaves_nothing(
+    command: str, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(images.parent)
+    before = sorted(images.parent.iterdir())
+    assert main([command, "nowhere", *ON_A_BUNDLE[command]]) == 1
+    assert capfd.readouterr().err.startswith("error: There is no bundle in nowhere")
+    assert sorted(images.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["inspect", "calibrate", "watch", "report", "label", "store"])
+def test_a_path_that_no_system_takes_is_a_sentence(
+    command: str, toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = str(tmp_path / ("n" * 300))
+    arguments = {
+        "inspect": [str(toy), long, "--output", str(tmp_path / "out")],
+        "calibrate": [str(toy), "--good", long, "--output", str(tmp_path / "c")],
+        "watch": [str(toy), long, "--uncalibrated", "--store", str(tmp_path / "line.db")],
+        "report": [long, "-o", str(tmp_path / "r.html")],
+        "label": [long, "1", "good"],
+        "store": ["check", long],
+    }
+    assert main([command, *arguments[command]]) == 1
+    assert capfd.readouterr().err == f"error: {long} cannot be used (File name too long).\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_that_has_seen_enough_is_no_traceback(toy: Path) -> None:

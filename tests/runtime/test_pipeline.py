@@ -169,7 +169,7 @@ def test_the_verdict_does_not_depend_on_the_norm(model: ClipSAM) -> None:
         np.testing.assert_array_equal(fixed.mask, scaled.mask)
     scaled = model.inspect(bright_square(), norm="image")
     assert (scaled.score_map.min(), scaled.score_map.max()) == (0, 1)
-    with pytest.raises(ValueError, match="norm='dataset' must be one of"):
+    with pytest.raises(OptionError, match="norm='dataset' must be one of"):
         model.inspect(DARK, norm="dataset")
 
 
@@ -340,6 +340,19 @@ def test_a_closed_model_says_so(toy: Path) -> None:
         opened.inspect(DARK)
 
 
+def test_an_engine_that_cannot_be_freed_keeps_none_of_the_others(
+    spied: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise SessionError("The GPU went away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spied.spies["sam_encoder"].inner, "close", fail)
+        with pytest.raises(SessionError, match="went away"):
+            spied.model.close()
+    assert all(spy.closed for spy in spied.spies.values())
+
+
 def test_frames_that_show_nothing_are_never_good(model: ClipSAM) -> None:
     shape = (120, 160, 3)
     for image, reason in (
@@ -425,9 +438,16 @@ def test_what_is_ignored_is_no_defect(toy: Path) -> None:
         {"roi": (0, 0, 1.5, 4)},
         {"roi": (0, 0, 1, 4)},
         {"ignore": np.zeros((3, 4))},
+        {"ignore": [[True, False]]},
+        {"tiles": 3},
     ],
     ids=str,
 )
 def test_options_out_of_range_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         InspectOptions(**given)
+
+
+def test_a_limit_that_no_score_reaches_says_what_the_most_is() -> None:
+    with pytest.raises(OptionError, match="greater than 0, at most 100"):
+        InspectOptions(limit=101)

@@ -10,6 +10,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, count, islice
@@ -277,10 +278,10 @@ def test_a_stream_of_no_iterable_is_a_type_error(model: ClipSAM) -> None:
 def test_wrong_arguments_are_refused_at_once(model: ClipSAM) -> None:
     with pytest.raises(CategoryError, match="did you mean 'bottle'"):
         model.inspect_many([], "botle")
-    with pytest.raises(ValueError, match="norm='dataset' must be one of"):
+    with pytest.raises(OptionError, match="norm='dataset' must be one of"):
         model.inspect_many([], norm="dataset")
     for batch, ahead in ((0, None), (4, 2), (1, -1)):
-        with pytest.raises(ValueError, match="at least batch - 1"):
+        with pytest.raises(OptionError, match="at least batch - 1"):
             model.inspect_many([], batch=batch, ahead=ahead)
 
 
@@ -308,7 +309,7 @@ def test_a_number_of_threads_that_no_machine_has_is_refused(toy: Path, threads: 
 def test_a_batch_whose_images_would_change_each_other_is_refused(watching: Watching) -> None:
     watching.clip.precision = "int8-dynamic"
     assert len(list(watching.model.inspect_many([DARK, DARK]))) == 2
-    with pytest.raises(ValueError, match="batch=2 would let images change each other's results"):
+    with pytest.raises(OptionError, match="batch=2 would let images change each other's results"):
         watching.model.inspect_many([DARK], batch=2)
 
 
@@ -336,8 +337,6 @@ def test_a_slow_consumer_holds_an_endless_camera_back(model: ClipSAM, ahead: int
 
 def test_the_memory_of_what_is_done_is_let_go(model: ClipSAM) -> None:
     """An endless camera: no image lives longer than those under way."""
-    import weakref
-
     alive: list[weakref.ref[NDArray[np.uint8]]] = []
     for part in islice(model.inspect_many(DARK.copy() for _ in count()), 30):
         assert part.image is not None
@@ -345,6 +344,26 @@ def test_the_memory_of_what_is_done_is_let_go(model: ClipSAM) -> None:
         del part
     gc.collect()
     assert not [reference for reference in alive[:-1] if reference() is not None]
+
+
+def test_a_picture_is_let_go_while_the_next_is_waited_for(model: ClipSAM) -> None:
+    """By every thread of the line: a station may wait for hours."""
+    alive: list[weakref.ref[NDArray[np.uint8]]] = []
+    gone = threading.Event()
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        yield DARK
+        for _ in range(100 * PATIENCE):
+            if alive and alive[0]() is None:
+                gone.set()
+                return
+            gone.wait(0.01)
+
+    for part in model.inspect_many(camera()):
+        assert part.image is not None
+        alive.append(weakref.ref(part.image))
+        del part
+    assert gone.is_set()
 
 
 def test_stages_of_successive_parts_are_under_way_together(watching: Watching) -> None:

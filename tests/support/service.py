@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.app import make_app
 from clipsam.runtime.service.calibrating import Calibrations
@@ -121,7 +120,7 @@ def serving(
     judge = Judge(model, chosen.queue, chosen.batch, chosen.max_pixels)
     recorder = Recorder(store, keep or Keep(min_free=0)) if store else None
     listener = bind("127.0.0.1", 0)
-    learning = Calibrations(judge, calibrations, InspectOptions()) if calibrations else None
+    learning = Calibrations(judge, calibrations) if calibrations else None
     server = Server(make_app(judge, chosen, recorder, "1.2.3", learning), chosen)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

@@ -8,13 +8,13 @@ softmax and attention on the CPU are refused, the rest is said in the log.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from clipsam.runtime.core.errors import ProviderError
+from clipsam.runtime.core.log import get_logger
 
-_LOG = logging.getLogger("clipsam.onnxruntime")
+_LOG = get_logger("onnxruntime")
 _CPU = "CPUExecutionProvider"
 _STRICT = "session.disable_cpu_ep_fallback"
 # In the names of operators that compute, onnxruntime's own fused ones among them.

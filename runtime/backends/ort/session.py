@@ -23,7 +23,6 @@ from clipsam.runtime.backends.wheels import install_advice
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 from clipsam.runtime.core.stop import stops_held
 
-_MEMORY = {"cpu": "cpu", "cuda": "cuda"}  # where a provider's outputs stay
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -107,7 +106,7 @@ class OrtSession(Session):
             binding = session.io_binding()
             self._bind_inputs(binding, fed)
             for name in wanted:
-                binding.bind_output(name, _MEMORY[self.provider])
+                binding.bind_output(name, self.provider, self.device_id or 0)
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
             values = binding.get_outputs()

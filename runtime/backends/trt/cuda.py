@@ -11,8 +11,6 @@ import contextlib
 import ctypes
 import importlib.util
 import math
-import os
-import sys
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from pathlib import Path
@@ -24,24 +22,17 @@ from clipsam.runtime.backends.base import Array
 from clipsam.runtime.backends.wheels import install_advice
 from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
 
-# The newest first; each with the folders of NVIDIA's wheels that may hold it. The toolkit's folder,
-# JetPack's too, is for where the system's loader does not know of it.
-if sys.platform == "win32":
-    _LIBRARIES: tuple[tuple[str, tuple[str, ...]], ...] = (
-        ("cudart64_13.dll", ("cu13/bin/x86_64",)),
-        ("cudart64_12.dll", ("cuda_runtime/bin",)),
-    )
-    _TOOLKIT = str(Path(os.environ.get("CUDA_PATH", "."), "bin"))
-else:
-    _LIBRARIES = (
-        ("libcudart.so.13", ("cu13/lib", "cuda_runtime/lib")),
-        ("libcudart.so.12", ("cuda_runtime/lib",)),
-    )
-    _TOOLKIT = "/usr/local/cuda/lib64"
+# Of Linux, as all of this backend. The newest first; each with the folders of NVIDIA's wheels that
+# may hold it. The toolkit's folder, JetPack's too, is for where the system's loader does not know
+# of it.
+_LIBRARIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("libcudart.so.13", ("cu13/lib", "cuda_runtime/lib")),
+    ("libcudart.so.12", ("cuda_runtime/lib",)),
+)
+_TOOLKIT = "/usr/local/cuda/lib64"
 
 _HANDLE = POINTER(c_void_p)
 _INT = POINTER(c_int)
-_SIZE = POINTER(c_size_t)
 # What is called, with its arguments; all but the first return a code, 0 for success.
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cudaGetErrorString": (c_int,),

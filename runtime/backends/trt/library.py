@@ -1,6 +1,6 @@
 """TensorRT, imported when it is needed, and its words kept for our errors.
 
-One code for TensorRT 10 and 11: nothing here or in `session_trt` uses what either lacks.
+One code for TensorRT 10 and 11: nothing here or in `session` uses what either lacks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TensorRT backend: provider `tensorrt`.
 
 Engines are built on the box (`python export/build_engines.py --engines-only BUNDLE`) and found by
-`engine_file`. Memory is taken once, for the largest shapes the engine takes. Every exact set of
+`engine_store`. Memory is taken once, for the largest shapes the engine takes. Every exact set of
 shapes gets an execution context and a CUDA graph of its own, since a context must not be changed
 once a graph was captured from it. They share their scratch memory: one run happens at a time.
 """

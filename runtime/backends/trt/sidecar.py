@@ -72,9 +72,9 @@ class Sidecar:
       tensorrt: version that built it, as `tensorrt.__version__` has it.
       compute_capability, gpu: of the GPU it was built on, and that GPU's name.
       driver: newest CUDA version that the driver then supported, e.g. "13.0".
-      onnx_sha256: `engine_file.onnx_digest` of the ONNX file it was built from.
+      onnx_sha256: `core.files.onnx_digest` of the ONNX file it was built from.
       engine_sha256, engine_size: of the engine file; size in bytes.
-      header: its first bytes, as hexadecimal text; see `engine_file.fingerprint`.
+      header: its first bytes, as hexadecimal text; see `engine_store.fingerprint`.
       inputs, outputs: the tensors in the graph's order, free axes by name.
       profiles: of every input with a free axis.
       flags: how it was built.

@@ -174,7 +174,10 @@ class CameraSource(Source):
         """Read frames until there are none; returns whether there was one."""
         seen = False
         while capture.isOpened() and not self._stop.is_set():
-            there, frame = capture.read()
+            try:
+                there, frame = capture.read()
+            except cv2.error:  # of a stream that is damaged: opened again like one that is lost
+                break
             if not there:
                 break
             if not seen:

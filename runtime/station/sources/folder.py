@@ -6,6 +6,7 @@ now and then, since a network folder tells nothing and a burst may be told in pa
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -34,7 +35,6 @@ class _Waiting:
 
     state: State
     since: float  # when it was first seen in this state
-    first: float  # when it was first seen
 
 
 class FolderSource(Source):
@@ -93,7 +93,7 @@ class FolderSource(Source):
         self._watcher.join(5)
 
     def _look(self) -> None:
-        """Search where it is time to, and move what is whole to `_ready`."""
+        """Search where it is time to, and move what is whole to `_ready`, which is empty."""
         if time.monotonic() >= self._scan_at:
             self._search()
             wait = self._rescan if self._searched else _SOON  # the watcher may not run yet
@@ -139,17 +139,14 @@ class FolderSource(Source):
         if self._known(self._name(path), state):
             self._given[path] = state
             return
-        now = time.monotonic()
-        self._waiting[path] = _Waiting(state, now, now)
+        self._waiting[path] = _Waiting(state, time.monotonic())
 
     def _search(self) -> None:
         """Consider every file, and forget those that were given and are gone."""
-        queued = {path for path, _ in self._ready}
         found = set()
         for path in self._walk():
             found.add(path)
-            if path not in queued:
-                self._consider(path)
+            self._consider(path)
         self._given = {path: state for path, state in self._given.items() if path in found}
 
     def _walk(self) -> Iterator[Path]:
@@ -162,7 +159,8 @@ class FolderSource(Source):
             for name in names:
                 yield Path(parent, name)
         # A folder below that went away between two looks is nothing to worry about.
-        lost = [e for e in failed if Path(str(e.filename)) == self.folder or e.errno == 13]
+        ours = str(self.folder)
+        lost = [e for e in failed if str(e.filename) == ours or e.errno == errno.EACCES]
         self._alarm(
             "folder", f"{lost[0].filename} cannot be read ({lost[0].strerror})." if lost else None
         )

@@ -112,6 +112,11 @@ def test_it_holds_for_its_bundle_and_options_alone(made: Path, toy: Path, tmp_pa
         ),
         ({"--category": "gear"}, "does not know the category 'gear'"),
         ({"--good": "none"}, "none is no folder: give one"),
+        (
+            {"--roi": "0,0,500,50", "--false-alarms": 0.09},
+            r"00 again.png: The image .* reaches beyond",
+        ),
+        ({"--output": "."}, r"\. is a folder: give the name of a file"),
     ],
     ids=str,
 )

@@ -91,6 +91,7 @@ for name, value in (
     ("limit", "0.5"),
     ("limit", True),
     ("limit", -1),
+    ("limit", 0),
     ("limit", 1e30),
     ("bundle", 3),
     ("category", "two\nlines"),
@@ -101,6 +102,14 @@ for name, value in (
     ("bounds", {"brightness": [0, "1"]}),
     ("settings", {"limit": 0.1}),
     ("settings", []),
+    ("settings", {"roi": 5}),
+    ("settings", {"roi": [0, 0, 9]}),
+    ("settings", {"roi": [0, 0, 1, 9]}),
+    ("settings", {"roi": [0, 0, 9.5, 9]}),
+    ("settings", {"min_area": "large"}),
+    ("settings", {"min_area": 0}),
+    ("settings", {"mm_per_pixel": True}),
+    ("settings", {"tiles": "many"}),
     ("notes", 3),
     ("sha256", "0" * 64),
     ("promise", {}),
@@ -126,6 +135,14 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, name: str) -> None:
     path.write_bytes(WRONG[name])
     with pytest.raises(CalibrationError, match=r"clipsam calibrate`\."):
         Calibration.read(path)
+
+
+def test_scores_that_are_none_are_left_out() -> None:
+    for scores, good in (([0.25, "x", None, True, 9e99, 1], (0.25, 1.0)), (5, ()), ({}, ())):
+        change = partial(_set, name="notes", value={"good_scores": scores})
+        data = head(change).replace(b"9e+99", b"9e+999")  # which JSON reads as infinity
+        assert Calibration.from_bytes(data).good_scores == good
+    assert example().good_scores == ()
 
 
 def test_another_schema_is_named() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clipsam.runtime import OutputError
+from clipsam.runtime.core.errors import DiskFullError
 from clipsam.runtime.core.files import TEMPORARY, open_regular, write_bytes, write_with
 
 
@@ -47,7 +47,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
     path = tmp_path / ("n" * 200)
     path.write_bytes(b"old")
-    with pytest.raises(OutputError, match="No space left on device"):
+    with pytest.raises(DiskFullError, match="No space left on device"):
         write_with(path, fail)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

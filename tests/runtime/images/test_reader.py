@@ -191,5 +191,6 @@ def test_written_files_read_back_the_same(tmp_path: Path) -> None:
 
 def test_a_writer_below_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"could not be written .*choose another --output\.$"):
+    sentence = r"could not be written .*: allow that, or choose another folder\.$"
+    with pytest.raises(OutputError, match=sentence):
         write_png(tmp_path / "file" / "a.png", picture())

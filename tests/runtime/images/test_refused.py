@@ -142,6 +142,42 @@ def test_claimed_size_is_refused_before_decoding(
     _is_one_sentence(str(error.value), path)
 
 
+def _deflated_zeros(side: int, tile: int | None = None) -> bytes:
+    """A gray TIFF of side x side black pixels, deflated in one strip or one tile."""
+    packed = zlib.compress(bytes((tile or side) ** 2), 9)
+    tags = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (277, 1)]
+    where, count = (273, 279) if tile is None else (324, 325)
+    tags += [(278, side)] if tile is None else [(322, tile), (323, tile)]
+    tags += [(where, 8), (count, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags))
+    head = b"II*\0" + struct.pack("<I", 8 + len(packed))
+    return head + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("side", "tile", "message"),
+    [(64, None, ""), (16_384, None, "claims 16384x16384"), (64, 16_384, "larger than a picture's")],
+)
+def test_a_tiff_is_unpacked_in_little_memory(
+    side: int, tile: int | None, message: str, tmp_path: Path
+) -> None:
+    """300 KB of file took the 268 MB that it claimed, before the claim was looked at."""
+    path = tmp_path / "zeros.tif"
+    path.write_bytes(_deflated_zeros(side, tile))
+    assert path.stat().st_size < 500_000
+    if not message:
+        assert read_image(path).shape == (side, side, 3)
+        return
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=message) as error:
+            read_image(path, max_pixels=30_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    _is_one_sentence(str(error.value), path)
+
+
 @pytest.mark.parametrize("kind", ["png", "bmp", "tiff"])
 def test_a_lie_below_the_limit_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"lie.{kind}"

@@ -31,7 +31,7 @@ def test_a_full_disk_is_one_sentence_and_resume_goes_on(run: Run, images: Path, 
     output = disk / "out"
     done = run(images, "--output", output)
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert "(No space left on device); free some space or choose another --output." in done.err
+    assert "(No space left on device): free some space, or choose another folder." in done.err
     before = [row["image"] for row in lines(output)]
     assert before == NAMES[: len(before)]
     assert len(before) < 4
@@ -48,8 +48,8 @@ def test_a_read_only_folder_is_one_sentence(run: Run, images: Path, disk: Path) 
         done = run(images, "--output", output)
         assert (done.code, done.out) == (1, "")
         assert done.err == (
-            f"error: {output / 'results.jsonl'} could not be written (Read-only file system); "
-            "choose another --output.\n"
+            f"error: {output / 'results.jsonl'} could not be written (Read-only file system): "
+            "allow that, or choose another folder.\n"
         )
 
 

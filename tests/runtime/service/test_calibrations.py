@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from support.toy_bundle import bright_square, plain_part
 
 from clipsam.runtime.calibration.record import Calibration, Promise
 from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.calibrating import Calibrations
 
@@ -40,13 +42,18 @@ def begun(service: Service, parts: int = 0, **wish: object) -> str:
     return path
 
 
+def ended(service: Service, path: str) -> dict[str, Any]:
+    """What is told of a calibration that has run; it may take long on a busy machine."""
+    until(lambda: service.get(path).json["state"] != "running", 300)
+    return dict(service.get(path).json)
+
+
 def test_from_good_parts_to_a_verdict_by_them(learning: Service, tmp_path: Path) -> None:
     path = begun(learning, 20, category="bottle")
     learning.send("POST", f"{path}/parts?name=broken.png", BAD[:90])
     assert learning.get(path).json["parts"] == 21
     assert learning.send("POST", f"{path}/start").json["state"] == "running"
-    until(lambda: learning.get(path).json["state"] != "running")
-    done = learning.get(path).json
+    done = ended(learning, path)
     assert (done["state"], done["error"]) == ("done", "")
     assert done["progress"]["what"] == "planted defects"
     assert len(done["skipped"]) == 1
@@ -66,6 +73,21 @@ def test_from_good_parts_to_a_verdict_by_them(learning: Service, tmp_path: Path)
     assert kept.id == made["id"]
     assert learning.get(f"{path}/file").body == (tmp_path / made["file"]).read_bytes()
     assert not list(tmp_path.glob(".parts-*"))
+
+
+def test_it_looks_where_the_service_looks(model: ClipSAM, tmp_path: Path) -> None:
+    options = InspectOptions(roi=(10, 5, 120, 100), min_area=9, zoom="auto", limit=0.7)
+    looking = ClipSAM(model.bundle, model.sessions, options)
+    with serving(looking, calibrations=tmp_path) as service:
+        path = begun(service, 9)
+        service.send("POST", f"{path}/start")
+        done = ended(service, path)
+        assert (done["state"], done["error"]) == ("done", "")
+        assert service.send("POST", f"{path}/use").status == 200
+        assert service.inspect(BAD).json["roi"] == [10, 5, 120, 100]
+        assert service.judge.model.options.zoom == "auto"
+    kept = Calibration.read(tmp_path / done["calibration"]["file"])
+    assert kept.settings == {"roi": [10, 5, 120, 100], "min_area": 9}
 
 
 def test_no_part_is_lost_when_another_model_takes_over(model: ClipSAM, tmp_path: Path) -> None:
@@ -92,8 +114,7 @@ def test_too_few_parts_and_what_cannot_be_promised_are_said(learning: Service) -
     ):
         path = begun(learning, parts, **wish)
         learning.send("POST", f"{path}/start")
-        until(lambda path=path: learning.get(path).json["state"] != "running")
-        failed = learning.get(path).json
+        failed = ended(learning, path)
         assert failed["state"] == "failed"
         assert words in failed["error"]
         assert learning.send("POST", f"{path}/use").status == 422
@@ -118,7 +139,15 @@ def test_a_stop_ends_a_calibration(model: ClipSAM, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".parts-*"))
 
 
+def test_two_services_do_not_take_each_others_parts_away(learning: Service, tmp_path: Path) -> None:
+    begun(learning, 3)
+    (left,) = tmp_path.glob(".parts-*")
+    with pytest.raises(OptionError, match="in use by another"):
+        Calibrations(learning.judge, tmp_path)
+    assert len(list(left.iterdir())) == 3
+
+
 def test_it_is_off_without_a_folder(service: Service, tmp_path: Path) -> None:
     assert service.post_json("/calibrations", {}).status == 404
     with pytest.raises(OptionError, match="no folder"):
-        Calibrations(service.judge, tmp_path / "nowhere", service.judge.model.options)
+        Calibrations(service.judge, tmp_path / "nowhere")

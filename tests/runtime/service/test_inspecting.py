@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from support.service import Service, multipart, png
+from support.service import Service, multipart, png, serving
 from support.toy_bundle import bright_square, plain_part
 
+from clipsam.runtime.core.errors import DiskFullError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.pipeline import ClipSAM
+from clipsam.runtime.service import recorder
+from clipsam.runtime.station.store import Store
+from clipsam.runtime.station.upkeep import check
 
 BAD, GOOD = png(bright_square()), png(plain_part())
 
@@ -60,6 +65,20 @@ def test_a_part_is_kept_in_the_store_and_can_be_left_out(service: Service) -> No
     before = sum(service.store.counts().values())
     assert service.upload(BAD, record="false").json["part"] is None
     assert sum(service.store.counts().values()) == before
+
+
+def test_a_picture_that_cannot_be_kept_leaves_no_map_behind(
+    model: ClipSAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise DiskFullError(f"{path} could not be written: free some space.")
+
+    monkeypatch.setattr(recorder, "write_safely", full)
+    with Store(tmp_path / "line.db", create=True) as store, serving(model, store) as service:
+        answer = service.inspect(BAD).json
+        assert (answer["part"], answer["note"][-16:]) == (1, "free some space.")
+        assert check(store) == []
+        assert not [path for path in store.pictures.rglob("*") if path.is_file()]
 
 
 def test_a_request_id_is_kept_or_made(service: Service) -> None:

@@ -10,6 +10,7 @@ import pytest
 from support.service import multipart, png, serving, until
 from support.toy_bundle import bright_square, plain_part
 
+from clipsam.runtime.backends.base import SessionWrapper
 from clipsam.runtime.core.errors import SessionError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service import judge as judge_module
@@ -106,6 +107,20 @@ def test_a_mistake_in_the_line_costs_its_parts_and_no_more(
         failed = service.inspect(PART)
         assert (failed.status, failed.json["type"]) == (500, "urn:clipsam:problem:internal")
         assert service.inspect(PART).status == 200
+
+
+def test_a_batch_that_the_precision_forbids_is_one_sentence(
+    model: ClipSAM, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = SessionWrapper(model.sessions["clip_umci"])
+    clip.precision = "int8-dynamic"
+    mixed = ClipSAM(model.bundle, {**model.sessions, "clip_umci": clip})
+    judge = judge_module.Judge(mixed, 4, 2, 1_000_000)
+    judge.start()
+    until(lambda: judge.state == judge_module.BROKEN)
+    judge.close()
+    assert judge.error.startswith("batch=2 would let images change each other's results")
+    assert caplog.records == []
 
 
 def test_engines_that_fail_on_anything_end_the_service(

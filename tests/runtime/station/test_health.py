@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,22 @@ def test_counts_shares_and_percentiles_are_of_what_was_judged() -> None:
     assert told["recent"]["late"] == pytest.approx(1 / 102, abs=1e-4)
     assert (told["under_way"], told["source"], told["bundle"]) == (0, {"dropped": 3}, "b")
     json.dumps(told)
+
+
+def test_an_alarm_that_nobody_can_read_is_raised_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    health = Health()
+    told: list[str] = []
+    health.on_alarm = lambda kind, message: told.append(kind)
+    with os.fdopen(writer, "w", buffering=1) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        health.alarm("disk", "It is full.")
+        with suppress(OSError):
+            stderr.close()
+    assert (list(health.alarms), told) == (["disk"], ["disk"])
 
 
 def test_an_alarm_is_told_once_when_it_comes_and_once_when_it_goes(
@@ -146,7 +164,7 @@ def test_prometheus_reads_the_file_that_is_written(tmp_path: Path) -> None:
     assert found["clipsam_alive",] == 1
     assert 0 < found["clipsam_drift_distance",] < 0.3
     with pytest.raises(OutputError, match="could not be written"):
-        Exposition(health.snapshot).write(tmp_path / "none/m.prom")
+        Exposition(health.snapshot).write(tmp_path / "m.prom/m.prom")
 
 
 def test_a_port_answers_on_this_machine_alone() -> None:
@@ -155,9 +173,13 @@ def test_a_port_answers_on_this_machine_alone() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(OptionError, match="another --metrics-port"):
             Exposition(health.snapshot).serve(port)
-    Exposition(health.snapshot).serve(port)
+    exposition = Exposition(health.snapshot)
+    exposition.serve(port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         assert metrics(reply.read().decode())["clipsam_parts_total", "good"] == 60
+    exposition.close()
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # another station may have it
     ours = Path("/proc/net/tcp")
     if ours.exists():
         assert f" 0100007F:{port:04X} " in ours.read_text()

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -277,6 +278,23 @@ def test_frames_are_dropped_or_queued_by_a_stated_rule(
         assert frames(source, 1) == [100]
         assert source.figures() == {"frames": 100, "dropped": 99, "lost": 0}
     last.set()
+
+
+def test_a_stream_that_opencv_fails_on_is_opened_again(
+    cameras: Cameras, alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera, "_FIRST_WAIT", 0.01)
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise cv2.error("a damaged frame")
+
+    shots = chain([numbers()], repeat(iter([2, 3])))
+    source = cameras(
+        "0", alarms, behind="queue", opener=lambda _: FakeCapture(next(shots), lambda: None)
+    )
+    assert frames(source, 3) == [1, 2, 3]
+    assert alarms.raised[0].startswith("camera 0 gives no pictures; it is opened again")
 
 
 def test_a_lost_camera_is_opened_again_with_longer_and_longer_waits(

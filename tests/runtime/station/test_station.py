@@ -404,6 +404,9 @@ def test_a_picture_that_cannot_be_moved_stays_and_is_said(
     assert (part.filed, part.picture_path(store)) == (True, path)
     assert path.exists()
     assert "Permission denied" in health.alarms["pictures"][1]
+    with Store(store) as opened:
+        assert check(opened) == []
+        assert not [file for file in opened.pictures.rglob("*") if file.is_file()]
 
 
 def test_told_to_stop_it_judges_what_is_under_way_and_takes_no_more(

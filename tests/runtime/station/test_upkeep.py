@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from clipsam.runtime.cli import main
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.station import upkeep
 from clipsam.runtime.station.pictures import Keep, Pictures, map_of, move
 from clipsam.runtime.station.store import Store
 from clipsam.runtime.station.upkeep import check, prune
@@ -52,6 +55,42 @@ def add(
 def kept(path: Path) -> list[int]:
     with Store(path, read_only=True) as store:
         return [part.id for part in store.parts("picture IS NOT NULL")]
+
+
+@pytest.mark.parametrize("rule", [{"retain": 30}, {"quota": 0}])
+def test_nobody_labels_a_part_whose_pictures_go(
+    path: Path, rule: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = []
+    remove = upkeep._remove
+
+    def person(store: Store, files: list[str]) -> upkeep.Pruned:
+        """Labels every part from another process, just before pictures go."""
+        with (
+            suppress(sqlite3.OperationalError),  # who labels waits for the transaction to end
+            closing(sqlite3.connect(path, timeout=0)) as other,
+            other,
+        ):
+            other.execute("UPDATE parts SET label = 'good'")
+            labelled.append(files)
+        return remove(store, files)
+
+    monkeypatch.setattr(upkeep, "_remove", person)
+    with Store(path) as store:
+        assert prune(store, **rule).pictures > 0
+        assert labelled == []
+        assert check(store) == []
+
+
+def test_a_picture_that_moves_meanwhile_has_no_size(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(path) as store:
+        before = upkeep.size_of(store.pictures)
+        there = list(upkeep._files(store.pictures))
+        monkeypatch.setattr(upkeep, "_files", lambda folder: there)
+        there[0].unlink()  # by the station, after the folder was searched
+        assert upkeep.size_of(store.pictures) == before - 1000
 
 
 def test_old_parts_go_unless_a_person_labelled_them_or_they_wait(path: Path) -> None:
@@ -153,6 +192,9 @@ def test_what_an_export_cannot_do_is_said(path: Path, capsys: pytest.CaptureFixt
     assert "is no store" in capsys.readouterr().err
     for wrong in (
         ["export", "--since", "yesterday"],
+        ["export", "--since", "9999-12-31T23:00:00-12:00"],
+        ["prune", "--retain", "9999999999d"],
+        ["prune", "--retain", "99999999d"],
         ["prune"],
         ["prune", "--retain", "90"],
         ["prune", "--quota", "-1GB"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,32 @@ def test_cuda_is_asked_for_exact_fp32_and_no_fallback(
     with open_session(graph, "cuda", device_id=1) as session:
         assert session.device_id == 1
     assert asked[1][1] == [("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "1"})]
+
+
+def test_outputs_stay_on_the_gpu_that_was_chosen(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(graph, "cpu") as session:
+        assert isinstance(session, OrtSession)
+        opened, bound = session._session, []
+        real = opened.io_binding()
+
+        class Binding:
+            def bind_output(self, name: str, device: str = "cpu", device_id: int = 0) -> None:
+                bound.append((name, device, device_id))
+                real.bind_output(name)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+        on_gpu = SimpleNamespace(
+            io_binding=Binding, run_with_iobinding=lambda _: opened.run_with_iobinding(real)
+        )
+        monkeypatch.setattr(session, "_session", on_gpu)
+        session.keeps, session.provider, session.device_id = True, "cuda", 1
+        assert session.keep(feeds(), ["product"])["product"].provider == "cuda"
+        session.provider = "cpu"
+    assert bound == [("product", "cuda", 1)]
 
 
 def test_a_gpu_that_onnxruntime_does_not_find_is_named(
