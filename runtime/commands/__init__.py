@@ -36,7 +36,7 @@ COMMANDS = {
         "clipsam.runtime.commands.serve", "serve", "inspect over HTTP, with a page to look at"
     ),
     "store": Command(
-        "clipsam.runtime.commands.store", "", "`store check|export|prune`: what watch wrote"
+        "clipsam.runtime.commands.store", "", "`store check|export|prune|push`: what watch wrote"
     ),
     "label": Command("clipsam.runtime.commands.label", "", "keep what a person said of a part"),
     "report": Command(
