@@ -42,6 +42,11 @@ COMMANDS = {
     "report": Command(
         "clipsam.runtime.commands.report", "report", "one HTML page of what was found"
     ),
+    "triton": Command(
+        "clipsam.runtime.commands.triton_repository",
+        "",
+        "a model repository for Triton Inference Server",
+    ),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
     "adapt": Command(
         "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"

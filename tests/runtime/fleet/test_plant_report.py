@@ -65,8 +65,8 @@ def test_a_report_is_of_all_boxes_or_of_one(
     assert len(data["name"]) == 8
     assert data["leftOut"] == 2
     assert {name.partition("/")[0] for name in data["name"]} == {"a", "b"}
-    box = ["--box", "b", "--sheet", str(sheet)]
-    assert main(["report", plant.address, "-o", str(page), *box]) == 0
+    one = ["--box", "b", "--sheet", str(sheet)]
+    assert main(["report", plant.address, "-o", str(page), *one]) == 0
     assert block(page, "data")["name"] == [f"cam1/part-{n:04}.png" for n in range(1, 7)]
     assert cv2.imread(str(sheet)) is not None
     assert main(["report", plant.address, "-o", str(page), "--box", "c"]) == 1
