@@ -112,11 +112,14 @@ def _engines(bundle: Bundle, serving: Serving) -> tuple[str, dict[str, Engine]]:
     if chosen is None and len(there) == 1:
         chosen = there[0]
     if chosen not in there:
-        have = f"it has {', '.join(there)}" if there else "build some on the GPU's own machine"
+        if not there:
+            raise OptionError(
+                f"{bundle.folder} has no engines"
+                f"{f' in {serving.precision}' if serving.precision else ''}: "
+                f"{rebuild_hint(bundle.folder, serving.precision or 'fp16')}."
+            )
         raise OptionError(
-            f"{bundle.folder} has no engines {chosen!r}: {have}."
-            if chosen or not there
-            else f"Say which engines of {bundle.folder} with --engines: {have}."
+            f"Say which engines of {bundle.folder} with --engines: it has {', '.join(there)}."
         )
     first = bundle.folder / ENGINES / str(chosen) / f"{next(iter(GRAPHS))}.json"
     try:
