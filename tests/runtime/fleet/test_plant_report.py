@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ def test_a_report_is_of_all_boxes_or_of_one(
     assert cv2.imread(str(sheet)) is not None
     assert main(["report", plant.address, "-o", str(page), "--box", "c"]) == 1
     assert "it has a, b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["store", "push"], ["report", "-o", "page.html"]])
+def test_a_missing_psycopg_is_named_with_its_extra(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.chdir(tmp_path)
+    store = [str(draw_store(tmp_path, 3))] if command[0] == "store" else []
+    assert main([*command, *store, "postgresql://h/x"]) == 1
+    assert "pip install 'clipsam[postgres]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
