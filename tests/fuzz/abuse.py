@@ -208,7 +208,7 @@ def main() -> int:
 def attack(service: subprocess.Popen[str], count: int, seed: int) -> int:
     """Returns 1 where anything was wrong."""
     assert service.stderr is not None
-    port, mistakes = 0, []
+    port, mistakes = 0, list[str]()
     for line in service.stderr:
         if found := re.search(r"listens on http://.*:(\d+)", line):
             port = int(found[1])
@@ -217,9 +217,9 @@ def attack(service: subprocess.Popen[str], count: int, seed: int) -> int:
 
     def read(log: Iterable[str]) -> None:
         with suppress(ValueError):  # it is closed with the service
-            mistakes.extend(
-                line for line in log if '"error"' in line or re.search(r'"status": 5', line)
-            )
+            for line in log:
+                if '"error"' in line or re.search(r'"status": 5', line):
+                    mistakes.append(line)
 
     threading.Thread(target=read, args=(service.stderr,), daemon=True).start()
     kinds, answers = list(KINDS), Counter[tuple[str, str]]()
