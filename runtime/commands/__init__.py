@@ -36,11 +36,16 @@ COMMANDS = {
         "clipsam.runtime.commands.serve", "serve", "inspect over HTTP, with a page to look at"
     ),
     "store": Command(
-        "clipsam.runtime.commands.store", "", "`store check|export|prune`: what watch wrote"
+        "clipsam.runtime.commands.store", "", "`store check|export|prune|push`: what watch wrote"
     ),
     "label": Command("clipsam.runtime.commands.label", "", "keep what a person said of a part"),
     "report": Command(
         "clipsam.runtime.commands.report", "report", "one HTML page of what was found"
+    ),
+    "triton": Command(
+        "clipsam.runtime.commands.triton_repository",
+        "",
+        "a model repository for Triton Inference Server",
     ),
     "export": Command("clipsam.export.build_engines", "export", "build a bundle from weights"),
     "adapt": Command(

@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.commands.sensitivity import positive
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
+from clipsam.runtime.fleet.database import is_address
 from clipsam.runtime.report.folder import read_folder
 from clipsam.runtime.report.parts import Progress, Run, Usual
 from clipsam.runtime.report.pictures import embed
+from clipsam.runtime.report.plant import read_plant
 from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
 from clipsam.runtime.report.store import read_store
 from clipsam.runtime.results.index import RESULTS
@@ -40,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in (args.output, args.sheet):
         if path is not None and path.is_dir():
             raise OptionError(f"{path} is a folder: name a file in it.")
-    run = _read(args)
-    if args.calibration is not None:
-        run = replace(run, usual=_usual(args.calibration, run))
-    if args.output is not None:
-        _write_page(run, args.output, args.megabytes)
-    if args.sheet is not None:
-        shown = write_sheet(args.sheet, run, _progress())
-        print(f"the {shown} worst of {len(run.parts)} parts: {args.sheet}")
+    with _read(args) as run:
+        if args.calibration is not None:
+            run = replace(run, usual=_usual(args.calibration, run))
+        if args.output is not None:
+            _write_page(run, args.output, args.megabytes)
+        if args.sheet is not None:
+            shown = write_sheet(args.sheet, run, _progress())
+            print(f"the {shown} worst of {len(run.parts)} parts: {args.sheet}")
     return 0
 
 
@@ -59,9 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("source", type=Path, help="results folder of `clipsam inspect`, or a station's store")
+    add(
+        "source",
+        help="results folder of `clipsam inspect`, a station's store, or postgresql://user@host/database",
+    )
     add("-o", "--output", type=Path, help="the HTML file to write")
     add("--sheet", type=Path, help="a picture to write, .jpg or .png, of the worst parts")
+    add("--box", help="of a database: the parts of this box alone")
     add("--images", type=Path, help="folder of the pictures, if they are elsewhere by now")
     add("--calibration", type=Path, help="show the scores beside those of its good parts")
     add(
@@ -74,17 +81,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(args: argparse.Namespace) -> Run:
-    if not args.source.exists():
-        raise OptionError(f"{args.source} does not exist: give a results folder or a store.")
+def _read(args: argparse.Namespace) -> AbstractContextManager[Run]:
+    if is_address(args.source):
+        if args.images is not None:
+            raise OptionError("--images is for a results folder: a database holds its pictures.")
+        return read_plant(args.source, args.last, args.box)
+    if args.box is not None:
+        raise OptionError("--box is for a database: a store is of one box.")
+    source = Path(args.source)
+    if not source.exists():
+        raise OptionError(f"{source} does not exist: give a results folder or a store.")
     if args.images is not None and not args.images.is_dir():
         raise OptionError(f"--images {args.images} is no folder: give the one of the pictures.")
-    folder = args.source.parent if args.source.name == RESULTS else args.source
+    folder = source.parent if source.name == RESULTS else source
     if folder.is_dir():
-        return read_folder(folder, args.last, args.images)
+        return nullcontext(read_folder(folder, args.last, args.images))
     if args.images is not None:
         raise OptionError("--images is for a results folder: a store knows where its pictures are.")
-    return read_store(args.source, args.last)
+    return nullcontext(read_store(source, args.last))
 
 
 def _usual(path: Path, run: Run) -> Usual:

@@ -1,7 +1,7 @@
-"""`clipsam store`: check, export and prune what `clipsam watch` wrote.
+"""`clipsam store`: check, export, prune and push what `clipsam watch` wrote.
 
 Exit codes: 0 done, and the store is sound; 1 it could not be done, or `check` found something (each
-on a line of its own); 2 wrong usage; 130 interrupted.
+on a line of its own), or a row that was pushed was refused; 2 wrong usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from clipsam.runtime.commands import push
 from clipsam.runtime.commands.amounts import byte_count, days
 from clipsam.runtime.core.result import VERDICTS
 from clipsam.runtime.station.exporting import FORMATS, export, write_csv, write_jsonl
@@ -98,15 +99,16 @@ def _time(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clipsam store",
-        description="Check, export and prune a station's store.",
+        description="Check, export, prune and push a station's store.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="check|export|prune")
+    commands = parser.add_subparsers(required=True, metavar="check|export|prune|push")
     for name, run, about in (
         ("check", _check, "SQLite's own check; pictures that are gone or belong to no part"),
         ("export", _export, "write every part as CSV, JSON lines or Parquet"),
         ("prune", _prune, "remove old parts and pictures; those with a label stay"),
+        ("push", push.run, push.ABOUT),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("store", type=Path, help="e.g. line.db")
@@ -120,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
             add("--category")
             add("--since", type=_time, metavar="TIME", help="e.g. 2026-01-31, local time")
             add("--until", type=_time, metavar="TIME", help="not including it")
+        if name == "push":
+            push.add_arguments(command)
         if name == "prune":
             add("--retain", type=days, metavar="TIME", help="remove older parts, e.g. 90d")
             add("--quota", type=byte_count, metavar="SIZE", help="pictures to keep, e.g. 20GB")

@@ -18,6 +18,7 @@ around a whole inspection, or a branch of the tree to tell causes apart::
     ├── ExportError         a graph that could not be exported or does not agree with PyTorch
     ├── DatasetError        a data set folder that does not have the layout expected
     ├── StoreError          a station's store that is missing, damaged, in use, or of another schema
+    │   └── UnreachableError      a database on another machine that cannot be used now
     └── OutputError         a result that could not be written
         └── DiskFullError         because there is no space left
 """
@@ -87,6 +88,10 @@ class OutputError(ClipSAMError):
 
 class StoreError(ClipSAMError):
     """A station's store is missing, damaged, in use by another station, or of another schema."""
+
+
+class UnreachableError(StoreError):
+    """A database on another machine cannot be used now; later it may be."""
 
 
 class DiskFullError(OutputError):

@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clipsam.runtime.core.result import ANOMALOUS, GOOD, NOT_JUDGED
+from clipsam.runtime.images.image import Image
 
 MOST_BOXES = 32  # of a part; more are a carpet
 
@@ -30,7 +34,8 @@ class Part:
 
     `score` and `limit` are on one scale, None where there is none; `taken` is in seconds since
     1970 (UTC), None where it was not recorded. `picture` and `score_map` may be missing from the
-    disk; `overlay` is what stands in for both. `ran` is what the verdict was made with.
+    disk; `overlay` is what stands in for both. `fetch`, where it is given, reads picture and map
+    from elsewhere; threads call it. `ran` is what the verdict was made with.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Part:
     sha256: str | None = None  # of the picture, which is shown only while it is that one
     score_map: Path | None = None
     overlay: Path | None = None
+    fetch: Callable[[], tuple[Image | None, NDArray[np.float32] | None]] | None = None
 
     @property
     def excess(self) -> float:

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import ImageError
-from clipsam.runtime.core.files import open_regular, sha256
 from clipsam.runtime.core.result import GOOD
-from clipsam.runtime.images.headers import read_header
 from clipsam.runtime.images.image import Image
-from clipsam.runtime.images.reader import MAX_PIXELS, read_image
+from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.images.thumbnail import read_judged, read_map, shrink, shrink_map
 from clipsam.runtime.report.parts import Part, Progress, worst_first
 
 SMALL, LARGE = 160, 560  # longest side, pixels
@@ -59,38 +58,6 @@ def embed(
     return found
 
 
-def picture_of(part: Part) -> Image | None:
-    """The picture that was judged, or None when it is gone or is another one by now."""
-    if part.picture is None or part.sha256 is None:
-        return None
-    try:
-        if sha256(part.picture) != part.sha256:
-            return None
-        return read_image(part.picture)
-    except (ImageError, OSError, ValueError):
-        return None
-
-
-def map_of(part: Part) -> NDArray[np.float32] | None:
-    """The score map [H,W] in [0,1], or None when there is none."""
-    if part.score_map is None:
-        return None
-    try:
-        with open_regular(part.score_map, 4 * MAX_PIXELS + (1 << 20)) as file:
-            data = file.read()
-        header = read_header(data)
-        if header is None or header.width * header.height > MAX_PIXELS:
-            return None
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, ValueError, cv2.error):
-        return None
-    if array is None or array.ndim != 2 or array.dtype not in (np.float32, np.uint8):
-        return None
-    if array.dtype == np.uint8:
-        return np.asarray(array / np.float32(255), np.float32)
-    return np.asarray(np.clip(np.nan_to_num(array), 0, 1), np.float32)
-
-
 def _by_interest(parts: Sequence[Part]) -> list[int]:
     worst = worst_first(parts)
     first = [i for i in worst if parts[i].verdict != GOOD or parts[i].label is not None]
@@ -102,7 +69,9 @@ def _by_interest(parts: Sequence[Part]) -> list[int]:
 
 def shown_of(part: Part) -> tuple[Image | None, NDArray[np.float32] | None]:
     """Picture and map; where the picture is gone, the overlay, which shows both."""
-    image, scores = picture_of(part), map_of(part)
+    if part.fetch is not None:
+        return part.fetch()
+    image, scores = read_judged(part.picture, part.sha256), read_map(part.score_map)
     if image is None and part.overlay is not None:
         try:
             return read_image(part.overlay), None
@@ -122,23 +91,12 @@ def _pair(part: Part, side: int) -> Pair:
 
 def heat(scores: NDArray[np.float32], limit: float | None, side: int) -> NDArray[np.uint8]:
     """HxWx4 BGRA: nothing at half the limit, the warning colour at it, yellow far above."""
-    height, width = scores.shape
-    step = max(1, max(height, width) // side)
-    if step > 1:  # the highest value of a block: a small defect must not be averaged away
-        scores = np.asarray(cv2.dilate(scores, np.ones((step, step), np.uint8)), np.float32)
-    small = np.asarray(shrink(scores, side), np.float32)
+    small = shrink_map(scores, side)
     anchor = min(max(limit or 0.5, 0.02), 0.98)
     above = np.clip((small - anchor) / (1 - anchor), 0, 1)[..., None]
     colour = (1 - above) * np.array(_HEAT[::-1]) + above * np.array(_HOT[::-1])
     alpha = np.clip((small / anchor - 0.5) / 0.5, 0, 1)[..., None] * 190
     return np.concatenate([colour, alpha], axis=2).astype(np.uint8)
-
-
-def shrink(array: cv2.typing.MatLike, side: int) -> cv2.typing.MatLike:
-    height, width = array.shape[:2]
-    scale = min(1, side / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(array, size, interpolation=cv2.INTER_AREA)
 
 
 def _address(pixels: cv2.typing.MatLike, quality: int) -> str:

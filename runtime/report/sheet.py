@@ -13,8 +13,9 @@ from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.core.result import ANOMALOUS, NOT_JUDGED
 from clipsam.runtime.images.caption import FAINT, PAPER, VERDICT_COLOURS, ascii_of, fitted, put
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.images.thumbnail import shrink
 from clipsam.runtime.report.parts import Part, Progress, Run, worst_first
-from clipsam.runtime.report.pictures import heat, shown_of, shrink
+from clipsam.runtime.report.pictures import heat, shown_of
 
 COLUMNS, ROWS = 6, 8
 TILE = 240  # side of a picture, pixels

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -68,7 +69,35 @@ CREATE TABLE events (
 );
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-MIGRATIONS = (_FIRST,)
+# Every change of a row takes the next tick of the store's clock, so that `clipsam store push` finds
+# what changed since it last looked. Ticks are microseconds since 1970 as long as the system's clock
+# goes on: then a store that was restored from an older copy does not give a tick twice.
+_TICK = """
+    UPDATE clock SET last =
+        max(last + 1, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000);
+    UPDATE {table} SET changed = (SELECT last FROM clock) WHERE id = NEW.id;
+"""
+_SECOND = (
+    """
+CREATE TABLE clock (last INTEGER NOT NULL);
+ALTER TABLE parts ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE events ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+UPDATE parts SET changed = 2 * id;
+UPDATE events SET changed = 2 * id + 1;
+INSERT INTO clock SELECT max(
+    (SELECT coalesce(max(changed), 0) FROM parts), (SELECT coalesce(max(changed), 0) FROM events)
+);
+CREATE INDEX parts_changed ON parts (changed);
+CREATE INDEX events_changed ON events (changed);
+"""
+    f"""
+CREATE TRIGGER parts_added AFTER INSERT ON parts BEGIN {_TICK.format(table="parts")} END;
+CREATE TRIGGER parts_altered AFTER UPDATE ON parts WHEN NEW.changed = OLD.changed
+    BEGIN {_TICK.format(table="parts")} END;
+CREATE TRIGGER events_added AFTER INSERT ON events BEGIN {_TICK.format(table="events")} END;
+"""
+)
+MIGRATIONS = (_FIRST, _SECOND)
 
 
 def now() -> str:
@@ -93,7 +122,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     try:
         done = _version(connection, path)  # another process may have been faster
         for script in MIGRATIONS[done:]:
-            for statement in script.split(";"):
+            for statement in _statements(script):
                 connection.execute(statement)
         if not done:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -116,6 +145,16 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} has schema {found} and this version reads {len(MIGRATIONS)}: `clipsam store "
             "check` brings it up to date."
         )
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script one by one: `executescript` would commit first."""
+    text = ""
+    for piece in script.split(";"):
+        text += piece + ";"
+        if sqlite3.complete_statement(text):  # a trigger has semicolons of its own
+            yield text
+            text = ""
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

@@ -7,13 +7,14 @@ import random
 import socket
 import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support import bad_requests
+from support.bad_requests import damaged, png_claiming
 from support.service import Service, multipart, png, serving, until
 from support.toy_bundle import bright_square
 
@@ -176,42 +177,7 @@ def test_damaged_pictures_are_said_to_be_damaged(small: Service) -> None:
 
 
 def head(length: str, kind: str = "image/png") -> bytes:
-    return (
-        f"POST /inspect HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
-        f"Connection: close\r\nContent-Type: {kind}\r\n{length}\r\n\r\n"
-    ).encode()
-
-
-def damaged(request: bytes, draw: random.Random) -> bytes:
-    """A request with some bytes changed, cut out or doubled."""
-    data = bytearray(request)
-    for _ in range(draw.randrange(1, 4)):
-        at, length = draw.randrange(len(data)), draw.randrange(1, 40)
-        what = draw.randrange(3)
-        if what == 0:
-            data[at] = draw.randrange(256)
-        elif what == 1:
-            del data[at : at + length]
-        else:
-            data[at:at] = data[at : at + length]
-    return bytes(data)
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is large."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", size)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
-    )
+    return bad_requests.head(length, kind, token=TOKEN)
 
 
 def descriptors() -> int:

@@ -1,0 +1,85 @@
+"""`clipsam triton`: a model repository for Triton Inference Server, made of a bundle.
+
+Exit codes: 0 written; 1 it could not be done; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.commands.amounts import seconds
+from clipsam.runtime.commands.sensitivity import positive
+from clipsam.runtime.fleet.triton_config import Serving
+from clipsam.runtime.fleet.triton_repository import write_repository
+
+EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Raises ClipSAMError."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.engines is not None and args.provider != "tensorrt":
+        parser.error("--engines are of --provider tensorrt")
+    if args.gpus and args.provider == "cpu":
+        parser.error("--gpus are of --provider cuda or tensorrt")
+    serving = Serving(
+        args.provider,
+        args.precision,
+        args.engines,
+        args.name,
+        args.instances,
+        tuple(args.gpus),
+        args.batch,
+        round(args.delay * 1e6),
+        args.threads,
+    )
+    for name, file in write_repository(args.bundle, args.output, serving, args.calibration).items():
+        print(f"{name}: {file}")
+    print(f"tritonserver --model-repository {args.output.resolve()}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam triton",
+        description="Write a model repository for Triton Inference Server: the whole method and "
+        "its three graphs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
+    add("--output", "-o", type=Path, required=True, help="the repository, a new folder")
+    add("--calibration", type=Path, help="a file of `clipsam calibrate`, for the whole method")
+    add(
+        "--provider",
+        choices=tuple(PROVIDERS),
+        default="cpu",
+        help="what runs the graphs: ONNX Runtime on the CPU (default) or by CUDA, or TensorRT",
+    )
+    add("--precision", choices=PRECISIONS, help="default: the fastest that the bundle has")
+    add("--engines", metavar="NAME", help="of tensorrt: a folder in the bundle's engines/")
+    add("--name", default="clipsam", help="of the whole method's model (default: %(default)s)")
+    add("--instances", type=positive(int), default=1, help="of every model, on every GPU")
+    add("--gpus", type=_gpu, nargs="+", default=[], metavar="N", help="default: all there are")
+    add("--batch", type=positive(int), default=8, help="pictures at once (default: %(default)s)")
+    add(
+        "--delay",
+        type=seconds,
+        default=0.0005,
+        metavar="TIME",
+        help="how long a request may wait for others to share a batch, e.g. 2ms (default: 0.5ms)",
+    )
+    add("--threads", type=positive(int), help="CPU threads of a graph (default: all cores)")
+    return parser
+
+
+def _gpu(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no GPU: give its number, e.g. 0")
+    return int(text)
