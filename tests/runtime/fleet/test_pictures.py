@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from support.cli_run import NAMES
-from support.fleet import in_memory, write_table
 
 pytest.importorskip("pyarrow")
+pytest.importorskip("fsspec")
+from support.cli_run import NAMES
+from support.fleet import in_memory, write_table
 
 from clipsam.runtime import ImageError, OptionError
 from clipsam.runtime.fleet.pictures import Columns, Source, find_sources

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyarrow")
+pytest.importorskip("fsspec")
+
 
 from support.cli_run import NAMES, Run, lines
 from support.fleet import in_memory, make_task, plan, rows, work, write_table
