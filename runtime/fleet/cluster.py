@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from clipsam.runtime.core.errors import SessionError
+from clipsam.runtime.core.log import get_logger
 
 # Ray asks for it when a cluster is started, and its worker processes inherit it.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -40,6 +42,8 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
+        if not get_logger().isEnabledFor(logging.INFO):
+            stack.enter_context(_own_stderr())
         if address is None:
             # Ray's sockets lie in it, whose names may not be long; it would leave its logs behind.
             folder = tempfile.TemporaryDirectory(
@@ -73,6 +77,29 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
                 )
             ) from error
         yield ray
+
+
+@contextmanager
+def _own_stderr() -> Iterator[None]:
+    """Keep standard error for ourselves: Ray's C++ writes advice for its developers there."""
+    kept = os.dup(2)
+    with (
+        os.fdopen(kept, "w", buffering=1, errors="backslashreplace") as ours,
+        Path(os.devnull).open("w") as nothing,
+        redirect_stderr(ours if _is_stderr(sys.stderr) else sys.stderr),
+    ):
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+
+
+def _is_stderr(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):  # a notebook's, or a test's
+        return False
 
 
 @contextmanager
