@@ -51,13 +51,13 @@ def ray_nodes(count: int, cpus: int = 1) -> Iterator[Nodes]:
     with tempfile.TemporaryDirectory(
         prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
     ) as folder:
-        command = [sys.executable, "-W", "ignore", __file__, str(count), str(cpus), folder]
+        command = [sys.executable, "-W", "ignore", __file__, str(count), str(cpus)]
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder},
         ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -77,7 +77,6 @@ def main() -> None:
 
     count, cpus = int(sys.argv[1]), int(sys.argv[2])
     about: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": MEMORY}
-    about |= {"node_ip_address": "127.0.0.1", "temp_dir": sys.argv[3]}
     cluster = Cluster(initialize_head=True, head_node_args={**about, "include_dashboard": False})
     others = [cluster.add_node(**about) for _ in range(count - 1)]
     print(cluster.address, flush=True)

@@ -33,6 +33,8 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
 
     Raises ImportError, and SessionError where no cluster answers.
     """
+    if address is None:  # then its own cluster listens on this machine's loopback alone
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     with _own_signals():
         import ray
         import ray.data
