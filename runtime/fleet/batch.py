@@ -95,7 +95,7 @@ def _work(
                 size=min(workers or most, len(shards)), max_tasks_in_flight_per_actor=1
             ),
         )
-        done = counts.skipped
+        done, machines = counts.skipped, _machines(ray)
         try:
             for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
                 for n in range(len(batch["plan"])):
@@ -104,6 +104,12 @@ def _work(
                     progress(done, total, counts)
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
+        if lost := len(machines - _machines(ray)):
+            _LOG.warning("%d of the machines died meanwhile; others did their shards.", lost)
+
+
+def _machines(ray: Any) -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _room(ray: Any, threads: int, gpus: int) -> int:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,7 +45,7 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         if not get_logger().isEnabledFor(logging.INFO):
-            stack.enter_context(_own_stderr())
+            stack.enter_context(_own_output())
         if address is None:
             # Ray's sockets lie in it, whose names may not be long; it would leave its logs behind.
             folder = tempfile.TemporaryDirectory(
@@ -67,7 +67,7 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
         try:
             with _own_signals():
                 ray.init(**quiet)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except Exception as error:  # Ray raises just that where a process did not start in time
             reason = " ".join(str(error).split()).rstrip(".")
             where = f"No Ray cluster answers at {address}" if address else "Ray does not start here"
             raise SessionError(
@@ -82,12 +82,13 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
 
 
 @contextmanager
-def _own_stderr() -> Iterator[None]:
-    """Keep standard error for ourselves: Ray's C++ writes advice for its developers there."""
+def _own_output() -> Iterator[None]:
+    """Keep what a command prints its own: Ray writes advice for its developers there."""
     kept = os.dup(2)
     with (
         os.fdopen(kept, "w", buffering=1, errors="backslashreplace") as ours,
         Path(os.devnull).open("w") as nothing,
+        redirect_stdout(nothing),
         redirect_stderr(ours if _is_stderr(sys.stderr) else sys.stderr),
     ):
         os.dup2(nothing.fileno(), 2)

@@ -101,8 +101,10 @@ def test_a_cluster_whose_node_is_killed_judges_every_picture_once(
         cluster.kill()
         assert len(list(out.glob("*.parquet"))) < 30
         printed, errors = run.communicate(timeout=180)
-    assert (run.returncode, errors) == (0, "")
-    assert printed.startswith("480 good, 120 anomalous; results in")
+    assert (run.returncode, errors) == (
+        0, "note: 1 of the machines died meanwhile; others did their shards.\n"
+    )  # fmt: skip
+    assert printed == f"480 good, 120 anomalous; results in {out}\n"
     once_each(out, names)
     assert list(begun.glob("begun*")) == []
 
