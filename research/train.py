@@ -41,7 +41,12 @@ from clipsam.research.models.checkpoints import (
 )
 from clipsam.research.models.device import best_device
 from clipsam.research.models.presets import PRESETS, Preset
-from clipsam.research.training.distributed import Processes, share_of, start_processes
+from clipsam.research.training.distributed import (
+    Processes,
+    check_agreed,
+    share_of,
+    start_processes,
+)
 from clipsam.research.training.log import LOG
 from clipsam.research.training.loop import LoopConfig, run
 from clipsam.research.training.overfit import defective_batch, overfit, verdict
@@ -128,6 +133,7 @@ def _run(
     digest = images_digest(images) if images else ""
     settings = run_settings(args, preset, clip_sha, digest)
     check_settings(folder, settings)
+    check_agreed(settings, processes)
     source = make_source(args, task, images, preset, clip_sha, digest)
     config = LoopConfig(
         steps=source.steps,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session, check_device_id
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.calibration.apply import compare
+from clipsam.runtime.calibration.apply import compare, word
 from clipsam.runtime.calibration.observed import Observed
 from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import OptionError
@@ -181,14 +181,7 @@ class ClipSAM:
 
     def word(self, category: str | None) -> str:
         """The category that is meant: a calibration has one of its own. Raises OptionError."""
-        if self.calibration is None:
-            return "object" if category is None else category
-        if category not in (None, self.calibration.category):
-            raise OptionError(
-                f"The calibration was made for {self.calibration.category!r}, not {category!r}: "
-                "leave the category out, or calibrate for this one."
-            )
-        return self.calibration.category
+        return word(self.calibration, category)
 
     def _refine(
         self,

@@ -9,13 +9,14 @@ number of processes changes nothing but the order in which floating point number
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from clipsam.research.models.device import torch_device
-from clipsam.runtime.core.errors import ClipSAMError, ProviderError
+from clipsam.runtime.core.errors import ClipSAMError, ProviderError, WeightsError
 
 T = TypeVar("T")
 
@@ -121,6 +122,22 @@ def start_processes(device: str) -> Processes:
     if kind not in ("cpu", "cuda"):
         raise ProviderError(f"--device {device} is for one process: use cpu or cuda.")
     return FabricProcesses(kind)
+
+
+def check_agreed(settings: Mapping[str, Any], processes: Processes) -> None:
+    """Raise WeightsError where this process would train another run than the first one does.
+
+    Machines have files of their own: other images or weights, or arguments that were mistyped,
+    would be trained on side by side.
+    """
+    first = processes.broadcast(settings)
+    different = [name for name in settings if settings[name] != first.get(name)]
+    if different:
+        name = different[0]
+        raise WeightsError(
+            f"Process {processes.rank} would train with {name} {settings[name]!r}, the first one "
+            f"with {first.get(name)!r}: give all machines the same arguments, images and weights."
+        )
 
 
 def share_of(batch_size: int, processes: Processes) -> tuple[int, int]:

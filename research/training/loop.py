@@ -106,6 +106,11 @@ def run(
     optimizer = make_optimizer(parameters, config)
     average = EMA(task.module, config.average) if config.average else None
     start, best_scores, running, spent = _resume(last, task, optimizer, average)
+    if (done := group.broadcast(start)) != start:
+        raise WeightsError(
+            f"{last} is at step {start} and the first process's at step {done}: give all machines "
+            "a --save_path that they share, or copy that file to each."
+        )
     if spent >= config.seconds:
         config = replace(config, steps=start)
     began = time.monotonic() - spent

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.picture import comparable, obvious_reasons, picture_facts, reasons_of
 
@@ -39,3 +40,15 @@ def compare(
     reasons = obvious or reasons_of(facts, calibration.bounds)
     added = weight * largest if largest is not None and comparable(reasons) else 0.0
     return Compared(added, largest, reasons)
+
+
+def word(calibration: Calibration | None, category: str | None) -> str:
+    """The category that is meant: a calibration has one of its own. Raises OptionError."""
+    if calibration is None:
+        return "object" if category is None else category
+    if category not in (None, calibration.category):
+        raise OptionError(
+            f"The calibration was made for {calibration.category!r}, not {category!r}: leave the "
+            "category out, or calibrate for this one."
+        )
+    return calibration.category

@@ -35,6 +35,9 @@ COMMANDS = {
     "serve": Command(
         "clipsam.runtime.commands.serve", "serve", "inspect over HTTP, with a page to look at"
     ),
+    "batch": Command(
+        "clipsam.runtime.commands.batch", "ray", "inspect millions of pictures, on many machines"
+    ),
     "store": Command(
         "clipsam.runtime.commands.store", "", "`store check|export|prune|push`: what watch wrote"
     ),

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipsam.runtime.commands.engine import add_engine, open_model
+from clipsam.runtime.commands.progress import counting
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.log import log_to_stderr
@@ -101,7 +101,7 @@ def _inspect(args: argparse.Namespace) -> Counts:
             deadline_ms=args.deadline_ms,
             resume=args.resume,
             save=args.save,
-            progress=_progress(),
+            progress=counting(),
         )
 
 
@@ -110,20 +110,3 @@ def _save(text: str) -> Save:
         return Save.parse(text)
     except OptionError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _progress() -> Callable[[int, int, Counts], None]:
-    """A line on stderr that counts and estimates; quiet when nobody watches or all is one image.
-
-    The box has no tqdm: the runtime depends on NumPy and OpenCV alone.
-    """
-    start = time.monotonic()
-
-    def show(done: int, total: int, counts: Counts) -> None:
-        if total < 2 or not sys.stderr.isatty():
-            return
-        left = (time.monotonic() - start) / done * (total - done)
-        line = f"\r{done}/{total}  {counts.anomalous} anomalous  {left:.0f} s left "
-        print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return show

@@ -1,1 +1,1 @@
-"""More than one machine: a plant's PostgreSQL database, and Triton Inference Server."""
+"""More than one machine: Ray, a plant's PostgreSQL database, and Triton Inference Server."""

@@ -39,10 +39,10 @@ def find_jobs(inputs: Sequence[Path]) -> list[Job]:
     when there is nothing, when a folder cannot be read, or when two pictures have one name.
     """
     jobs: list[Job] = []
-    written = _Written()
+    written = Written()
     for given in inputs:
         if given.is_dir():
-            inside = sorted(path for path in _walk(given) if not written(path))
+            inside = pictures_below(given, written)
             if not inside:
                 raise ImageError(
                     f"{given} holds no image ({', '.join(SUFFIXES)}): give another folder."
@@ -61,6 +61,15 @@ def find_jobs(inputs: Sequence[Path]) -> list[Job]:
             )
         taken[job.name] = job.source
     return jobs
+
+
+def pictures_below(folder: Path, written: Written | None = None) -> list[Path]:
+    """Every picture below a folder in a fixed order, as `find_jobs` finds them; [] for none.
+
+    `written` is shared by searches of several folders. Raises ImageError.
+    """
+    written = written or Written()
+    return sorted(path for path in _walk(folder) if not written(path))
 
 
 def choose_stems(jobs: Sequence[Job], output: Path, index: Index) -> list[str]:
@@ -91,7 +100,7 @@ def choose_stems(jobs: Sequence[Job], output: Path, index: Index) -> list[str]:
     return chosen
 
 
-class _Written:
+class Written:
     """Tells the files of earlier inspections, by the records of the folders they lie in."""
 
     def __init__(self) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from clipsam.runtime.core.errors import MissingBackendError, OptionError
 from clipsam.runtime.core.files import write_with
+from clipsam.runtime.results.tables import arrow_schema, flat
 from clipsam.runtime.station.part import COLUMNS, Part
 
 FORMATS = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet"}
@@ -33,7 +34,7 @@ def write_csv(parts: Iterable[Part], file: TextIO) -> int:
     writer.writeheader()
     count = 0
     for part in parts:
-        writer.writerow(_flat(part))
+        writer.writerow(flat(part.to_dict()))
         count += 1
     return count
 
@@ -66,14 +67,6 @@ def export(parts: Iterable[Part], path: Path, kind: str | None = None) -> int:
     return written[0]
 
 
-def _flat(part: Part) -> dict[str, Any]:
-    """Numbers, strings and None: what has a structure as JSON."""
-    return {
-        name: json.dumps(value) if isinstance(value, list | dict) else value
-        for name, value in part.to_dict().items()
-    }
-
-
 def _parquet_writer() -> Callable[[Iterable[Part], Path], int]:
     try:
         import pyarrow
@@ -82,20 +75,17 @@ def _parquet_writer() -> Callable[[Iterable[Part], Path], int]:
         raise MissingBackendError(
             "Parquet needs pyarrow: pip install pyarrow, or export .csv or .jsonl."
         ) from error
-    types = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
-    kinds: dict[str, type] = dict.fromkeys(
-        ("id", "attempts", "width", "height", "file_size", "file_mtime_ns"), int
-    )
-    kinds |= dict.fromkeys(("score", "limit", "map_limit"), float)
-    kinds |= dict.fromkeys(("refined", "late", "filed"), bool)
-    schema = pyarrow.schema(
-        [(n, types[kinds[n]] if n in kinds else pyarrow.string()) for n in COLUMNS]
+    schema = arrow_schema(
+        COLUMNS,
+        whole=("id", "attempts", "width", "height", "file_size", "file_mtime_ns"),
+        real=("score", "limit", "map_limit"),
+        truth=("refined", "late", "filed"),
     )
 
     def write(parts: Iterable[Part], path: Path) -> int:
         rows, count = iter(parts), 0
         with closing(pyarrow.parquet.ParquetWriter(path, schema)) as writer:
-            while batch := [_flat(part) for part in islice(rows, _BATCH)]:
+            while batch := [flat(part.to_dict()) for part in islice(rows, _BATCH)]:
                 writer.write_table(pyarrow.Table.from_pylist(batch, schema))
                 count += len(batch)
         return count

@@ -101,11 +101,15 @@ def train_arguments(weights: Path, data: Path, save: Path, *more: str) -> list[s
     ]  # fmt: skip
 
 
-def start_training(arguments: Sequence[str], processes: int = 1) -> subprocess.Popen[str]:
-    """`python -m clipsam.research.train`, or the same under torchrun."""
+def start_training(
+    arguments: Sequence[str], processes: int = 1, nodes: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """`python -m clipsam.research.train`, or the same under torchrun; on one of several `nodes`
+    with these options of torchrun's."""
     start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    if processes > 1 or nodes:
+        start += ["-m", "torch.distributed.run", *(nodes or ["--standalone"])]
+        start += [f"--nproc_per_node={processes}"]
     return subprocess.Popen(
         [*start, "-m", "clipsam.research.train", *arguments],
         stdout=subprocess.PIPE,

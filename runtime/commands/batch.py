@@ -1,0 +1,150 @@
+"""`clipsam batch`: inspect any number of pictures, on all cores of one machine or on many.
+
+Exit codes: 0 every picture is good or anomalous; 1 it could not be done, or an engine failed on
+some pictures; 2 wrong usage; 3 some pictures are not judged (unreadable, black, ...: each has a row
+that says why); 130 interrupted. The same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.calibration.apply import word
+from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.commands.progress import counting
+from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.core.log import log_to_stderr
+from clipsam.runtime.fleet.batch import run_batch
+from clipsam.runtime.fleet.pictures import Columns
+from clipsam.runtime.fleet.places import Place
+from clipsam.runtime.fleet.worker import Task
+from clipsam.runtime.opening import check_threads
+from clipsam.runtime.options import calibrated
+from clipsam.runtime.stages.fusion import NORMS
+
+EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Raises ClipSAMError."""
+    args = _parser().parse_args(argv)
+    try:
+        with log_to_stderr(logging.INFO if args.verbose else logging.WARNING):
+            counts = run_batch(
+                _task(args),
+                args.inputs,
+                workers=args.workers,
+                address=args.address,
+                shard_size=args.shard_size,
+                retry=args.retry,
+                progress=counting(),
+            )
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    print(
+        f"{counts.good} good, {counts.anomalous} anomalous"
+        + (f", {counts.not_judged} not judged" if counts.not_judged else "")
+        + (f", {counts.failed} could not be inspected" if counts.failed else "")
+        + (f" ({counts.skipped} of them done before)" if counts.skipped else "")
+        + f"; results in {args.output}"
+    )
+    return 1 if counts.failed else 3 if counts.not_judged else 0
+
+
+def _task(args: argparse.Namespace) -> Task:
+    """What the workers are told; what can be refused without an engine is refused here."""
+    check_threads(args.threads)
+    options = read_options(args)
+    bundle = Bundle.open(args.bundle, verify=False)
+    calibration = None
+    if args.calibration is not None:
+        calibration = Calibration.read(args.calibration)
+        calibration.check_made_for(bundle.id)
+    options = calibrated(options, calibration)
+    category = word(calibration, args.category)
+    bundle.text(category)
+    return Task(
+        args.bundle.absolute(),
+        bundle.id,
+        args.provider,
+        args.threads,
+        args.precision,
+        options,
+        calibration,
+        category,
+        args.norm or bundle.manifest.fusion.norm,
+        Place.of(args.output),
+        Columns(args.image_column, args.id_column),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsam batch",
+        description="Inspect any number of pictures with Ray. OUTPUT becomes a folder of Parquet "
+        "files, a row a picture, with the fields of `results.jsonl`.",
+        epilog=EPILOG,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder of a bundle, by the same path on every machine")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="folders, pictures, Parquet files with a column of pictures, patterns in quotes "
+        "('parts/**/*.png'); or any of these in an object store (s3://bucket/folder)",
+    )
+    add(
+        "output", metavar="OUTPUT", help="a new folder, or one to go on with; or in an object store"
+    )
+    add(
+        "--category",
+        help='what the part is, e.g. "metal nut" (default: the calibration\'s, else "object")',
+    )
+    add("--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise")
+    add(
+        "--provider",
+        choices=tuple(PROVIDERS),
+        default="cpu",
+        help="what runs the graphs (default: cpu); others take a GPU for each worker",
+    )
+    add("--precision", choices=PRECISIONS, help="of the graphs (default: as `clipsam inspect`)")
+    add("--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)")
+    add_options(parser)
+    group = parser.add_argument_group("how the work is shared out")
+    add = group.add_argument
+    add("--workers", type=positive(int), metavar="N", help="default: as many as there are cores")
+    add("--threads", type=positive(int), default=1, metavar="N", help="of each worker (default: 1)")
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="a Ray cluster that is there, 'auto' for this machine's (default: start one here that "
+        "ends with the command)",
+    )
+    add(
+        "--shard-size",
+        type=positive(int),
+        default=256,
+        metavar="N",
+        help="pictures of a file of results, and most that are done again when a machine dies "
+        "(default: 256; a row group of Parquet is never parted)",
+    )
+    add(
+        "--retry",
+        action="store_true",
+        help="also do again what holds pictures that could not be read or inspected",
+    )
+    group = parser.add_argument_group("of Parquet files")
+    add = group.add_argument
+    add("--image-column", metavar="NAME", help="of picture files' bytes (default: the only one)")
+    add("--id-column", metavar="NAME", help="kept in the results' column `id`")
+    parser.add_argument("--verbose", "-v", action="store_true", help="say what is done")
+    return parser
