@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipsam.export.bundle.parity_report import worst_cases, write_parity
+from clipsam.export.bundle.prepare import build_prepare
 from clipsam.export.bundle.progress import stage
 from clipsam.export.bundle.provenance import content_key, library_versions, source_commit
 from clipsam.export.bundle.reuse import PreviousBundle
@@ -44,6 +45,7 @@ from clipsam.export.parity.golden_record import (
 )
 from clipsam.export.parity.inputs import varied_images
 from clipsam.export.parity.onnx_vs_torch import DisagreementError, GraphCheck
+from clipsam.export.parity.prepare import SIZES, PrepareCheck
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset, get_tokenizer
@@ -58,6 +60,7 @@ from clipsam.research.models.reference import Reference
 from clipsam.runtime.bundle import (
     FLOAT32,
     GRAPHS,
+    PREPARE,
     TEXT_FEATURES,
     Bundle,
     GraphEntry,
@@ -150,6 +153,7 @@ class _Build:
         self.keys: dict[str, str] = {}
         self.digests: dict[str, str] = {}
         self.checks: list[GraphCheck] = []
+        self.prepared: list[PrepareCheck] = []
         self.unchanged: list[str] = []
         self.refused: dict[Variant, str] = {}  # why another precision stands in for it
 
@@ -177,7 +181,7 @@ class _Build:
             del source
             gc.collect()
 
-        manifest = self._manifest(tuple(text), umci.config)
+        manifest = replace(self._manifest(tuple(text), umci.config), prepare=self._prepare())
         reference = Reference(
             features, umci, sam, text, manifest.prompts, manifest.fusion.mask_weight
         )
@@ -234,6 +238,15 @@ class _Build:
                 except GraphRefusedError as error:
                     self.refused[Variant(source.name, precision)] = str(error)
         self.checks.extend(checks or [])
+
+    def _prepare(self) -> GraphEntry:
+        """The graph that resizes pictures; in a second, so it is never taken over."""
+        sizes = self.preset.clip_image_size, self.preset.sam.image_size
+        with stage(PREPARE, len(SIZES)) as bar:
+            entry, self.prepared = build_prepare(
+                self.folder, *sizes, self.options.opset, self.options.threads, bar.update
+            )
+        return entry
 
     def _variant(self, graph: str, precision: str) -> Variant:
         return Variant(graph, precision, Variant(graph, precision) in self.refused)
@@ -358,7 +371,7 @@ class _Build:
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
         reasons = {variant.stem: why for variant, why in self.refused.items()}
-        write_parity(self.folder, manifest.variants, self.checks, whole, reasons)
+        write_parity(self.folder, manifest.variants, self.checks, whole, self.prepared, reasons)
         files = {path.name: sha256(path) for path in sorted(self.folder.iterdir())}
         provenance = {**manifest.provenance, "graph_keys": dict(self.keys)}
         parity = worst_cases(manifest.variants, self.checks, whole)
