@@ -43,7 +43,7 @@ class Preparer:
     def takes(self, image: Image) -> bool:
         """Whether the picture is not too large."""
         height, width = image.shape[:2]
-        return max(height, width) <= LONGEST
+        return bool(max(height, width) <= LONGEST)
 
     def __call__(self, image: Image) -> Prepared:
         """The inputs of a picture HxWx3 uint8 RGB that it `takes`; raises SessionError."""
