@@ -28,6 +28,7 @@ def render(parts: Sequence[Part], results: Results) -> str:
         *_section("Wheels that were not installed", _wheels(_figures(results, "wheels"))),
         *_section("Peaks", _peaks(_figures(results, "peaks"))),
         *_section("Against float32 on the CPU provider", _parity(results)),
+        *_section("Pictures made by `prepare`, against the host's", _prepare(results)),
         *_section("Engines of TensorRT", _engines(results)),
         *_section("Why engines were refused", _diagnoses(results)),
         *_section("Latency and roofline", _latency(results)),
@@ -110,6 +111,25 @@ def _parity(results: Results) -> Iterator[str]:
         yield table(
             ["part", "picture", "precision", "prompts", "mask IoU", "map", "verdict"], whole
         )
+
+
+def _prepare(results: Results) -> Iterator[str]:
+    body, times = [], []
+    for name, result in results.items():
+        figures = result.get("figures", {})
+        if " prepare " not in name or "pictures" not in figures:
+            continue
+        off, masks = figures["pictures"], figures["masks"]
+        body.append([name, f"{off['clip_off']:.0f}", f"{off['clip_share']:.2%}",
+                     f"{off['sam_off']:.0f}", f"{off['sam_share']:.2%}",
+                     f"{min(mask['mask_iou'] for mask in masks):.4f}",
+                     f"{max(mask['score'] for mask in masks):.1e}",
+                     "same" if all(m["same_verdict"] for m in masks) else "OTHER"])  # fmt: skip
+        times += [[name, *line.values()] for line in figures["times"]]
+    if body:
+        yield table(["part", "CLIP's, levels", "values", "SAM's, levels", "values",
+                     "least mask IoU", "score", "verdicts"], body)  # fmt: skip
+        yield table(["part", "picture", "prepare, ms", "the host's CLIP, ms", "and SAM, ms"], times)
 
 
 def _engines(results: Results) -> Iterator[str]:

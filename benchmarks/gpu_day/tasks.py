@@ -93,6 +93,32 @@ def parity(*, preset: str, provider: str, precisions: Sequence[str], folder: str
     return {**found, "failed": f"out of tolerance: {', '.join(wrong)}"} if wrong else found
 
 
+def prepare(*, preset: str, provider: str, folder: str) -> dict[str, Any]:
+    """The graph `prepare` on `provider`: its pictures and what they change in masks, against the
+    host's, and what both take."""
+    from harness.host import resize_times
+
+    from clipsam.export.parity.golden import read_golden
+    from clipsam.export.parity.prepare import LARGE, SIZES, check_prepare, compare_masks, worst
+    from clipsam.runtime.backends.base import open_session
+    from clipsam.runtime.bundle import GRAPHS
+    from clipsam.runtime.pipeline import ClipSAM
+
+    target = bundle_folder(folder, preset)
+    with ClipSAM.open(target, provider) as model:
+        entry = model.bundle.manifest.prepare
+        assert entry is not None
+        with open_session(target / entry.file, provider) as session:
+            pictures = worst(check_prepare(session, (*SIZES, *LARGE)))
+            own = {name: model.sessions[name] for name in GRAPHS}
+            golden = read_golden(target).pictures_for("fp32")
+            masks = [m.to_dict() for m in compare_masks(model.bundle, own, session, golden)]
+            times = resize_times(session, own["clip_umci"], own["sam_encoder"])
+    found = {"provider": provider, "pictures": pictures, "masks": masks, "times": times}
+    wrong = [mask["image"] for mask in masks if not mask["same_verdict"]]
+    return {**found, "failed": f"another verdict: {', '.join(wrong)}"} if wrong else found
+
+
 def engines(*, preset: str, precision: str, folder: str) -> dict[str, Any]:
     """TensorRT's engines of one precision, each through the gate."""
     from dataclasses import asdict

@@ -12,7 +12,7 @@ resize. Written node by node, as there is no PyTorch module to export.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from clipsam.runtime.backends.base import TensorSpec
 from clipsam.runtime.ops.resize_bands import groups
 
 _CONSTANTS: dict[str, NDArray[Any]] = {
@@ -31,21 +32,31 @@ _CONSTANTS: dict[str, NDArray[Any]] = {
 }
 
 
+def inputs_of(clip_size: int, sam_size: int) -> list[TensorSpec]:
+    """The picture, and for every resize and axis a group's samples and their weights."""
+    found = [TensorSpec("image", "uint8", ("height", "width", 3))]
+    for name, size in (("clip", clip_size), ("sam", sam_size)):
+        count, each = groups(size)
+        for axis in (f"{name}_columns", f"{name}_rows"):
+            found.append(TensorSpec(axis, "int32", (count, f"{axis}_reach")))
+            found.append(TensorSpec(f"{axis}_weights", "float32", (count, each, f"{axis}_reach")))
+    return found
+
+
 def write_prepare(path: Path, clip_size: int, sam_size: int, opset: int) -> None:
     """Write the graph to `path`, for CLIP's and SAM's inputs of these sides in pixels."""
-    inputs = [_value("image", TensorProto.UINT8, ("height", "width", 3))]
+    inputs = [_value(spec) for spec in inputs_of(clip_size, sam_size)]
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], "levels", to=TensorProto.FLOAT),
         _turned("levels", "turned"),  # [W,H,3]
     ]
     constants = dict(_CONSTANTS)
     for name, size in (("clip", clip_size), ("sam", sam_size)):
-        inputs += _matrices(name, size)
         constants[f"{name}_first"] = np.array([size, -1, 3], np.int64)
         constants[f"{name}_second"] = np.array([1, size, size, 3], np.int64)
         nodes += _resize(name, each_pass=name == "sam")
     outputs = [
-        _value(name, TensorProto.UINT8, (1, size, size, 3))
+        _value(TensorSpec(name, "uint8", (1, size, size, 3)))
         for name, size in (("clip", clip_size), ("sam", sam_size))
     ]
     weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
@@ -94,13 +105,6 @@ def _turned(source: str, target: str) -> NodeProto:
     return helper.make_node("Transpose", [source], [target], target, perm=[1, 0, 2])
 
 
-def _matrices(name: str, size: int) -> Iterator[ValueInfoProto]:
-    count, each = groups(size)
-    for axis in ("columns", "rows"):
-        reach = f"{name}_{axis}_reach"
-        yield _value(f"{name}_{axis}", TensorProto.INT32, (count, reach))
-        yield _value(f"{name}_{axis}_weights", TensorProto.FLOAT, (count, each, reach))
-
-
-def _value(name: str, kind: int, shape: Sequence[int | str]) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
+def _value(spec: TensorSpec) -> ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+    return helper.make_tensor_value_info(spec.name, kind, spec.shape)

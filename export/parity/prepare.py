@@ -6,17 +6,21 @@ OpenCV's, are on every box. So a build, a fresh engine and a device are judged b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
+from clipsam.export.parity.inspection import Picture
 from clipsam.runtime.backends.base import Session
+from clipsam.runtime.bundle import PREPARE, Bundle
 from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.geometry import Geometry
+from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.prepare import LONGEST, matrices
 from clipsam.runtime.stages.preprocess import clip_input, sam_input
 
@@ -83,6 +87,57 @@ def check_prepare(
                         f"({MOST_SHARE[check.output]:.0%} is allowed)."
                     )
         progress()
+    return checks
+
+
+@dataclass(frozen=True)
+class MaskCheck:
+    """A picture inspected with its pictures made by `prepare`, against the host's.
+
+    Attributes:
+      prompts: of the host's way.
+      mask_iou: of the two masks of defects; 1 where both are empty.
+      score, final_map: the largest differences, both of 0..1.
+    """
+
+    image: str
+    prompts: int
+    mask_iou: float
+    score: float
+    final_map: float
+    same_verdict: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """For reports."""
+        return asdict(self)
+
+
+def compare_masks(
+    bundle: Bundle,
+    sessions: Mapping[str, Session],
+    prepare: Session,
+    pictures: Iterable[Picture],
+) -> list[MaskCheck]:
+    """What `prepare` changes of inspections by the graphs in `sessions`, picture by picture."""
+    checks = []
+    for picture in pictures:
+        manifest = dataclasses.replace(bundle.manifest, prompts=picture.options)
+        opened = Bundle(bundle.folder, manifest, bundle.id)
+        host, device = (
+            ClipSAM(opened, own).inspect(picture.image, picture.category, norm="fixed")
+            for own in (sessions, {**sessions, PREPARE: prepare})
+        )
+        either = np.count_nonzero(host.mask | device.mask)
+        checks.append(
+            MaskCheck(
+                picture.name,
+                host.prompts,
+                np.count_nonzero(host.mask & device.mask) / either if either else 1.0,
+                abs(host.score - device.score),
+                float(np.abs(host.score_map - device.score_map).max()),
+                host.verdict == device.verdict,
+            )
+        )
     return checks
 
 
