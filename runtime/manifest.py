@@ -99,8 +99,9 @@ class Manifest:
         return int(self.graphs["sam_encoder"].input("image").shape[1])
 
     def to_json(self) -> str:
-        """The text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """The text of `manifest.json`, always of the schema of this version."""
+        values = {**asdict(self), "schema": SCHEMA}
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Manifest:

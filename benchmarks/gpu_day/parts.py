@@ -91,7 +91,8 @@ def _model_parts(preset: str) -> list[Part]:
             build = replace(build, needs=(f"bundle {preset} bf16",))
         found.append(build)
         found.append(part(f"diagnose {preset} {precision}", "diagnose", precision=precision))
-    found.append(part(f"tensorrt prepare {preset}", "prepare", provider="tensorrt"))
+    made = part(f"tensorrt prepare {preset}", "prepare", provider="tensorrt")
+    found.append(replace(made, needs=(f"engines {preset} fp32",)))
     for library in ("torch", "ort", "tensorrt", "compile"):
         found.append(part(f"latency {preset} {library}", "latency", library=library))
     return found

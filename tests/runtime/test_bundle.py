@@ -9,6 +9,7 @@ import shutil
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from support.toy_bundle import CATEGORIES, add_prepare, bright_square, build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, BundleError, CategoryError, ClipSAM
-from clipsam.runtime.bundle import Manifest
+from clipsam.runtime.bundle import Manifest, write_manifest
 from clipsam.runtime.external_data import external_files
 
 Values = dict[str, Any]
@@ -299,6 +300,8 @@ def test_a_bundle_of_schema_3_is_read_and_has_no_prepare(toy: Path) -> None:
     edit(toy, lambda v: (v.pop("prepare"), v.update(schema=3)))
     manifest = Bundle.open(toy).manifest
     assert (manifest.schema, manifest.prepare) == (3, None)
+    write_manifest(toy, manifest)  # as `clipsam words` does
+    assert Bundle.open(toy).manifest == replace(manifest, schema=4)
 
 
 @pytest.mark.parametrize(
