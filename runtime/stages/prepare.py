@@ -41,9 +41,10 @@ class Preparer:
         self._sam_size = int(session.outputs["sam"].shape[1])
 
     def takes(self, image: Image) -> bool:
-        """Whether the picture is not too large."""
+        """Whether the picture is not too large, nor so thin that SAM's would have no pixels."""
         height, width = image.shape[:2]
-        return bool(max(height, width) <= LONGEST)
+        fits = max(height, width) <= LONGEST
+        return bool(fits and min(Geometry(height, width, self._sam_size).sam_shape) > 0)
 
     def __call__(self, image: Image) -> Prepared:
         """The inputs of a picture HxWx3 uint8 RGB that it `takes`; raises SessionError."""

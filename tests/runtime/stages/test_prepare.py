@@ -157,6 +157,11 @@ def test_a_picture_beyond_what_engines_take_is_resized_on_the_host(
     np.testing.assert_array_equal(device.inspect(image).mask, host.inspect(image).mask)
 
 
+def test_a_region_too_thin_for_sam_is_looked_at_all_the_same(bundle: Path) -> None:
+    with on_device(bundle, True, InspectOptions(roi=(10, 0, 2, 700))) as device:
+        assert device.inspect(plain_part(700, 90)).verdict in ("good", "not_judged")
+
+
 def test_warming_up_meets_the_graph(device: ClipSAM) -> None:
     device.warm_up()
 
