@@ -132,8 +132,8 @@ def compare_masks(
             MaskCheck(
                 picture.name,
                 host.prompts,
-                np.count_nonzero(host.mask & device.mask) / either if either else 1.0,
-                abs(host.score - device.score),
+                float(np.count_nonzero(host.mask & device.mask) / either) if either else 1.0,
+                float(abs(host.score - device.score)),
                 float(np.abs(host.score_map - device.score_map).max()),
                 host.verdict == device.verdict,
             )
@@ -161,7 +161,7 @@ def _compare(session: Session, image: Image) -> list[PrepareCheck]:
     checks = []
     for output, expected in (("clip", clip_input(image, sides["clip"])), ("sam", frame)):
         off = cv2.absdiff(found[output], expected)
-        share = np.count_nonzero(off) / values[output]
+        share = float(np.count_nonzero(off) / values[output])
         checks.append(PrepareCheck(f"{width}x{height}", output, int(off.max()), share))
     return checks
 
