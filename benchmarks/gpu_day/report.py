@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -190,9 +189,6 @@ def _training(figures: Mapping[str, Any]) -> Iterator[str]:
         yield "On a CPU, one picture a step: not a GPU's figures."
     body = []
     for run in figures["runs"]:
-        memory = [run["peak_rss_bytes"], run.get("peak_cuda_bytes")]
-        body.append([f"{figures['device']} {run['precision']}",
-                     run["arguments"]["batch_size"], f"{statistics.median(run['step_s']):.4f}",
-                     f"{statistics.median(run['read_s']):.4f}",
-                     *("" if m is None else f"{m / 1e9:.2f}" for m in memory)])  # fmt: skip
+        body.append([f"{figures['device']} {run['precision']}", run["batch_size"], run["step_s"],
+                     run["read_s"], run["peak_rss_gb"], run.get("peak_cuda_gb", "")])  # fmt: skip
     yield table(["step", "batch", "s", "s to read", "peak GB", "peak GB of the GPU"], body)

@@ -192,13 +192,14 @@ def training(*, folder: str) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     runs = []
     for precision in ("fp32", "bf16") if device == "cuda" else ("fp32",):
-        path = Path(folder) / f"training-{precision}.json"
+        path = Path(folder) / f"training-{precision}.csv"
         size = [] if device == "cuda" else ["--batch_size", "1", "--steps", "2"]
         bench_training.main(
             ["--device", device, "--precision", precision, "--steps", "20", *size,
-             "--json", str(path)]
+             "--csv", str(path)]
         )  # fmt: skip
-        runs.append({"precision": precision, **json.loads(path.read_text())})
+        with path.open(newline="") as file:
+            runs += list(csv.DictReader(file))
     return {"device": device, "runs": runs}
 
 

@@ -396,3 +396,17 @@ def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(
     assert page.count("|cpuparitytiny|sam_encoder|fp32|cpu|") == 1
     assert page.count("|cpupreparetiny|1|") == 1
     assert page.count("|cpupreparetiny|small|") == 1
+
+
+def test_the_step_that_was_timed_is_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench_training = pytest.importorskip("bench_training")
+    timed = {"step_s": 0.25, "read_s": 0.01, "peak_rss_gb": 1.5}
+    monkeypatch.setattr(bench_training, "measure", lambda args: timed)
+    found = tasks_module.training(folder=str(tmp_path))
+    result = {"status": MEASURED, "reason": "", "seconds": 1, "figures": found}
+    page = render([part("training")], {"training": result}).replace(" ", "")
+    for run in found["runs"]:
+        assert f"|{found['device']}{run['precision']}|" in page
+    assert "|0.25|0.01|1.5|" in page
