@@ -49,8 +49,7 @@ def _graphs(path: Path) -> Iterator[tuple[Path, str]]:
         yield path, "fp32"
         return
     bundle = Bundle.open(path)
-    entries = (e for graphs in bundle.manifest.variants.values() for e in graphs.values())
-    for entry in dict.fromkeys(entries):
+    for entry in dict.fromkeys(bundle.manifest.every_graph()):
         yield bundle.folder / entry.file, entry.precision
 
 

@@ -2,6 +2,7 @@
 
     manifest.json        schema, files with sha256, graphs, options, provenance, parity figures
     clip_umci.onnx …     the graphs in float32, with external data beside them when large
+    prepare.onnx         the pictures' resizes, for devices other than the CPU
     clip_umci.fp16.onnx  the same in another precision; as many as were built
     text_features.npz    `categories` [K] and `features` float32 [K,C_t,2]
     parity.json          how far every graph is from PyTorch, in full
@@ -34,6 +35,7 @@ from clipsam.runtime.manifest import (
     FLOAT32,
     GRAPHS,
     MANIFEST,
+    PREPARE,
     REBUILD,
     SCHEMA,
     GraphEntry,
@@ -45,6 +47,7 @@ __all__ = [
     "FLOAT32",
     "GRAPHS",
     "MANIFEST",
+    "PREPARE",
     "REBUILD",
     "SCHEMA",
     "TEXT_FEATURES",
@@ -94,8 +97,7 @@ class Bundle:
                 "give the folder that holds the manifest."
             ) from error
         manifest = Manifest.from_json(data)
-        graphs = (g for variant in manifest.variants.values() for g in variant.values())
-        named = {graph.file for graph in graphs} | {TEXT_FEATURES}
+        named = {graph.file for graph in manifest.every_graph()} | {TEXT_FEATURES}
         if unlisted := sorted(named - set(manifest.files)):
             raise BundleError(f"{MANIFEST} has no hash of {unlisted[0]}: {REBUILD}.")
         for name in (MANIFEST, *manifest.files):
@@ -138,8 +140,8 @@ class Bundle:
 
     def files_for(self, entries: Iterable[GraphEntry]) -> list[str]:
         """The files behind these graphs: all but what belongs to other graphs alone."""
-        every = (entry for graphs in self.manifest.variants.values() for entry in graphs.values())
-        others = {entry.file for entry in every} - {entry.file for entry in entries}
+        every = {entry.file for entry in self.manifest.every_graph()}
+        others = every - {entry.file for entry in entries}
         return [n for n in self.manifest.files if n.removesuffix(DATA_SUFFIX) not in others]
 
     @property

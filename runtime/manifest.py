@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -18,7 +18,8 @@ from clipsam.runtime.stages.fusion import FusionOptions
 from clipsam.runtime.stages.preprocess import PreprocessOptions
 from clipsam.runtime.stages.prompts import PromptOptions
 
-SCHEMA = 3
+SCHEMA = 4
+_READS = (3, SCHEMA)  # 3 is 4 without `prepare`
 MANIFEST = "manifest.json"
 FLOAT32 = "fp32"  # every bundle has it
 REBUILD = "build it again with `python export/build_engines.py`"
@@ -29,6 +30,10 @@ GRAPHS = {
     "sam_encoder": (("image", "valid_size"), ("embedding",)),
     "sam_decoder": (("embedding", "point_coords", "point_labels"), ("logits", "scores")),
 }
+# The graph that makes the pictures of the others, where a bundle has one and the device is not the
+# CPU: `stages/prepare.py`. Its inputs are the image and a resize's matrices, its outputs pictures.
+PREPARE = "prepare"
+_RESIZES = ("clip_columns", "clip_rows", "sam_columns", "sam_rows")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Manifest:
     prompts: PromptOptions = field(default_factory=PromptOptions)
     fusion: FusionOptions = field(default_factory=FusionOptions)
     decision: DecisionOptions = field(default_factory=DecisionOptions)
+    prepare: GraphEntry | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -69,6 +75,13 @@ class Manifest:
     def graphs(self) -> Mapping[str, GraphEntry]:
         """The float32 graphs, whose tensors every variant has."""
         return self.variants[FLOAT32]
+
+    def every_graph(self) -> Iterator[GraphEntry]:
+        """The entries of all graphs in all precisions; a file may have several."""
+        for graphs in self.variants.values():
+            yield from graphs.values()
+        if self.prepare is not None:
+            yield self.prepare
 
     @property
     def clip_image_size(self) -> int:
@@ -86,8 +99,9 @@ class Manifest:
         return int(self.graphs["sam_encoder"].input("image").shape[1])
 
     def to_json(self) -> str:
-        """The text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """The text of `manifest.json`, always of the schema of this version."""
+        values = {**asdict(self), "schema": SCHEMA}
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Manifest:
@@ -97,10 +111,11 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} is not JSON ({error}): {REBUILD}.") from error
         schema = values.get("schema") if isinstance(values, dict) else None
-        if type(schema) is not int or schema != SCHEMA:
+        if type(schema) is not int or schema not in _READS:
             raise BundleError(
-                f"The bundle has schema {schema!r}, this version of clipsam reads schema {SCHEMA}: "
-                f"install the clipsam that built it, or {REBUILD}."
+                f"The bundle has schema {schema!r}, this version of clipsam reads schema "
+                f"{' and '.join(map(str, _READS))}: install the clipsam that built it, or "
+                f"{REBUILD}."
             )
         try:
             manifest = cls(**_checked(values))
@@ -132,6 +147,22 @@ def _check_contract(manifest: Manifest) -> None:
                     f"{MANIFEST} describes {name} in {precision} with other tensors than in "
                     f"{FLOAT32}: {REBUILD}."
                 )
+    if manifest.prepare is not None:
+        _check_prepare(manifest, manifest.prepare)
+
+
+def _check_prepare(manifest: Manifest, entry: GraphEntry) -> None:
+    """Refuse a graph `prepare` whose pictures are not what the others take."""
+    inputs = {"image", *_RESIZES, *(f"{axis}_weights" for axis in _RESIZES)}
+    outputs = {
+        TensorSpec(name, "uint8", (1, side, side, 3))
+        for name, side in (("clip", manifest.clip_image_size), ("sam", manifest.sam_image_size))
+    }
+    found = {spec.name for spec in entry.inputs}, set(entry.outputs), entry.precision
+    if found != (inputs, outputs, FLOAT32):
+        raise BundleError(
+            f"{MANIFEST} describes a graph {PREPARE} that does not fit the others: {REBUILD}."
+        )
 
 
 _KINDS = {
@@ -169,6 +200,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     values["categories"] = tuple(_word(word, "a category") for word in categories)
     for name, kind in _KINDS.items():
         values[name] = _options(kind, _mapping(values[name], name), name)
+    if values.get("prepare") is not None:
+        values["prepare"] = _graph(values["prepare"], PREPARE)
     for name in ("provenance", "parity"):
         _mapping(values.get(name, {}), name)
     _check_sizes(values["variants"][FLOAT32])

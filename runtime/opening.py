@@ -9,7 +9,7 @@ from numbers import Integral
 from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import preferred_by
-from clipsam.runtime.bundle import FLOAT32, GRAPHS, Bundle, GraphEntry
+from clipsam.runtime.bundle import FLOAT32, GRAPHS, PREPARE, Bundle, GraphEntry
 from clipsam.runtime.core.errors import BundleError, OptionError
 from clipsam.runtime.core.files import onnx_digest
 from clipsam.runtime.core.log import get_logger
@@ -37,15 +37,21 @@ def open_sessions(
 ) -> dict[str, Session]:
     """Every graph of the bundle, its file verified first; arguments and errors as `ClipSAM.open`.
 
-    Where one cannot be opened, those before it are closed again.
+    `prepare` is among them where the bundle has it ready for a device. Where one cannot be opened,
+    those before it are closed again.
     """
     chosen = _choose_precisions(bundle, provider, precision, device_id)
     entries = {name: bundle.graph_entry(name, chosen[name]) for name in GRAPHS}
+    prepare = _prepare(bundle, provider, device_id)
+    if prepare is not None:  # in float32, whatever the others are in
+        entries[PREPARE], chosen = prepare, {**chosen, PREPARE: FLOAT32}
     bundle.verify(bundle.files_for(entries.values()))
     sessions = {}
     with ExitStack() as stack:
         for name, entry in entries.items():
-            found = _found_as(bundle, provider, name, chosen[name], device_id)
+            found = None
+            if name != PREPARE:
+                found = _found_as(bundle, provider, name, chosen[name], device_id)
             session = open_session(
                 bundle.folder / entry.file,
                 provider,
@@ -68,6 +74,24 @@ def open_sessions(
             fastest,
         )
     return sessions
+
+
+def _prepare(bundle: Bundle, provider: str, device_id: int | None) -> GraphEntry | None:
+    """The graph `prepare`, where `provider` has a device of its own and it is ready for it."""
+    entry = bundle.manifest.prepare
+    if provider == "cpu" or entry is None:
+        return None  # on the CPU it would be slower than the host's own resizes
+    path = bundle.folder / entry.file
+    if backend_of(provider).available(path, FLOAT32, device_id):
+        return entry
+    _LOG.warning(
+        "Pictures are resized on the host: bundle %s has no engine of %s for this box. Build it "
+        "with `python export/build_engines.py --engines-only %s`.",
+        bundle.id,
+        PREPARE,
+        bundle.folder,
+    )
+    return None
 
 
 def _choose_precisions(

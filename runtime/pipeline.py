@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session, check_device_id
-from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.bundle import GRAPHS, PREPARE, Bundle
 from clipsam.runtime.calibration.apply import compare, word
 from clipsam.runtime.calibration.observed import Observed
 from clipsam.runtime.calibration.record import Calibration
@@ -32,9 +32,11 @@ from clipsam.runtime.options import InspectOptions, calibrated
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale, on_scale
 from clipsam.runtime.stages.picture import picture_facts
+from clipsam.runtime.stages.prepare import Preparer
 from clipsam.runtime.stages.prompts import Prompts, find_prompts
-from clipsam.runtime.stages.rough_map import Found, Looks, find_looks, look_map, rough_map
+from clipsam.runtime.stages.rough_map import Found, Looks, find_looks, look_map
 from clipsam.runtime.stages.sam import Masks, Segmenter
+from clipsam.runtime.stages.tiles import OFF
 from clipsam.runtime.stages.zoom import Crop, CropMasks, choose_crops, crop_prompts
 from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
@@ -51,7 +53,8 @@ class ClipSAM:
 
     Attributes:
       bundle: what was opened.
-      sessions: the engine of every graph in `bundle.GRAPHS`; closed with the model.
+      sessions: the engine of every graph in `bundle.GRAPHS`, and on a device that of
+        `bundle.PREPARE`; closed with the model.
       masks_per_box: how many masks SAM draws for a box.
       options: how sensitive it is, and where it looks.
       calibration: what good parts taught; None without.
@@ -69,6 +72,9 @@ class ClipSAM:
         self.options = calibrated(options or InspectOptions(), calibration)
         self._clip_umci = sessions["clip_umci"]
         self.segmenter = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
+        self._preparer = None
+        if (prepare := sessions.get(PREPARE)) is not None:
+            self._preparer = Preparer(prepare, self._clip_umci, self.segmenter.encoder)
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
         self._refine_ms = 0.0  # what SAM cost last time, for the deadline
 
@@ -85,7 +91,7 @@ class ClipSAM:
     @property
     def precisions(self) -> dict[str, str]:
         """graph -> what it computes in, one of `PRECISIONS`."""
-        return {name: session.precision for name, session in self.sessions.items()}
+        return {name: self.sessions[name].precision for name in GRAPHS}
 
     @classmethod
     def open(
@@ -167,7 +173,8 @@ class ClipSAM:
 
     def _looks(self, image: Image) -> Looks:
         """What CLIP is shown of a whole image."""
-        return Looks.of(self._clip_umci, self.options.crop(image), self.options.tiling)
+        view = self.options.crop(image)
+        return Looks.of(self._clip_umci, view, self.options.tiling, self._preparer)
 
     def _find(self, image: Image, text: NDArray[np.float32], compare: bool) -> tuple[Looks, Found]:
         """What CLIP is shown of a whole image, and what it finds there."""
@@ -213,7 +220,7 @@ class ClipSAM:
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
         late = len(prompts) > 0 and deadline_ms is not None and clock.total + expected > deadline_ms
         if len(prompts) and not late:
-            masks = self._segment(view, prompts, crops, clock)  # Eq. 8
+            masks = self._segment(view, looks, prompts, crops, clock)  # Eq. 8
         with clock("fuse"):
             weight = options.fusion.mask_weight
             total = fuse(rough, masks, weight)  # Eq. 9
@@ -267,12 +274,12 @@ class ClipSAM:
         )
 
     def _segment(
-        self, view: Image, prompts: Prompts, crops: tuple[Crop, ...], clock: Clock
+        self, view: Image, looks: Looks, prompts: Prompts, crops: tuple[Crop, ...], clock: Clock
     ) -> Masks | CropMasks:
         """SAM's masks of all prompts, from the whole view or from crops of it, one by one."""
         if not crops:
             with clock("encode"):
-                embedding = self.segmenter.encode(view)
+                embedding = self.segmenter.encode(view, looks.frame)
             with clock("decode"):
                 return self.segmenter.decode(embedding, prompts)
         masks = []
@@ -352,12 +359,13 @@ class ClipSAM:
         """Run every graph on a blank image; returns what SAM took, ms. Raises SessionError."""
         side = self.bundle.manifest.sam_image_size
         blank = np.zeros((side, side, 3), np.uint8)
-        rough = rough_map(
-            self._clip_umci, blank, self.bundle.text(self.bundle.manifest.categories[0])
-        )
+        text = self.bundle.text(self.bundle.manifest.categories[0])
+        looks = Looks.of(self._clip_umci, blank, OFF, self._preparer)
+        ((maps, _),) = find_looks(self._clip_umci, [looks], text[None])
+        rough = look_map(maps, blank, looks.grid)
         everywhere = find_prompts(np.ones_like(rough), self.bundle.manifest.prompts)
         clock = Clock()
-        embedding = self.segmenter.encode(blank)
+        embedding = self.segmenter.encode(blank, looks.frame)
         fuse(rough, self.segmenter.decode(embedding, everywhere))
         if every_count:
             most = self.bundle.manifest.prompts.max_boxes

@@ -230,6 +230,7 @@ class Line:
             with part.clock("rough"):
                 part.looks = self._look(part.image)
         except ClipSAMError as error:
+            self._probe_after(error)  # a device may have made CLIP's inputs
             part.outcome = error
         except MemoryError:
             part.outcome = _too_large(source)

@@ -53,6 +53,7 @@ def bundle(
     *, preset: str, attention: str, precisions: Sequence[str], folder: str
 ) -> dict[str, Any]:
     """A task: the manifest over the graphs that are there, and what engines are judged by."""
+    from clipsam.export.bundle.prepare import build_prepare
     from clipsam.export.bundle.variants import Variant
     from clipsam.export.graphs.onnx_export import tensor_specs
     from clipsam.export.parity.golden import GOLDEN, write_golden
@@ -82,6 +83,7 @@ def bundle(
         variants={p: {name: entry(name, p) for name in GRAPHS} for p in precisions},
         files={},
         categories=_CATEGORIES,
+        prepare=build_prepare(target, of.clip_image_size, of.sam.image_size, OPSET)[0],
         prompts=of.prompts,
         fusion=of.fusion,
         decision=of.decision,

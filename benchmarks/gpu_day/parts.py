@@ -76,16 +76,23 @@ def _model_parts(preset: str) -> list[Part]:
     def part(kind: str, task: str, gpu: bool = True, **asked: Any) -> Part:
         return Part(kind, f"{_TASKS}:{task}", {**of, **asked}, LIMIT, gpu, needs)
 
-    found = [part(f"cuda parity {preset}", "parity", provider="cuda", precisions=_BOTH)]
+    found = [
+        part(f"cuda parity {preset}", "parity", provider="cuda", precisions=_BOTH),
+        part(f"cuda prepare {preset}", "prepare", provider="cuda"),
+    ]
     if preset not in FULL_SIZE:
         name = f"cpu parity {preset}"
         found.insert(0, part(name, "parity", gpu=False, provider="cpu", precisions=_BOTH))
+        name = f"cpu prepare {preset}"
+        found.insert(1, part(name, "prepare", gpu=False, provider="cpu"))
     for precision in _BOTH if preset in FULL_SIZE else (*_BOTH, "bf16"):
         build = part(f"engines {preset} {precision}", "engines", precision=precision)
         if precision == "bf16":
             build = replace(build, needs=(f"bundle {preset} bf16",))
         found.append(build)
         found.append(part(f"diagnose {preset} {precision}", "diagnose", precision=precision))
+    made = part(f"tensorrt prepare {preset}", "prepare", provider="tensorrt")
+    found.append(replace(made, needs=(f"engines {preset} fp32",)))
     for library in ("torch", "ort", "tensorrt", "compile"):
         found.append(part(f"latency {preset} {library}", "latency", library=library))
     return found

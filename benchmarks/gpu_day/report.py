@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ def render(parts: Sequence[Part], results: Results) -> str:
         *_section("Wheels that were not installed", _wheels(_figures(results, "wheels"))),
         *_section("Peaks", _peaks(_figures(results, "peaks"))),
         *_section("Against float32 on the CPU provider", _parity(results)),
+        *_section("Pictures made by `prepare`, against the host's", _prepare(results)),
         *_section("Engines of TensorRT", _engines(results)),
         *_section("Why engines were refused", _diagnoses(results)),
         *_section("Latency and roofline", _latency(results)),
@@ -112,6 +112,25 @@ def _parity(results: Results) -> Iterator[str]:
         )
 
 
+def _prepare(results: Results) -> Iterator[str]:
+    body, times = [], []
+    for name, result in results.items():
+        figures = result.get("figures", {})
+        if " prepare " not in name or "pictures" not in figures:
+            continue
+        off, masks = figures["pictures"], figures["masks"]
+        body.append([name, f"{off['clip_off']:.0f}", f"{off['clip_share']:.2%}",
+                     f"{off['sam_off']:.0f}", f"{off['sam_share']:.2%}",
+                     f"{min(mask['mask_iou'] for mask in masks):.4f}",
+                     f"{max(mask['score'] for mask in masks):.1e}",
+                     "same" if all(m["same_verdict"] for m in masks) else "OTHER"])  # fmt: skip
+        times += [[name, *line.values()] for line in figures["times"]]
+    if body:
+        yield table(["part", "CLIP's, levels", "values", "SAM's, levels", "values",
+                     "least mask IoU", "score", "verdicts"], body)  # fmt: skip
+        yield table(["part", "picture", "prepare, ms", "the host's CLIP, ms", "and SAM, ms"], times)
+
+
 def _engines(results: Results) -> Iterator[str]:
     body = []
     for name, result in results.items():
@@ -170,9 +189,6 @@ def _training(figures: Mapping[str, Any]) -> Iterator[str]:
         yield "On a CPU, one picture a step: not a GPU's figures."
     body = []
     for run in figures["runs"]:
-        memory = [run["peak_rss_bytes"], run.get("peak_cuda_bytes")]
-        body.append([f"{figures['device']} {run['precision']}",
-                     run["arguments"]["batch_size"], f"{statistics.median(run['step_s']):.4f}",
-                     f"{statistics.median(run['read_s']):.4f}",
-                     *("" if m is None else f"{m / 1e9:.2f}" for m in memory)])  # fmt: skip
+        body.append([f"{figures['device']} {run['precision']}", run["batch_size"], run["step_s"],
+                     run["read_s"], run["peak_rss_gb"], run.get("peak_cuda_gb", "")])  # fmt: skip
     yield table(["step", "batch", "s", "s to read", "peak GB", "peak GB of the GPU"], body)

@@ -65,6 +65,7 @@ def parity(*, preset: str, provider: str, precisions: Sequence[str], folder: str
     from clipsam.export.parity.golden import read_golden
     from clipsam.export.parity.inspection import Remembering, compare_picture
     from clipsam.export.parity.tensors import compare
+    from clipsam.runtime.bundle import GRAPHS
     from clipsam.runtime.pipeline import ClipSAM
 
     target = bundle_folder(folder, preset)
@@ -72,7 +73,8 @@ def parity(*, preset: str, provider: str, precisions: Sequence[str], folder: str
     graphs, whole, wrong = [], [], []
     for precision in precisions:
         with ClipSAM.open(target, provider, precision=precision) as model:
-            for name, session in model.sessions.items():
+            sessions = {name: model.sessions[name] for name in GRAPHS}  # `prepare` has its own part
+            for name, session in sessions.items():
                 checks = [
                     compare(name, case.name, output, expected, found[output], session.precision)
                     for case in recording.cases_for(name, session.precision)
@@ -82,13 +84,39 @@ def parity(*, preset: str, provider: str, precisions: Sequence[str], folder: str
                 worst = max(checks, key=lambda check: check.max_rel)
                 graphs.append({"provider": session.provider, **worst.to_dict()})
                 wrong += [f"{name} {precision}"] * (not all(c.passed for c in checks))
-            remembering = {n: Remembering(s) for n, s in model.sessions.items()}
+            remembering = {n: Remembering(s) for n, s in sessions.items()}
             for picture in recording.pictures_for(precision):
                 check = compare_picture(model.bundle, dict(remembering), picture, precision)
                 whole.append(check.to_dict())
                 wrong += [f"{check.image} {precision}"] * (not check.passed)
     found = {"graphs": graphs, "whole": whole}
     return {**found, "failed": f"out of tolerance: {', '.join(wrong)}"} if wrong else found
+
+
+def prepare(*, preset: str, provider: str, folder: str) -> dict[str, Any]:
+    """The graph `prepare` on `provider`: its pictures and what they change in masks, against the
+    host's, and what both take."""
+    from harness.host import resize_times
+
+    from clipsam.export.parity.golden import read_golden
+    from clipsam.export.parity.prepare import LARGE, SIZES, check_prepare, compare_masks, worst
+    from clipsam.runtime.backends.base import open_session
+    from clipsam.runtime.bundle import GRAPHS
+    from clipsam.runtime.pipeline import ClipSAM
+
+    target = bundle_folder(folder, preset)
+    with ClipSAM.open(target, provider) as model:
+        entry = model.bundle.manifest.prepare
+        assert entry is not None
+        with open_session(target / entry.file, provider) as session:
+            pictures = worst(check_prepare(session, (*SIZES, *LARGE)))
+            own = {name: model.sessions[name] for name in GRAPHS}
+            golden = read_golden(target).pictures_for("fp32")
+            masks = [m.to_dict() for m in compare_masks(model.bundle, own, session, golden)]
+            times = resize_times(session, own["clip_umci"], own["sam_encoder"])
+    found = {"provider": provider, "pictures": pictures, "masks": masks, "times": times}
+    wrong = [mask["image"] for mask in masks if not mask["same_verdict"]]
+    return {**found, "failed": f"another verdict: {', '.join(wrong)}"} if wrong else found
 
 
 def engines(*, preset: str, precision: str, folder: str) -> dict[str, Any]:
@@ -164,13 +192,14 @@ def training(*, folder: str) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     runs = []
     for precision in ("fp32", "bf16") if device == "cuda" else ("fp32",):
-        path = Path(folder) / f"training-{precision}.json"
+        path = Path(folder) / f"training-{precision}.csv"
         size = [] if device == "cuda" else ["--batch_size", "1", "--steps", "2"]
         bench_training.main(
             ["--device", device, "--precision", precision, "--steps", "20", *size,
-             "--json", str(path)]
+             "--csv", str(path)]
         )  # fmt: skip
-        runs.append({"precision": precision, **json.loads(path.read_text())})
+        with path.open(newline="") as file:
+            runs += list(csv.DictReader(file))
     return {"device": device, "runs": runs}
 
 

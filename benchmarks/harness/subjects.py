@@ -82,6 +82,7 @@ class PlantedSession(SessionWrapper):
 
     def __init__(self, inner: Session) -> None:
         super().__init__(inner)
+        self.keeps = inner.keeps  # so that it is fed what lies on the device
         self.rough = planted_map(int(inner.inputs["image"].shape[1]), 0)
 
     def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:

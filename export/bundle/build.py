@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipsam.export.bundle.parity_report import worst_cases, write_parity
+from clipsam.export.bundle.prepare import build_prepare
 from clipsam.export.bundle.progress import stage
 from clipsam.export.bundle.provenance import content_key, provenance
 from clipsam.export.bundle.reuse import PreviousBundle
@@ -25,6 +26,7 @@ from clipsam.export.graphs.onnx_export import tensor_specs
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.inspection import EndToEndCheck
 from clipsam.export.parity.onnx_vs_torch import DisagreementError
+from clipsam.export.parity.prepare import SIZES, PrepareCheck
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.research.models.clip import ClipFeatures
@@ -34,6 +36,7 @@ from clipsam.research.models.reference import Reference
 from clipsam.runtime.bundle import (
     FLOAT32,
     GRAPHS,
+    PREPARE,
     TEXT_FEATURES,
     Bundle,
     GraphEntry,
@@ -124,6 +127,7 @@ class _Build:
         self.keys: dict[str, str] = {}
         self.digests: dict[str, str] = {}
         self.checks: list[GraphCheck] = []
+        self.prepared: list[PrepareCheck] = []
         self.unchanged: list[str] = []
         self.refused: dict[Variant, str] = {}  # why another precision stands in for it
 
@@ -151,7 +155,7 @@ class _Build:
             del source
             gc.collect()
 
-        manifest = self._manifest(tuple(text), umci.config)
+        manifest = replace(self._manifest(tuple(text), umci.config), prepare=self._prepare())
         reference = Reference(
             features, umci, sam, text, manifest.prompts, manifest.fusion.mask_weight
         )
@@ -208,6 +212,15 @@ class _Build:
                 except GraphRefusedError as error:
                     self.refused[Variant(source.name, precision)] = str(error)
         self.checks.extend(checks or [])
+
+    def _prepare(self) -> GraphEntry:
+        """The graph that resizes pictures; in a second, so it is never taken over."""
+        sizes = self.preset.clip_image_size, self.preset.sam.image_size
+        with stage(PREPARE, len(SIZES)) as bar:
+            entry, self.prepared = build_prepare(
+                self.folder, *sizes, self.options.opset, self.options.threads, bar.update
+            )
+        return entry
 
     def _variant(self, graph: str, precision: str) -> Variant:
         return Variant(graph, precision, Variant(graph, precision) in self.refused)
@@ -286,7 +299,7 @@ class _Build:
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
         reasons = {variant.stem: why for variant, why in self.refused.items()}
-        write_parity(self.folder, manifest.variants, self.checks, whole, reasons)
+        write_parity(self.folder, manifest.variants, self.checks, whole, self.prepared, reasons)
         files = {path.name: sha256(path) for path in sorted(self.folder.iterdir())}
         provenance = {**manifest.provenance, "graph_keys": dict(self.keys)}
         parity = worst_cases(manifest.variants, self.checks, whole)

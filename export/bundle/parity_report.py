@@ -11,6 +11,7 @@ from typing import Any
 from clipsam.export.bundle.reuse import PARITY
 from clipsam.export.parity.inspection import EndToEndCheck
 from clipsam.export.parity.onnx_vs_torch import summary
+from clipsam.export.parity.prepare import PrepareCheck
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
 from clipsam.runtime.bundle import GraphEntry
@@ -23,6 +24,7 @@ def write_parity(
     variants: Variants,
     graphs: Sequence[GraphCheck],
     whole: Sequence[EndToEndCheck],
+    prepared: Sequence[PrepareCheck],
     refused: Mapping[str, str],
 ) -> None:
     """Write `parity.json` into the bundle's `folder`, where its graphs are already.
@@ -36,6 +38,7 @@ def write_parity(
         "tolerances": {precision: asdict(TOLERANCES[precision]) for precision in variants},
         "graphs": [check.to_dict() for check in graphs],
         "end_to_end": [check.to_dict() for check in whole],
+        "prepare": [check.to_dict() for check in prepared],
         "refused": dict(refused),
         # Which MatMuls are int8, and which would not stand it.
         "matmuls": {

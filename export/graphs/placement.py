@@ -27,12 +27,12 @@ _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Operator -> versions that CUDA has kernels for: (first, last), last None where it is left open.
 _OPEN = {
     "Clip": 13, "Concat": 13, "ConvTranspose": 11, "Cos": 7, "Einsum": 12, "Equal": 13, "Erf": 13,
-    "Exp": 13, "Expand": 13, "Gather": 13, "Gelu": 20, "Gemm": 13, "InstanceNormalization": 6,
-    "LayerNormalization": 17, "Less": 13, "MatMul": 13, "Max": 13, "Min": 13, "Mod": 13, "Neg": 13,
-    "Not": 1, "Pow": 15, "Range": 11, "ReduceL2": 18, "ReduceMean": 18, "ReduceSum": 13,
-    "Reciprocal": 13, "Relu": 14, "Resize": 19, "Sigmoid": 13, "Sin": 7, "Size": 13, "Slice": 13,
-    "Softmax": 13, "Split": 18, "Sqrt": 13, "Tanh": 13, "Tile": 13, "Where": 16, "Add": 14,
-    "Sub": 14, "Mul": 14, "Div": 14, "Attention": 24,
+    "Exp": 13, "Expand": 13, "Floor": 13, "Gather": 13, "Gelu": 20, "Gemm": 13,
+    "InstanceNormalization": 6, "LayerNormalization": 17, "Less": 13, "MatMul": 13, "Max": 13,
+    "Min": 13, "Mod": 13, "Neg": 13, "Not": 1, "Pow": 15, "Range": 11, "ReduceL2": 18,
+    "ReduceMean": 18, "ReduceSum": 13, "Reciprocal": 13, "Relu": 14, "Resize": 19, "Sigmoid": 13,
+    "Sin": 7, "Size": 13, "Slice": 13, "Softmax": 13, "Split": 18, "Sqrt": 13, "Tanh": 13,
+    "Tile": 13, "Where": 16, "Add": 14, "Sub": 14, "Mul": 14, "Div": 14, "Attention": 24,
 }  # fmt: skip
 _RANGES = {
     "Attention": ((23, 23),),

@@ -28,7 +28,7 @@ SUPPORTED: dict[str, frozenset[str]] = {
     "Add": _FI, "Attention": _F, "AveragePool": _F, "Cast": _FIB | {"UINT8"}, "Clip": _F,
     "Concat": _FIB, "Conv": _F, "ConvTranspose": _F, "Cos": _F,
     "DequantizeLinear": frozenset({"INT8"}), "Div": _FI,
-    "Einsum": _F, "Equal": _FI, "Expand": _FIB, "Gather": _FIB, "Gelu": _F, "Gemm": _F,
+    "Einsum": _F, "Equal": _FI, "Expand": _FIB, "Floor": _F, "Gather": _FIB, "Gelu": _F, "Gemm": _F,
     "InstanceNormalization": _F, "LayerNormalization": _F, "Less": _FI, "MatMul": _F, "Mul": _FI,
     "Not": frozenset({"BOOL"}), "Pad": _FI, "Pow": _FI, "QuantizeLinear": _F, "ReduceL2": _FI,
     "ReduceMean": _FI, "ReduceSum": _FI, "Relu": _FI, "Reshape": _FIB, "Resize": _F, "Shape": _FIB,

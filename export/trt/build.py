@@ -1,7 +1,8 @@
 """From a bundle to TensorRT engines for the GPU of this machine, each through the gate.
 
 Engines that are there and valid are kept. A fresh one lives in a temporary folder until it and the
-three together have passed; only then is it written, with its sidecar and layer information. Needs
+three together have passed; only then is it written, with its sidecar and layer information. That of
+`prepare` is judged by itself: where it does not pass, the box resizes on the host. Needs
 TensorRT, NumPy and OpenCV: neither torch nor onnx nor onnxruntime.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsam.export.parity.golden import GOLDEN, GoldenOutputs, read_golden
+from clipsam.export.parity.prepare import LARGE, SIZES, check_prepare, worst
 from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.trt.builder import build_engine, timing_cache_path
@@ -32,8 +34,14 @@ from clipsam.runtime.backends.trt.engine_store import (
 )
 from clipsam.runtime.backends.trt.library import import_tensorrt
 from clipsam.runtime.backends.trt.sidecar import BuildFlags, Sidecar
-from clipsam.runtime.bundle import GRAPHS, Bundle, GraphEntry
-from clipsam.runtime.core.errors import BundleError, EngineError, ExportError, OutputError
+from clipsam.runtime.bundle import GRAPHS, PREPARE, Bundle, GraphEntry
+from clipsam.runtime.core.errors import (
+    BundleError,
+    EngineError,
+    ExportError,
+    OutputError,
+    SessionError,
+)
 from clipsam.runtime.core.files import onnx_digest, write_bytes
 
 LAYERS_SUFFIX = ".layers.json"
@@ -152,7 +160,10 @@ class _Job:
                 "bundle to where it can be changed."
             ) from error
         with staging as temporary:
-            fresh = self._judged(precision, Path(temporary))
+            fresh = [
+                *self._judged(precision, Path(temporary)),
+                *self._prepare(Path(temporary)),
+            ]
             for made in fresh:  # their sessions are closed
                 self._write(made)
 
@@ -183,6 +194,25 @@ class _Job:
             replace(made, sidecar=replace(made.sidecar, gate={**made.sidecar.gate, **together}))
             for made in fresh
         ]
+
+    def _prepare(self, temporary: Path) -> list[_Fresh]:
+        """The engine of `prepare`, if it was missing and passed; always in float32."""
+        entry = self.bundle.manifest.prepare
+        if entry is None:
+            return []
+        if self._holds(PREPARE, entry):
+            self.report.kept.append(f"{PREPARE} {entry.precision}")
+            return []
+        session, sidecar, path, layers = self._built(PREPARE, entry, temporary)
+        with session:
+            try:
+                gate = worst(check_prepare(session, (*SIZES, *LARGE)))
+            except (ExportError, SessionError) as error:
+                refusal = f"{error} Its engine was not written: pictures are resized on the host."
+                self.say(refusal)
+                self.report.refused.append(refusal)
+                return []
+        return [_Fresh(replace(sidecar, gate=gate), path, layers)]
 
     def _graph(self, name: str, precision: str, temporary: Path) -> tuple[Session, _Fresh | None]:
         """The engine of a graph, opened; that which is there, or a fresh one that passed alone."""
@@ -219,7 +249,10 @@ class _Job:
     def _folder(self, precision: str) -> Path:
         return self.box.folder(self.bundle.folder, precision)
 
-    def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
+    def _built(
+        self, name: str, entry: GraphEntry, temporary: Path
+    ) -> tuple[Session, Sidecar, Path, str]:
+        """A fresh engine in `temporary`, opened and not judged; its sidecar, file and layers."""
         self.say(f"Building {name} in {entry.precision} for {self.box}.")
         profiles = graph_profiles(entry, axis_sizes(self.bundle.manifest))
         built = build_engine(
@@ -247,7 +280,11 @@ class _Job:
         path = write_engine(self.box.folder(temporary, entry.precision), built.plan, sidecar)
         layers = built.layers
         del built  # gigabytes, which the session reads again
-        session = self._open(temporary, entry)
+        return self._open(temporary, entry), sidecar, path, layers
+
+    def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
+        """A fresh engine that passed alone, opened."""
+        session, sidecar, path, layers = self._built(name, entry, temporary)
         try:
             checks = check_session(
                 name,

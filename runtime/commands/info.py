@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.bundle import PREPARE, Bundle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, graph in manifest.graphs.items():
         inputs, outputs = (", ".join(map(str, side)) for side in (graph.inputs, graph.outputs))
         print(f"  {name:12} {inputs}  ->  {outputs}")
+    if manifest.prepare is not None:  # its other inputs are a resize's matrices
+        outputs = ", ".join(map(str, manifest.prepare.outputs))
+        print(f"  {PREPARE:12} {manifest.prepare.input('image')}  ->  {outputs}")
     for title, options in (("prompts", manifest.prompts), ("decision", manifest.decision)):
         print(f"{title}: {', '.join(f'{k} {v}' for k, v in vars(options).items())}")
     print(f"normalisation: {manifest.fusion.norm}")

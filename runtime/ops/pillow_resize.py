@@ -103,6 +103,15 @@ def _filters(old: int, new: int) -> _Filters:
     return _Filters(index, weight, tuple(_products(index, weight)), short)
 
 
+def pillow_taps(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """For each of `new` outputs the samples it is made of, and their weights, both [new,k].
+
+    Pillow's weights are exact in float32; where one is 0, its sample may be any.
+    """
+    filters = _filters(old, new)
+    return filters.index, filters.weight * np.float32(2.0**-_PRECISION)
+
+
 def _products(index: NDArray[np.intp], weight: NDArray[np.int32]) -> list[_Product]:
     products = []
     step = _OUTPUTS[int(index.max()) < len(index)]

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import Session, check_finite
+from clipsam.runtime.backends.base import Array, DeviceArray, Session, check_finite
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.prepare import Preparer, on_host
 from clipsam.runtime.stages.preprocess import clip_input
-from clipsam.runtime.stages.tiles import Grid, choose_grid, fuse_looks, look_inputs
+from clipsam.runtime.stages.tiles import Grid, choose_grid, fuse_looks
 
 # Precisions that scale what they multiply by the largest value of the whole batch: images of a
 # batch would change each other's maps.
@@ -44,17 +45,39 @@ class Looks:
     Attributes:
       inputs: uint8 [1,S,S,3], or [1+n,S,S,3] with n tiles.
       grid: of the tiles.
+      frame: SAM's input of the whole, uint8 [1,D,D,3], where the device made it with CLIP's.
     """
 
-    inputs: Image
+    inputs: Array | DeviceArray
     grid: Grid
+    frame: Array | DeviceArray | None = None
 
     @classmethod
-    def of(cls, session: Session, view: Image, tiles: str) -> Looks:
-        """`tiles` is an option of `tiles.check_tiles`, `view` HxWx3 uint8 RGB."""
+    def of(
+        cls, session: Session, view: Image, tiles: str, preparer: Preparer | None = None
+    ) -> Looks:
+        """`tiles` is an option of `tiles.check_tiles`, `view` HxWx3 uint8 RGB.
+
+        `preparer` makes the inputs, of views and tiles that it takes. Without it this is
+        `preprocess.clip_input`.
+        """
         size = clip_size(session)
         grid = choose_grid(tiles, view.shape, size, _tokens_a_side(session))
-        return cls(look_inputs(view, grid, size), grid)
+        inputs, frame = _shown(view, size, preparer)
+        if len(grid) > 1:
+            looks = [_shown(view[window], size, preparer)[0] for window in grid.windows()]
+            inputs = np.concatenate([on_host(look) for look in (inputs, *looks)])
+        return cls(inputs, grid, frame)
+
+
+def _shown(
+    view: Image, size: int, preparer: Preparer | None
+) -> tuple[Array | DeviceArray, Array | DeviceArray | None]:
+    """CLIP's input of a view and, where it was made by the way, SAM's."""
+    if preparer is None or not preparer.takes(view):
+        return clip_input(view, size), None
+    prepared = preparer(view)
+    return prepared.clip, prepared.sam
 
 
 def _tokens_a_side(session: Session) -> int:
@@ -67,18 +90,21 @@ def find_looks(
 ) -> list[Found]:
     """All looks of several views, whose texts are [B,C_t,2]: for every view the maps [1+n,S,S] of
     its looks and, with `compare`, the tokens [N,C] of its whole."""
-    counts = [len(looks.inputs) for looks in views]
-    inputs = np.concatenate([looks.inputs for looks in views])
+    counts = [looks.inputs.shape[0] for looks in views]
     texts = np.repeat(texts, counts, axis=0)
-    most = len(inputs)
-    if most > len(views):  # there are tiles
+    total = most = sum(counts)
+    if total > len(views):  # there are tiles
         alone = session.provider == "cpu" or session.precision in SCALED_TOGETHER
         most = 1 if alone else _LOOKS
+    runs = [views[0].inputs]
+    if total > 1:  # a batch is put together on the host: CLIP's pictures are small
+        joined = np.concatenate([on_host(looks.inputs) for looks in views])
+        runs = [joined[start : start + most] for start in range(0, total, most)]
     maps: list[NDArray[np.float32]] = []
     tokens: list[NDArray[np.float16] | None] = []
-    for start in range(0, len(inputs), most):
-        run = slice(start, start + most)
-        some, seen = find_rough(session, inputs[run], texts[run], compare)
+    for number, inputs in enumerate(runs):
+        start = number * most
+        some, seen = find_rough(session, inputs, texts[start : start + most], compare)
         maps.extend(some)
         tokens.extend([None] * len(some) if seen is None else seen)
     first = np.cumsum(counts) - counts
@@ -94,7 +120,10 @@ def clip_size(session: Session) -> int:
 
 
 def find_rough(
-    session: Session, inputs: Image, texts: NDArray[np.float32], compare: bool = False
+    session: Session,
+    inputs: Array | DeviceArray,
+    texts: NDArray[np.float32],
+    compare: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
     """B images at once: uint8 [B,S,S,3] of `clip_input` and texts [B,C_t,2] -> maps [B,S,S].
 

@@ -75,11 +75,16 @@ class Segmenter:
         together = encoder.provider == decoder.provider
         self._one_device = together and encoder.keeps and decoder.keeps
 
-    def encode(self, image: Image) -> Embedding:
-        """HxWx3 uint8 RGB -> its embedding; the expensive part, once an image."""
+    def encode(self, image: Image, frame: Array | DeviceArray | None = None) -> Embedding:
+        """HxWx3 uint8 RGB -> its embedding; the expensive part, once an image.
+
+        `frame` is SAM's input of it, uint8 [1,D,D,3], where it was made already.
+        """
         geometry = Geometry(image.shape[0], image.shape[1], self.image_size)
-        padded, valid_size = sam_input(image, geometry)
-        feeds: Feeds = {"image": padded, "valid_size": valid_size}
+        valid_size = np.array(geometry.sam_shape, np.int64)
+        if frame is None:
+            frame, valid_size = sam_input(image, geometry)
+        feeds: Feeds = {"image": frame, "valid_size": valid_size}
         encode = self.encoder.keep if self._one_device else self.encoder.run
         return Embedding(encode(feeds)["embedding"], geometry)
 

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import OptionError
-from clipsam.runtime.images.image import Image
-from clipsam.runtime.stages.preprocess import clip_input
 
 OFF, AUTO = "off", "auto"
 MOST = 64  # windows, however large the picture
@@ -140,15 +138,6 @@ def _most(side: int, clip_size: int) -> int:
     """Windows along a side that are at least `clip_size` long."""
     fitting = (n for n in range(MOST, 1, -1) if Axis(side, n).length >= clip_size)
     return next(fitting, 1)
-
-
-def look_inputs(image: Image, grid: Grid, size: int) -> Image:
-    """CLIP's inputs [1+n,S,S,3] of an image HxWx3: the whole, then every tile; [1,S,S,3] of one
-    that has none."""
-    looks = [clip_input(image, size)]
-    if len(grid) > 1:
-        looks += [clip_input(image[window], size) for window in grid.windows()]
-    return np.concatenate(looks) if len(looks) > 1 else looks[0]
 
 
 def fuse_looks(rough: Map, maps: Map, grid: Grid) -> None:

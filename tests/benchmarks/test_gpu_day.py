@@ -23,11 +23,12 @@ from gpu_day.parts import LIMIT, Part, all_parts
 from gpu_day.report import NO_GPU, render
 from gpu_day.roofline import rooflines
 from gpu_day.runner import FAILED, MEASURED, NOT_RUN, TIMED_OUT, Day
-from harness import job
+from harness import host, job
 from harness.rows import ROWS
 from support.golden_toy import break_normalisation, build_golden_toy, rehash
 from support.interrupts import attend_interrupts
 
+from clipsam.export.parity import prepare as parity_of_prepare
 from clipsam.runtime.core.errors import OutputError
 
 TASKS = """
@@ -360,7 +361,9 @@ def test_an_output_that_cannot_be_made_is_one_sentence(
 
 
 @pytest.mark.slow
-def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(tmp_path: Path) -> None:
+def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnxscript")
     from gpu_day import tasks
 
@@ -376,8 +379,34 @@ def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(tmp_path: 
     assert "failed" not in found
     assert [check["graph"] for check in found["graphs"]] == list(GRAPHS)
     assert all(check["prompts"] for check in found["whole"])
+    monkeypatch.setattr(host, "SIZES", {"small": (200, 300)})
+    monkeypatch.setattr(parity_of_prepare, "LARGE", ())
+    prepared = tasks.prepare(preset="tiny", provider="cpu", folder=str(tmp_path))
+    assert "failed" not in prepared
+    assert min(mask["mask_iou"] for mask in prepared["masks"]) > 0.9
+    assert [line["picture"] for line in prepared["times"]] == ["small"]
+    names = "cpu parity tiny", "cpu prepare tiny"
     page = render(
-        [part("cpu parity tiny")],
-        {"cpu parity tiny": {"status": MEASURED, "reason": "", "seconds": 1, "figures": found}},
-    )
-    assert page.replace(" ", "").count("|cpuparitytiny|sam_encoder|fp32|cpu|") == 1
+        [part(name) for name in names],
+        {
+            name: {"status": MEASURED, "reason": "", "seconds": 1, "figures": figures}
+            for name, figures in zip(names, (found, prepared), strict=True)
+        },
+    ).replace(" ", "")
+    assert page.count("|cpuparitytiny|sam_encoder|fp32|cpu|") == 1
+    assert page.count("|cpupreparetiny|1|") == 1
+    assert page.count("|cpupreparetiny|small|") == 1
+
+
+def test_the_step_that_was_timed_is_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench_training = pytest.importorskip("bench_training")
+    timed = {"step_s": 0.25, "read_s": 0.01, "peak_rss_gb": 1.5}
+    monkeypatch.setattr(bench_training, "measure", lambda args: timed)
+    found = tasks_module.training(folder=str(tmp_path))
+    result = {"status": MEASURED, "reason": "", "seconds": 1, "figures": found}
+    page = render([part("training")], {"training": result}).replace(" ", "")
+    for run in found["runs"]:
+        assert f"|{found['device']}{run['precision']}|" in page
+    assert "|0.25|0.01|1.5|" in page

@@ -38,7 +38,7 @@ from clipsam.export.parity.tensors import compare
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.export.quantization import floating
 from clipsam.research.models.presets import PRESETS, Preset
-from clipsam.runtime.backends.base import open_session
+from clipsam.runtime.backends.base import TensorSpec, open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.core.errors import ExportError, OutputError
 
@@ -104,7 +104,14 @@ def test_bundle_says_what_it_is(random_bundle: Path) -> None:
     assert set(manifest.parity["fp32"]["graphs"]) == set(GRAPHS)
     for figures in manifest.parity["fp32"]["graphs"].values():
         assert figures["max_rel"] <= figures["tolerance"] == TOLERANCES["fp32"].max_rel
-    whole = json.loads((random_bundle / "parity.json").read_text())["end_to_end"]
+    assert manifest.prepare is not None
+    assert manifest.prepare.outputs == (
+        TensorSpec("clip", "uint8", (1, 192, 192, 3)),
+        TensorSpec("sam", "uint8", (1, 384, 384, 3)),
+    )
+    figures = json.loads((random_bundle / "parity.json").read_text())
+    assert all(check["passed"] and check["off"] <= 1 for check in figures["prepare"])
+    whole = figures["end_to_end"]
     assert len(whole) >= 4
     assert all(row["passed"] for row in whole)
     assert sum(row["prompts"] for row in whole) > 4

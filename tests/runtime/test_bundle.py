@@ -9,6 +9,7 @@ import shutil
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.toy_bundle import CATEGORIES, bright_square, build_toy_bundle, hashes
+from support.toy_bundle import CATEGORIES, add_prepare, bright_square, build_toy_bundle, hashes
 
 from clipsam.runtime import Bundle, BundleError, CategoryError, ClipSAM
-from clipsam.runtime.bundle import Manifest
+from clipsam.runtime.bundle import Manifest, write_manifest
 from clipsam.runtime.external_data import external_files
 
 Values = dict[str, Any]
@@ -105,11 +106,12 @@ def test_a_folder_without_a_bundle_is_refused(where: str, tmp_path: Path) -> Non
         (b"{", "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[]", "has schema None, this version of clipsam reads schema 3"),
+        (b"[]", "has schema None, this version of clipsam reads schema 3 and 4"),
         (b"3", "has schema None"),
         (b"{}", "has schema None"),
         (b'{"schema": 2, "graphs": {}}', "has schema 2, .* or build it again with `python export/"),
-        (b'{"schema": 4}', "has schema 4, this version .* install the clipsam that built it"),
+        (b'{"schema": 5}', "has schema 5, this version .* install the clipsam that built it"),
+        (b'{"schema": 4}', "is damaged"),
         (b'{"schema": "3"}', "has schema '3'"),
         (b'{"schema": 3}', "is damaged"),
         (b'{"schema": 3.0}', "has schema 3.0"),
@@ -292,6 +294,42 @@ def test_a_graph_missing_in_a_precision_is_taken_from_a_safer_one(toy: Path) -> 
     assert bundle.graph_path("sam_decoder", "fp16") == toy / "sam_decoder.fp16.onnx"
     with pytest.raises(BundleError, match=r"build_engines.py --precision fp16`, or use another"):
         bundle.graph_path("clip_umci", "fp16")
+
+
+def test_a_bundle_of_schema_3_is_read_and_has_no_prepare(toy: Path) -> None:
+    edit(toy, lambda v: (v.pop("prepare"), v.update(schema=3)))
+    manifest = Bundle.open(toy).manifest
+    assert (manifest.schema, manifest.prepare) == (3, None)
+    write_manifest(toy, manifest)  # as `clipsam words` does
+    assert Bundle.open(toy).manifest == replace(manifest, schema=4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda p: p["outputs"][0].update(shape=[1, 65, 65, 3]),
+        lambda p: p["outputs"][1].update(dtype="float32"),
+        lambda p: p["outputs"].pop(),
+        lambda p: p["inputs"].pop(),
+        lambda p: p["inputs"][0].update(name="picture"),
+        lambda p: p.update(precision="fp16"),
+    ],
+)
+def test_a_prepare_that_does_not_fit_the_other_graphs_is_refused(
+    toy: Path, wrong: Callable[[Values], Any]
+) -> None:
+    add_prepare(toy)
+    assert Bundle.open(toy).manifest.prepare is not None
+    edit(toy, lambda v: wrong(v["prepare"]))
+    refuse(toy, "a graph prepare that does not fit the others")
+
+
+def test_a_prepare_is_vouched_for_like_every_file(toy: Path) -> None:
+    path = add_prepare(toy)
+    path.write_bytes(path.read_bytes() + b"\0")
+    refuse(toy, "prepare.onnx was truncated or altered")
+    edit(toy, lambda v: v["files"].pop("prepare.onnx"))
+    refuse(toy, "has no hash of prepare.onnx")
 
 
 def test_a_variant_has_the_tensors_of_float32(toy: Path) -> None:

@@ -70,6 +70,7 @@ class FakeTensorRT(types.ModuleType):
       refuse_start, refuse_plan, refuse_context, refuse_shape, refuse_profile, refuse_address,
       refuse_run: the call of that name fails; refuse_run "capturing" fails only in captures.
       host_tensor, kind: a tensor's name that is on the host; a data type all tensors claim.
+      largest: of free axes, by name, that are not `LARGEST`.
       unknown_size: whether the largest output is unknown.
       contexts, contexts_made: living execution contexts; how many were made.
     """
@@ -87,6 +88,7 @@ class FakeTensorRT(types.ModuleType):
         self.refuse_run: bool | str = False
         self.host_tensor: str | None = None
         self.kind: DataType | None = None
+        self.largest: dict[str, int] = {}
         self.contexts: set[int] = set()
         self.contexts_made = 0
         self.logger: Any = None
@@ -157,8 +159,11 @@ class Engine:
         assert profile_index == 0
         assert -1 in self.get_tensor_shape(name)
         return [
-            tuple(size if isinstance(size, int) else bound for size in self.tensors[name])
-            for bound in (1, 4, LARGEST)
+            tuple(
+                size if isinstance(size, int) else self.trt.largest.get(size, LARGEST) if i else 1
+                for size in self.tensors[name]
+            )
+            for i in range(3)
         ]
 
     def create_engine_inspector(self) -> Inspector:
@@ -225,7 +230,8 @@ class Context:
             self.trt.say(f"Static dimension mismatch while setting input shape for {name}.")
             return False
         for size, axis in zip(shape, wanted, strict=True):
-            if not (1 <= size <= LARGEST if isinstance(axis, str) else size == axis):
+            most = self.trt.largest.get(axis, LARGEST) if isinstance(axis, str) else axis
+            if not (1 if isinstance(axis, str) else most) <= size <= most:
                 self.trt.say(f"Set dimension of {name} is not in the profile.")
                 return False
             if isinstance(axis, str):
@@ -272,7 +278,7 @@ class Context:
             trt.say("Scratch memory is not memory of the device")
             return False
         try:  # the shapes alone decide whether TensorRT can run them
-            self._compute({n: np.ones(s, self._dtype(n)) for n, s in self._shapes.items()})
+            self._compute({n: np.zeros(s, self._dtype(n)) for n, s in self._shapes.items()})
         except Exception as error:
             trt.say(str(error))
             return False

@@ -8,6 +8,7 @@ that both stages find, and every test of the runtime runs the whole pipeline wit
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from clipsam.runtime.backends.base import TensorSpec
+from clipsam.export.graphs.prepare import write_prepare
+from clipsam.runtime.backends.base import TensorSpec, open_session
 from clipsam.runtime.bundle import (
     TEXT_FEATURES,
+    Bundle,
     GraphEntry,
     Manifest,
     write_manifest,
@@ -85,6 +88,18 @@ def build_toy_bundle(folder: Path, **overrides: Any) -> Path:
     }
     write_manifest(folder, Manifest(**fields))
     return folder
+
+
+def add_prepare(folder: Path) -> Path:
+    """Give the toy bundle in `folder` the graph that resizes pictures; returns its file."""
+    path = folder / "prepare.onnx"
+    write_prepare(path, CLIP_SIZE, SAM_SIZE, 20)
+    with open_session(path, "cpu", 1) as session:
+        specs = tuple(session.inputs.values()), tuple(session.outputs.values())
+    entry = GraphEntry(path.name, *specs)
+    manifest = Bundle.open(folder, verify=False).manifest
+    write_manifest(folder, replace(manifest, prepare=entry, files=hashes(folder)))
+    return path
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import OPSETS, export_graph
 from clipsam.export.graphs.placement import on_cpu
+from clipsam.export.graphs.prepare import write_prepare
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.graphs.tensorrt_operators import SUPPORTED, unsupported
 from clipsam.export.parity.inputs import image_cases, varied_images
@@ -139,6 +140,15 @@ def test_every_graph_stays_within_documented_support(
     # As of opset 22 CUDA has no kernels of sine and cosine: a point's, a few hundred numbers.
     left = {"Sin", "Cos", "Concat"} if opset > 20 and graph == "sam_decoder" else set()
     assert {found.operator for found in on_cpu(model)} == left
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_prepare_lies_on_the_device_as_a_whole(opset: int, tmp_path: Path) -> None:
+    write_prepare(tmp_path / "prepare.onnx", 518, 1024, opset)
+    model = onnx.load(tmp_path / "prepare.onnx")
+    assert unsupported(model) == []
+    assert on_cpu(model) == []
+    assert not {"Shape", "Size", "Resize"} & {node.op_type for node in model.graph.node}
 
 
 @pytest.mark.parametrize("opset", OPSETS)
