@@ -95,10 +95,10 @@ def main() -> None:
 def draw(folder: Path, images: Path, count: int, side: int) -> None:
     """So many JPEG files, no two alike: a picture of `images`, shrunk, with grain of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    there = {job.source.parent.name: [] for job in find_jobs([images])}
+    there: dict[str, list[np.ndarray]] = {}
     for job in find_jobs([images]):
         small = cv2.resize(read_image(job.source), (side, side), interpolation=cv2.INTER_AREA)
-        there[job.source.parent.name].append(small)
+        there.setdefault(job.source.parent.name, []).append(np.asarray(small))
     good, defective = there["good"], there["defective"]
     for number in range(len(list(folder.iterdir())), count):
         kind = defective if number % _DEFECTIVE == 0 else good

@@ -230,7 +230,7 @@ def picture_column(schema: Any, columns: Columns, what: str) -> str:
                 f"{schema.field(columns.image).type}: give one of the bytes of picture files."
             )
         return columns.image
-    found = [field.name for field in schema if _holds_bytes(field.type)]
+    found = [str(field.name) for field in schema if _holds_bytes(field.type)]
     if not found:
         raise OptionError(
             f"{what} has no column of the bytes of picture files, only "

@@ -25,6 +25,7 @@ from clipsam.runtime.fleet.pictures import Columns, find_sources
 from clipsam.runtime.fleet.places import Place
 from clipsam.runtime.fleet.plan import Plan
 from clipsam.runtime.fleet.worker import Worker
+from clipsam.runtime.images.reader import decode_image
 from clipsam.runtime.results.tables import flat
 
 VARYING = {"timings", "stem", "source", "settings", "crc32", "id", "error"}
@@ -201,12 +202,12 @@ class KilledError(BaseException):
 def test_a_picture_that_ends_processes_is_given_up_and_the_others_are_not(
     toy: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, poison = judge.decode_image, (images / "good.jpg").read_bytes()
+    poison = (images / "good.jpg").read_bytes()
 
     def decoded(data: bytes, name: str) -> Any:
         if data == poison:
             raise KilledError
-        return decode(data, name)
+        return decode_image(data, name)
 
     monkeypatch.setattr(judge, "decode_image", decoded)
     task, ended = make_task(toy, tmp_path / "out"), 0
@@ -237,4 +238,3 @@ def test_reading_ahead_is_bounded(images: Path) -> None:
     reading = judge.read_pictures(sources(), Columns())
     next(reading)
     assert len(taken) < 12
-    reading.close()
