@@ -62,20 +62,20 @@ def connected(address: str) -> Generator[Connection, None, None]:
             for statement in _SESSION:
                 connection.execute(statement)
             yield connection
-    except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+    except (psycopg.OperationalError, psycopg.InternalError) as error:  # a standby is read-only
         raise UnreachableError(
-            f"{place} cannot be used now ({_reason(error)}): try again, or check address and "
+            f"{place} cannot be used now ({first_line(error)}): try again, or check address and "
             "password."
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise StoreError(
-            f"{place} does not let this user do that ({_reason(error)}): have the database's owner "
-            "run it once, and grant what docs/fleet.md lists."
+            f"{place} does not let this user do that ({first_line(error)}): have the "
+            "database's owner run it once, and grant what docs/fleet.md lists."
         ) from error
     except psycopg.Error as error:
         raise StoreError(
-            f"{place} refused a statement ({_reason(error)}): its tables in the schema clipsam are "
-            "not as this version of clipsam left them."
+            f"{place} refused a statement ({first_line(error)}): its tables in the schema "
+            "clipsam are not as this version of clipsam left them."
         ) from error
 
 
@@ -100,7 +100,7 @@ def _psycopg() -> Any:
     return psycopg
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what the server or libpq said."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

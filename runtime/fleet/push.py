@@ -20,7 +20,7 @@ import numpy as np
 
 from clipsam.runtime.core.errors import StoreError
 from clipsam.runtime.core.log import get_logger
-from clipsam.runtime.fleet.database import connected
+from clipsam.runtime.fleet.database import connected, first_line
 from clipsam.runtime.fleet.plant_schema import migrate
 from clipsam.runtime.images.thumbnail import read_judged, read_map, shrink, shrink_map
 from clipsam.runtime.station.changes import Changes, changes, count_changes
@@ -154,7 +154,7 @@ def _send(
                     _upsert(connection, "pictures", [picture] if picture else [])
             except DataError as error:
                 refused[table] += 1
-                _log.warning("%s %s was not sent: %s", table[:-1], row["id"], error)
+                _log.warning("%s %s was not sent: %s", table[:-1], row["id"], first_line(error))
     return refused
 
 

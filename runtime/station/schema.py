@@ -1,7 +1,8 @@
 """The tables of a store, and how an older store becomes one of this version.
 
 A store is one SQLite file. `PRAGMA application_id` says that it is ours, `PRAGMA user_version` how
-many of `MIGRATIONS` it has been through. A migration that was released is never edited.
+many of `MIGRATIONS` it has been through. A migration that was released is never edited. What is new
+of a part goes to a plant's database as well: `fleet/plant_schema.py`.
 """
 
 from __future__ import annotations

@@ -99,6 +99,13 @@ def test_a_second_push_sends_nothing_and_a_changed_label_sends_that_row(
     assert len(rows(plant)) == 40
 
 
+def test_without_thumbnails_rows_alone_are_sent_and_pictures_may_follow(
+    plant: Server, store: Store
+) -> None:
+    assert push(store, plant.address, "box", side=0) == Pushed(40, 0, 1)
+    assert push(store, plant.address, "box", everything=True) == Pushed(40, 39, 1)
+
+
 def test_what_the_box_removes_stays_in_the_database(plant: Server, store: Store) -> None:
     push(store, plant.address, "box")
     from clipsam.runtime.station.upkeep import prune
