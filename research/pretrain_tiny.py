@@ -49,7 +49,7 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
             workers=args.workers, validate_every=args.validate_every, beta2=0.98, average=0.995,
         )  # fmt: skip
         first = _first_picture(args.seed) + 2**33 * ("embedding", "tower", "whole").index(name)
-        dataset = pretrain_clip.CaptionedImages(preset, first, steps * args.batch_size)
+        dataset = pretrain_clip.CaptionedImages(preset, first, steps * args.batch_size, args.fine)
         print(f"clip, {name}: {run(task, dataset, config)}")
         if name == "embedding":
             clip.visual.conv1.load_state_dict(embedding.embedding.state_dict())
@@ -67,7 +67,7 @@ def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.d
         workers=args.workers, validate_every=args.validate_every, beta2=0.98, average=0.995,
     )  # fmt: skip
     dataset = pretrain_sam.PromptedMasks(
-        preset.sam.image_size, _first_picture(args.seed), args.steps * args.batch_size
+        preset.sam.image_size, _first_picture(args.seed), args.steps * args.batch_size, args.fine
     )
     print(f"sam: {run(task, dataset, config)}")
     tensors, metadata = own_tensors(task.sam.state_dict())
@@ -109,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--initial_weights", type=Path, help="a clip.safetensors (or sam.safetensors) to go on from"
     )
+    parser.add_argument(
+        "--fine", type=number(0, 1), default=0.0, metavar="SHARE",
+        help="of the pictures that show small and thin defects, too",
+    )  # fmt: skip
     parser.add_argument("--learning_rate", type=number(0), default=1e-3)
     parser.add_argument("--validate_every", type=whole_number(), default=250)
     parser.add_argument(

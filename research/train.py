@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--dataset {args.dataset} needs --data_path, the data set's folder")
     if args.dataset != "synthetic" and args.synthetic_images:
         parser.error("--synthetic_images is for --dataset synthetic")
+    if args.dataset != "synthetic" and args.fine:
+        parser.error("--fine is for --dataset synthetic")
     if args.augment and not args.no_cache:
         parser.error("--augment changes the images, cached features cannot follow: add --no_cache")
     if args.augment and args.dataset == "synthetic":
@@ -210,7 +212,7 @@ def _overfit_batch(
         data, count = LabelledImages([*defective, *good], task.size), len(defective) + len(good)
     else:
         count = 2 * args.batch_size
-        data = SyntheticImages(task.size, args.seed, count)
+        data = SyntheticImages(task.size, args.seed, count, args.fine)
     batch = defective_batch([data[i] for i in range(count)], args.batch_size)
     steps = args.overfit_steps
     before, after = overfit(task, batch, args.learning_rate, steps)
@@ -237,6 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--synthetic_images", type=whole_number(0), default=0, metavar="N",
         help="procedural images made once, whose features are cached and seen over and over "
         "(default: 0, every image is new)")  # fmt: skip
+    add("--fine", type=number(0, 1), default=0.0, metavar="SHARE",
+        help="of the procedural images that show small and thin defects, too")  # fmt: skip
     add("--learning_rate", type=number(0), default=1e-4)
     add("--batch_size", type=count, default=8, help="of all processes together")
     add("--hidden_dim", type=count, help="c_h (table 3)")

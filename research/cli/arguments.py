@@ -44,7 +44,7 @@ def number(low: float, high: float = math.inf) -> Callable[[str], float]:
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """The data set to work on, as `selection.select_items` takes it."""
     add = parser.add_argument
-    add("dataset", help="a folder, or `synthetic`")
+    add("dataset", help="a folder, `synthetic`, or `synthetic-fine`: small defects")
     add("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
     add("--category", help="the prompts' word (default: the folder's name)")
     add("--each", type=whole_number(), help="only N images of each defect, evenly spread")

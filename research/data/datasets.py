@@ -135,14 +135,17 @@ def recognise(items: Sequence[LabelledImage]) -> tuple[str, int, int] | None:
 
 
 def synthetic_dataset(
-    count: int, size: int, seed: int = SYNTHETIC_TEST_SEED
+    count: int, size: int, seed: int = SYNTHETIC_TEST_SEED, fine: float = 0
 ) -> Sequence[LabelledImage]:
-    """`count` procedural images, each with its own category; same seed, same images."""
+    """`count` procedural images, each with its own category, a share of them `fine`; same seed,
+    same images."""
     items = []
     for i in range(count):
-        sample = sample_from_seed(seed + i, size)
+        sample = sample_from_seed(seed + i, size, fine=fine)
         defect = sample.defects[0].kind if sample.defects else GOOD
         items.append(
-            LabelledImage(f"{i:05d}", defect, sample.category, None, seed=seed + i, size=size)
+            LabelledImage(
+                f"{i:05d}", defect, sample.category, None, seed=seed + i, size=size, fine=fine
+            )
         )
     return items

@@ -26,16 +26,16 @@ Batch = tuple[Tensor, Tensor, list[str], list[str]]
 
 
 class SyntheticImages(Dataset[Item]):
-    """Item i is the procedural sample `seed + i`; never repeats."""
+    """Item i is the procedural sample `seed + i`, a share of them `fine`; never repeats."""
 
-    def __init__(self, size: int, seed: int, length: int) -> None:
-        self.size, self.seed, self.length = size, seed, length
+    def __init__(self, size: int, seed: int, length: int, fine: float = 0) -> None:
+        self.size, self.seed, self.length, self.fine = size, seed, length, fine
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Item:
-        sample = sample_from_seed(self.seed + index, self.size)
+        sample = sample_from_seed(self.seed + index, self.size, fine=self.fine)
         mask = torch.from_numpy(sample.mask.astype(np.float32))
         return torch.from_numpy(sample.image), mask, sample.category, PLAIN
 

@@ -28,6 +28,7 @@ class LabelledImage:
     mask_path: Path | None = None
     seed: int = 0
     size: int = 0
+    fine: float = 0  # see `sample_from_seed`
     group: str = ""  # the data set's own name of the category: a row of the tables
     mask_above: int = 0  # mask values greater than this are anomalous
 
@@ -46,7 +47,7 @@ class LabelledImage:
         if not self.has_truth:
             raise DatasetError(f"{self.image_path} has no mask: add it or leave the image out.")
         if self.image_path is None:
-            sample = sample_from_seed(self.seed, self.size)
+            sample = sample_from_seed(self.seed, self.size, fine=self.fine)
             return sample.image, sample.mask > 0
         image = self.load_image()
         if self.mask_path is None:
@@ -63,7 +64,7 @@ class LabelledImage:
     def load_image(self) -> Image:
         """HxWx3 uint8 RGB, for images whose mask may be missing. Raises ImageError."""
         if self.image_path is None:
-            return sample_from_seed(self.seed, self.size).image
+            return sample_from_seed(self.seed, self.size, fine=self.fine).image
         return read_image(self.image_path)
 
 

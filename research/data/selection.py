@@ -25,8 +25,9 @@ def select_items(
 ) -> list[LabelledImage]:
     """The images of a folder, at most `limit` of each defect of each category, or `count` of the
     synthetic set. Raises DatasetError when some of a defect's masks are missing, not all."""
-    if dataset == "synthetic":
-        return list(synthetic_dataset(count, size or 256))
+    if dataset in ("synthetic", "synthetic-fine"):
+        fine = float(dataset != "synthetic")
+        return list(synthetic_dataset(count, size or 256, fine=fine))
     listing = open_dataset(Path(dataset), category, layout)
     check_gaps(listing)
     return _limit(listing.images, limit)

@@ -46,7 +46,7 @@ class InstanceNorm(nn.InstanceNorm2d):
             return super().forward(input)
         centred = input - _plane_mean(input)
         spread = torch.sqrt(_plane_mean(centred * centred) + self.eps)
-        return centred / spread * self.weight[:, None, None] + self.bias[:, None, None]
+        return centred * (self.weight[:, None, None] / spread) + self.bias[:, None, None]
 
 
 def _plane_mean(x: Tensor) -> Tensor:

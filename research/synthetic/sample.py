@@ -59,10 +59,10 @@ class Sample:
     caption: str
 
 
-def _draw_kinds(rng: Rng, surface: bool) -> list[DefectKind]:
+def _draw_kinds(rng: Rng, surface: bool, fine: bool) -> list[DefectKind]:
     """The kinds to try, outline defects first, so that nothing is drawn where they cut."""
     kinds = [kind for kind in KINDS if not (surface and kind.needs_outline)]
-    weights = np.array([kind.weight for kind in kinds])
+    weights = np.array([k.weight if k.fine is None or not fine else k.fine for k in kinds])
     count = int(rng.choice(4, p=[0.58, 0.27, 0.1, 0.05])) + 1
     chosen = [kinds[i] for i in rng.choice(len(kinds), count, p=weights / weights.sum())]
     if rng.random() < 0.3:
@@ -79,13 +79,19 @@ def _add(rng: Rng, canvas: Canvas, kind: DefectKind, tries: int) -> list[Instanc
     return []
 
 
-def make_sample(rng: np.random.Generator, size: int = 192, *, defect_rate: float = 0.7) -> Sample:
-    """Draw one sample of size x size pixels; a share of defect_rate has at least one defect."""
-    scene = make_scene(rng, size)
+def make_sample(
+    rng: np.random.Generator, size: int = 192, *, defect_rate: float = 0.7, fine: bool = False
+) -> Sample:
+    """Draw one sample of size x size pixels; a share of defect_rate has at least one defect.
+
+    A `fine` one shows small and thin defects too, and what brushes, tools and moulds leave on good
+    surfaces. The others are the pictures that published figures were measured on.
+    """
+    scene = make_scene(rng, size, fine)
     canvas = scene.canvas
     defects: list[Instance] = []
     if rng.random() < defect_rate:
-        for kind in _draw_kinds(rng, canvas.surface):
+        for kind in _draw_kinds(rng, canvas.surface, fine):
             defects += _add(rng, canvas, kind, tries=3)
         if not defects:  # nothing was visible: a dark blob or a bright one always is
             defects += _add(rng, canvas, BY_NAME["blob"], tries=20)
@@ -118,6 +124,9 @@ def make_sample(rng: np.random.Generator, size: int = 192, *, defect_rate: float
     )
 
 
-def sample_from_seed(seed: int, size: int = 192, *, defect_rate: float = 0.7) -> Sample:
-    """The sample of one seed: same seed, same size, same rate, same bytes."""
-    return make_sample(np.random.default_rng(seed), size, defect_rate=defect_rate)
+def sample_from_seed(
+    seed: int, size: int = 192, *, defect_rate: float = 0.7, fine: float = 0
+) -> Sample:
+    """The sample of one seed, a `fine` one for a share of the seeds: same arguments, same bytes."""
+    chosen = fine > 0 and float(np.random.default_rng([seed, 5]).random()) < fine
+    return make_sample(np.random.default_rng(seed), size, defect_rate=defect_rate, fine=chosen)

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipsam.research.synthetic.camera import Shot, draw_shot
 from clipsam.research.synthetic.clutter import add_clutter
+from clipsam.research.synthetic.finish import FINISHED, add_finish
 from clipsam.research.synthetic.parts import add_mark, mould, silhouette
 from clipsam.runtime.planting.canvas import Canvas, Mask
 from clipsam.runtime.planting.textures import (
@@ -180,8 +181,9 @@ def _base(rng: Rng, colours: tuple[str, ...], gray: bool) -> tuple[str, F32]:
     return GRAYS[int(np.argmin(steps))], np.full(1, value, np.float32)
 
 
-def make_scene(rng: Rng, size: int) -> Scene:
-    """A part without defects: recipe, texture, outline, marks, background."""
+def make_scene(rng: Rng, size: int, fine: bool = False) -> Scene:
+    """A part without defects: recipe, texture, outline, marks, background; of a `fine` one its
+    finish, too."""
     recipe = RECIPES[integer(rng, 0, len(RECIPES) - 1)]
     # Surfaces, metal ones above all, would drown in the many objects: draw them more often.
     if recipe.shapes != "surface" and rng.random() < 0.35:
@@ -232,6 +234,8 @@ def make_scene(rng: Rng, size: int) -> Scene:
     )
     if not canvas.surface and rng.random() < recipe.lumpy:
         mould(rng, canvas)
+    if fine and family in FINISHED and rng.random() < 0.75:
+        add_finish(rng, canvas)
     marks = _advice(recipe.marks)
     if marks and rng.random() < 0.7:
         for _ in range(integer(rng, 1, 2)):

@@ -38,10 +38,11 @@ Prompts = tuple[Tensor, Tensor, Tensor]  # of one image: boxes [K,4], points [K,
 
 
 class PromptedMasks(Dataset[dict[str, Tensor]]):
-    """Item i is sample `seed + i` with `PROMPTS` prompts and their masks at logit resolution."""
+    """Item i is sample `seed + i`, a share of them `fine`, with `PROMPTS` prompts and their masks
+    at logit resolution."""
 
-    def __init__(self, image_size: int, seed: int, length: int) -> None:
-        self.image_size, self.seed, self.length = image_size, seed, length
+    def __init__(self, image_size: int, seed: int, length: int, fine: float = 0) -> None:
+        self.image_size, self.seed, self.length, self.fine = image_size, seed, length, fine
 
     def __len__(self) -> int:
         return self.length
@@ -50,7 +51,9 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
         """image uint8 [S,S,3]; box [K,4] xyxy and points [K,P,2] in pixels; mask [K,S/4,S/4];
         share [S/4,S/4] of every 4 x 4 pixels that is defective; seed, of further draws."""
         rng = np.random.default_rng([self.seed, index, 1])
-        sample = sample_from_seed(self.seed + index, self.image_size, defect_rate=0.9)
+        sample = sample_from_seed(
+            self.seed + index, self.image_size, defect_rate=0.9, fine=self.fine
+        )
         if rng.random() < 0.5:
             sample = pad(sample, rng)
         prompts = [make_prompt(sample, rng) for _ in range(PROMPTS)]

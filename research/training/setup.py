@@ -70,7 +70,7 @@ def find_images(args: argparse.Namespace, size: int) -> list[LabelledImage]:
     Raises DatasetError when there is nothing to learn from.
     """
     if args.dataset == "synthetic":
-        return list(synthetic_dataset(args.synthetic_images, size, args.seed))
+        return list(synthetic_dataset(args.synthetic_images, size, args.seed, args.fine))
     listing = open_dataset(args.data_path, args.category)
     layouts = DATASETS[args.dataset]
     if layouts and listing.layout not in layouts:
@@ -105,7 +105,7 @@ def make_source(
     """The items of the run; fills the feature cache if it has to."""
     batch, synthetic = args.batch_size, args.dataset == "synthetic"
     if not images:
-        procedural = SyntheticImages(task.size, args.seed, args.steps * batch)
+        procedural = SyntheticImages(task.size, args.seed, args.steps * batch, args.fine)
         return Source(Reworded(procedural, args.seed, args.steering), args.steps, ())
     steps = args.steps if synthetic else len(images) * args.epoch // batch
     if not steps:
@@ -137,7 +137,7 @@ def run_settings(
     """What must not change when a run goes on. How long, on what and with what it runs may."""
     names = (
         "preset", "dataset", "category", "learning_rate", "batch_size", "seed", "steering",
-        "focal_weight", "precision", "no_cache", "augment",
+        "focal_weight", "precision", "no_cache", "augment", "fine",
     )  # fmt: skip
     return {
         **{name: getattr(args, name) for name in names},

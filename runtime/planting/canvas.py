@@ -133,10 +133,12 @@ def change_tone(
     dark: float = 0.6,
     opaque: float = 0.3,
     strong: float = 0.5,
+    smallest: float = 9,
 ) -> Mask | None:
-    """Shift the tone under alpha (dark = chance of a darker one); None if it cannot be seen."""
+    """Shift the tone under alpha (dark = chance of a darker one); None if it cannot be seen, or has
+    fewer than `smallest` square units."""
     mask = visible_mask(canvas, alpha)
-    if int(mask.sum()) < max(5, 9 * canvas.unit**2):
+    if int(mask.sum()) < max(5, smallest * canvas.unit**2):
         return None
     box = box_of(alpha)
     old, inside = canvas.image[box], mask[box]

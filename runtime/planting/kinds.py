@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from clipsam.runtime.planting.area_defects import foreign, patch, stain, uneven
 from clipsam.runtime.planting.canvas import Canvas, Mask
+from clipsam.runtime.planting.fine_defects import hairline, nick, pinhole, ragged_edge
 from clipsam.runtime.planting.outline_defects import chip, fray, missing
 from clipsam.runtime.planting.surface_defects import blob, crack, dent, hole, inclusion, scratch
 from clipsam.runtime.planting.textures import Rng
@@ -23,11 +24,13 @@ class DefectKind:
     Attributes:
         name: what labels call it.
         draw: adds one to the canvas; None where it would not be visible.
-        weight: how often it is drawn, relative to the others.
+        weight: how often it is drawn, relative to the others; 0: only in fine pictures.
         singular: what captions call one of them, with its article; chosen at random.
         plural: what captions call several of them.
         needs_outline: whether it cuts into a part's outline, so never drawn on a surface that
             fills the frame.
+        fine: how often it is drawn in fine pictures, which ask for small defects; None: as often
+            as in others.
     """
 
     name: str
@@ -36,6 +39,7 @@ class DefectKind:
     singular: tuple[str, ...]
     plural: str
     needs_outline: bool = False
+    fine: float | None = None
 
 
 KINDS: tuple[DefectKind, ...] = (
@@ -74,5 +78,17 @@ KINDS: tuple[DefectKind, ...] = (
     ),
     DefectKind("uneven", uneven, 0.25, ("an uneven area", "an uneven surface"), "uneven areas"),
     DefectKind("fray", fray, 0.5, ("a frayed edge", "a fray"), "frayed edges", needs_outline=True),
+    DefectKind("nick", nick, 0, ("a nick", "a small chip"), "nicks", needs_outline=True, fine=3),
+    DefectKind("hairline", hairline, 0, ("a hair crack", "a fine scratch"), "hairlines", fine=4),
+    DefectKind("pinhole", pinhole, 0, ("a pinhole", "a speck", "a tiny pit"), "pinholes", fine=3),
+    DefectKind(
+        "ragged edge",
+        ragged_edge,
+        0,
+        ("a ragged edge", "a frayed edge", "a crumbled edge"),
+        "ragged edges",
+        needs_outline=True,
+        fine=2,
+    ),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}

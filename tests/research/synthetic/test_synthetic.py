@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from clipsam.research.synthetic.finish import add_finish
 from clipsam.research.synthetic.sample import Sample, make_sample, sample_from_seed
 from clipsam.research.synthetic.scenes import make_scene
 from clipsam.runtime.planting.canvas import Canvas
@@ -107,10 +108,46 @@ def test_good_samples_are_empty_and_the_rate_is_kept(samples: list[Sample]) -> N
 
 def test_every_kind_occurs_and_gray_is_common(samples: list[Sample]) -> None:
     kinds = Counter(item.kind for sample in samples for item in sample.defects)
-    assert set(kinds) == set(BY_NAME)
+    assert set(kinds) == {kind.name for kind in KINDS if kind.weight}
     assert {item.kind for sample in samples for item in sample.parts} == {"part", "hole", "mark"}
     gray = [bool((s.image == s.image[..., :1]).all()) for s in samples]
     assert 0.3 < sum(gray) / COUNT < 0.6
+
+
+def test_fine_pictures_show_small_defects_on_finished_surfaces() -> None:
+    fine = [sample_from_seed(seed, 96, fine=True) for seed in range(200)]
+    assert same(fine[7], sample_from_seed(7, 96, fine=True))
+    found = Counter(item.kind for sample in fine for item in sample.defects)
+    assert {kind.name for kind in KINDS if not kind.weight} <= set(found)
+    assert sum(found[kind.name] for kind in KINDS if not kind.weight) > 0.3 * found.total()
+    good = [sample_from_seed(seed, 96, defect_rate=0, fine=True) for seed in range(40)]
+    assert not any(sample.mask.any() for sample in good), "a finish is no defect"
+    plain = [sample_from_seed(seed, 96, defect_rate=0) for seed in range(40)]
+    assert sum(not same(*pair) for pair in zip(good, plain, strict=True)) > 10
+
+
+def test_small_defects_stay_small_in_large_pictures() -> None:
+    lengths = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        canvas = make_scene(rng, 768).canvas
+        mask = BY_NAME["pinhole"].draw(rng, canvas)
+        if mask is not None:
+            _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+            lengths += [max(row[cv2.CC_STAT_WIDTH], row[cv2.CC_STAT_HEIGHT]) for row in stats[1:]]
+    assert len(lengths) > 10
+    assert np.median(lengths) < 16  # 2 % of the picture
+
+
+def test_a_finish_has_no_label_and_asks_more_of_defects() -> None:
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        canvas = make_scene(rng, 96).canvas
+        before, roughness = canvas.image.copy(), canvas.roughness
+        add_finish(rng, canvas)
+        assert (canvas.image != before).any()
+        assert 0 <= canvas.image.min() <= canvas.image.max() <= 1
+        assert canvas.roughness > roughness
 
 
 def test_captions_name_the_category(samples: list[Sample]) -> None:
