@@ -1,9 +1,10 @@
-"""Large pictures: how to fuse tiles with the look at the whole, what zoom does for SAM, and memory.
+"""Large pictures: fusing tiles with the look at the whole, zoom for SAM, memory and time.
 
     python benchmarks/bench_large.py tiles bundles/tiny --side 1024 --count 16
     python benchmarks/bench_large.py tiles bundles/tiny --dataset path/to/cookie --category cookie
     python benchmarks/bench_large.py zoom bundles/tiny --side 1024 --count 16
     python benchmarks/bench_large.py peak bundles/tiny --megapixels 50
+    python benchmarks/bench_large.py time bundles/tiny --megapixels 5 --grids off 2x2 auto
 
 Procedural pictures are drawn at `--side` pixels with defects planted at native size, `--sizes`
 pixels long; every fourth picture is good.
@@ -12,6 +13,7 @@ pixels long; every fourth picture is good.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -159,19 +161,45 @@ def _iou(one: Mask, other: Mask) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def peak(args: argparse.Namespace) -> None:
-    """Peak memory and time from a file to its Result."""
-    height = round((args.megapixels * 1e6 / 1.5) ** 0.5)
+def _plain(megapixels: float, defect: bool) -> Image:
+    """A good part of 3:2, or one with a dark line."""
+    height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(height * 1.5)
     noise = np.random.default_rng(0).integers(110, 140, (height // 8, width // 8), np.uint8)
-    image = cv2.cvtColor(cv2.resize(noise, (width, height)), cv2.COLOR_GRAY2BGR)
-    if args.defect:
+    image = np.asarray(cv2.cvtColor(cv2.resize(noise, (width, height)), cv2.COLOR_GRAY2BGR))
+    if defect:
         end = width // 3 + width // 10, height // 3 + height // 20
         cv2.line(image, (width // 3, height // 3), end, (20, 20, 20), max(1, width // 350))
+    return image
+
+
+def times(args: argparse.Namespace) -> None:
+    """Median time of `inspect` with every grid, in turns: the clock's, and the processors'."""
+    image = _plain(args.megapixels, args.defect)
+    found: dict[str, list[tuple[float, float]]] = {grid: [] for grid in args.grids}
+    with contextlib.ExitStack() as stack:
+        models = {
+            grid: stack.enter_context(
+                ClipSAM.open(args.bundle, threads=args.threads, options=InspectOptions(tiles=grid))
+            )
+            for grid in args.grids
+        }
+        ran = {grid: model.inspect(image).tiles for grid, model in models.items()}
+        for _ in tqdm(range(args.count)):
+            for grid, model in models.items():
+                clock, processors = time.perf_counter(), time.process_time()
+                model.inspect(image)
+                found[grid].append((time.perf_counter() - clock, time.process_time() - processors))
+    for grid, taken in found.items():
+        clock, processors = (1000 * float(np.median(column)) for column in zip(*taken, strict=True))
+        print(f"{grid} ({ran[grid]}): {clock:.0f} ms, {processors:.0f} ms of processors")
+
+
+def peak(args: argparse.Namespace) -> None:
+    """Peak memory and time from a file to its Result."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "picture.png")
-        cv2.imwrite(path, image)
-        del image, noise
+        cv2.imwrite(path, _plain(args.megapixels, args.defect))
         # A process of its own: memory of the drawing must not count.
         options = [str(args.bundle), path, args.tiles, args.zoom, str(args.threads or 0)]
         subprocess.run([sys.executable, __file__, "one", *options], check=True)
@@ -201,11 +229,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("what", choices=("tiles", "zoom", "peak"))
+    add("what", choices=("tiles", "zoom", "peak", "time"))
     add("bundle", type=Path)
     add("--threads", type=int)
     add("--side", type=int, default=1024, help="of procedural pictures (default: 1024)")
-    add("--count", type=int, default=16, help="of procedural pictures (default: 16)")
+    add("--count", type=int, default=16, help="of procedural pictures, or rounds (default: 16)")
     add("--sizes", type=float, nargs=2, default=(20, 120), help="of defects (default: 20 120)")
     add("--dataset", help="pictures of a folder instead")
     add("--category")
@@ -217,7 +245,7 @@ def main() -> int:
     add("--zoom", default="auto", help="for peak (default: auto)")
     add("--defect", action="store_true", help="peak: draw a defect, so that SAM runs")
     args = parser.parse_args()
-    {"tiles": tiles, "zoom": zoom, "peak": peak}[args.what](args)
+    {"tiles": tiles, "zoom": zoom, "peak": peak, "time": times}[args.what](args)
     return 0
 
 
