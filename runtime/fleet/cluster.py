@@ -75,7 +75,8 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
                 + (
                     "start one with `ray start`, or leave --address out."
                     if address
-                    else "see whether memory and /tmp have room."
+                    else "start again when the machine is less busy, and see whether memory and "
+                    "/tmp have room."
                 )
             ) from error
         yield ray
