@@ -100,6 +100,7 @@ def _run(args: argparse.Namespace) -> int:
                 output,
                 origin.checkpoints.replaced(weights),
                 categories=(*origin.categories, category),
+                defects=origin.defects,
                 precisions=tuple(args.precision),
                 threads=args.threads,
                 adapted={**adapted.facts, "before": adapted.before, "after": adapted.after},
@@ -125,6 +126,7 @@ class Origin:
     preset: Preset
     checkpoints: Checkpoints
     categories: tuple[str, ...] = ()
+    defects: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, digests: Mapping[str, str]) -> None:
@@ -153,6 +155,7 @@ def find_origin(args: argparse.Namespace) -> Origin:
     bundle = Bundle.open(name)
     said = bundle.manifest.provenance
     preset, digests = said.get("preset"), dict(said.get("checkpoints", {}))
+    digests.pop("naming", None)  # of a CLIP, whose embedding may be adapted
     if preset not in PRESETS or set(digests) != {"clip", "sam", "umci"}:
         raise BundleError(
             f"{name} does not say which preset and weights it was built from: name the preset and "
@@ -161,7 +164,8 @@ def find_origin(args: argparse.Namespace) -> Origin:
     seeds = [text.partition(":")[2] for text in digests.values() if text.startswith("random:")]
     seed = int(seeds[0]) if seeds else None
     checkpoints = replace(Checkpoints.beside(Path(name)), random_seed=seed).replaced(given)
-    return Origin(name, PRESETS[preset], checkpoints, bundle.manifest.categories, digests)
+    defects = bundle.namer.words if bundle.namer else ()
+    return Origin(name, PRESETS[preset], checkpoints, bundle.manifest.categories, defects, digests)
 
 
 def table(adapted: Adapted) -> str:

@@ -41,6 +41,7 @@ class Checkpoints:
     sam: Path | None = None
     umci: Path | None = None
     random_seed: int | None = None
+    naming: Path | None = None
 
     @classmethod
     def beside(cls, bundle: Path, clip: Path | None = None) -> Checkpoints:
@@ -52,7 +53,8 @@ class Checkpoints:
             path = folder / f"{name}.safetensors"
             return path if path.is_file() else None
 
-        return cls(clip or there("clip"), there("sam"), there("umci"))
+        naming = there("naming")
+        return cls(clip or there("clip"), there("sam"), there("umci"), naming=naming)
 
     def replaced(self, paths: Mapping[str, Path]) -> Checkpoints:
         """With other files for "clip", "sam" and "umci", as far as they are named."""
@@ -61,6 +63,7 @@ class Checkpoints:
             paths.get("sam", self.sam),
             paths.get("umci", self.umci),
             self.random_seed,
+            self.naming,
         )
 
     def load_clip(self, preset: Preset) -> tuple[CLIP, str]:

@@ -229,10 +229,16 @@ def _bounds(values: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    if unknown := set(values) - {"min_area", "mm_per_pixel", "roi", "tiles"}:
+    words = {"look_for", "ignore_kinds"}
+    if unknown := set(values) - {"min_area", "mm_per_pixel", "roi", "tiles", *words}:
         raise ValueError(f"unknown setting {min(unknown)!r:.50}")
     if "tiles" in values and check_tiles(_word(values["tiles"])) == OFF:
         raise ValueError("tiles are off, and named")
+    for name in words & set(values):
+        if not isinstance(values[name], list) or not values[name]:
+            raise ValueError(f"{name} is {values[name]!r:.50}")
+        for word in values[name]:
+            _word(word)
     return values
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,21 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
         help="also look closely, in N columns and M rows of overlapping windows: finds small "
         "defects in large pictures, for the time of as many looks (default: off)",
     )
+    group.add_argument(
+        "--look-for",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help='only these kinds of defects count, e.g. "crack, chip"; `clipsam info` lists the '
+        'words, and "unknown" is one (default: whatever is found)',
+    )
+    group.add_argument(
+        "--ignore-kind",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help='these are no defects, e.g. "printed text, scratch"',
+    )
 
 
 def read_options(args: argparse.Namespace) -> InspectOptions:
@@ -69,8 +84,25 @@ def read_options(args: argparse.Namespace) -> InspectOptions:
     limit = getattr(args, "limit", None)
     zoom = getattr(args, "zoom", None)
     return InspectOptions(
-        limit, args.min_area, args.mm_per_pixel, args.roi, ignore, args.tiles, zoom
+        limit,
+        args.min_area,
+        args.mm_per_pixel,
+        args.roi,
+        ignore,
+        args.tiles,
+        zoom,
+        _words(args.look_for),
+        _words(args.ignore_kind),
     )
+
+
+def _words(given: Sequence[str]) -> tuple[str, ...]:
+    """Words and phrases, one an argument or several between commas. Raises OptionError for an
+    argument without any, which would ask for nothing and get everything."""
+    for text in given:
+        if not text.strip(" ,"):
+            raise OptionError(f"{text!r} names no kind of defect: give words between commas.")
+    return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
 
 
 def _roi(text: str) -> Box:

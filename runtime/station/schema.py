@@ -68,7 +68,8 @@ CREATE TABLE events (
 );
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-MIGRATIONS = (_FIRST,)
+_IGNORED = "ALTER TABLE parts ADD COLUMN ignored TEXT NOT NULL DEFAULT '[]'"
+MIGRATIONS = (_FIRST, _IGNORED)
 
 
 def now() -> str:
