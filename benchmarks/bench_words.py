@@ -1,9 +1,11 @@
 """What words do: names of regions, kinds asked for and ignored, words never learned.
 
-    python benchmarks/bench_words.py bundles/tiny                    # procedural pictures, held out
-    python benchmarks/bench_words.py bundles/tiny --steel data/steel # real ones, in MVTec's layout
+    python benchmarks/bench_words.py names bundles/tiny   # of procedural regions that are held out
+    python benchmarks/bench_words.py ask bundles/tiny     # procedural pictures, asked for each kind
+    python benchmarks/bench_words.py steel bundles/tiny --folder data/steel   # real photographs
 
 A picture is looked at by CLIP and UMCI alone: neither a name nor what is asked for depends on SAM.
+`names` keeps its regions in runs/, as `clipsam train-naming` does.
 A region is called right where its most probable word is that of the kind it shares most with. Words
 that the bundle does not have need PyTorch and the weights that it was built from.
 """
@@ -17,21 +19,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from harness.report import table
 from numpy.typing import NDArray
 
-from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.research.data.datasets import open_dataset
 from clipsam.research.evaluation.metrics import pixel_metrics
+from clipsam.research.models.checkpoints import load_clip, load_umci
 from clipsam.research.models.defect_words import (
     DEFAULT_WORDS,
     KIND_WORDS,
     MEANINGLESS_HELD_OUT,
 )
 from clipsam.research.models.naming import word_space
-from clipsam.research.models.presets import PRESETS, get_tokenizer
-from clipsam.research.training.naming_data import NOTHING, kind_of, sample_of
-from clipsam.runtime import ClipSAM
+from clipsam.research.models.presets import PRESETS, Preset, get_tokenizer
+from clipsam.research.training.naming_data import (
+    NOTHING,
+    TRUE,
+    Looker,
+    gather,
+    kind_of,
+    sample_of,
+)
+from clipsam.runtime import Bundle, ClipSAM
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.kinds import KindOptions
 from clipsam.runtime.stages.naming import UNKNOWN, Namer, component_mask, look_at
@@ -89,15 +99,33 @@ def procedural(model: ClipSAM, count: int) -> list[Seen]:
     return seen
 
 
-def found(namer: Namer, pictures: Sequence[Seen]) -> Iterator[Region]:
-    """Every region that the map finds, and is something."""
-    for picture in pictures:
-        kinds = len({kind for kind, _ in picture.drawn if KIND_WORDS[kind].group})
-        for component in find_prompts(picture.rough, picture.gate).components:
-            mask = component_mask(component, picture.rough.shape)
-            kind = kind_of(mask, picture.drawn)
-            vector = namer.head.embed(picture.tokens, look_at(mask, picture.picture, namer.grid))
-            yield Region(kind, vector, kinds)
+def found(namer: Namer, picture: Seen) -> Iterator[Region]:
+    """Every region that the map finds."""
+    for component in find_prompts(picture.rough, picture.gate).components:
+        mask = component_mask(component, picture.rough.shape)
+        region_look = look_at(mask, picture.picture, namer.grid)
+        vector = namer.head.embed(picture.tokens, region_look)
+        yield Region(kind_of(mask, picture.drawn), vector, 1)
+
+
+def held_out(namer: Namer, preset: Preset, pictures: int, folder: Path) -> list[Region]:
+    """Every region that the map finds in procedural pictures that no training sees."""
+    clip, clip_digest = load_clip(preset, None)
+    umci, umci_digest = load_umci(preset, None)
+    looker = Looker(preset, clip, umci, torch.device("cpu"))
+    every = gather(looker, folder, HELD_OUT, pictures, clip_digest + umci_digest)
+    kinds: dict[int, set[int]] = {}
+    for region in every:
+        if region.source == TRUE and KIND_WORDS[region.kind].group:
+            kinds.setdefault(region.picture, set()).add(region.kind)
+    regions = []
+    tokens = np.zeros((namer.grid**2, every[0].tokens.shape[1]), np.float16)
+    for region in every:
+        if region.source != TRUE:
+            tokens[region.look.index] = region.tokens
+            vector = namer.head.embed(tokens, region.look)
+            regions.append(Region(region.kind, vector, len(kinds.get(region.picture, ()))))
+    return regions
 
 
 def top(namer: Namer, vector: NDArray[np.float32]) -> str:
@@ -129,7 +157,7 @@ def confusion(namer: Namer, regions: Sequence[Region]) -> str:
 
 def asked_map(namer: Namer, picture: Seen, asked: Asked) -> NDArray[np.float32]:
     """The rough map of what is asked for."""
-    rough = picture.rough.copy()
+    rough = np.array(picture.rough)
     KindOptions(namer, asked).steer(rough, picture.gate, picture.tokens, picture.picture)
     return rough
 
@@ -159,7 +187,7 @@ def ask_and_ignore(namer: Namer, pictures: Sequence[Seen]) -> str:
                   for a in (own, other)),
             )
         )  # fmt: skip
-    means = [f"{np.mean([float(row[c]) for row in rows]):.2f}" for c in range(2, 10)]
+    means = [f"{np.mean([float(str(row[c])) for row in rows]):.2f}" for c in range(2, 10)]
     head = (
         "asked for", "pictures", "AP", "AP, asked", "own, %", "others, %", "own, asked",
         "others, asked", "own, ignored", "others, ignored",
@@ -181,11 +209,10 @@ def share(above: NDArray[np.bool_], of: NDArray[np.bool_]) -> float:
     return float(above[of].mean()) if of.any() else 0.0
 
 
-def other_words(namer: Namer, model: ClipSAM, regions: Sequence[Region], args: Checkpoints) -> str:
+def other_words(namer: Namer, preset: Preset, regions: Sequence[Region]) -> str:
     """What regions of a kind are called when the bundle has another word for it."""
-    preset = PRESETS[model.bundle.manifest.provenance["preset"]]
-    clip, _ = args.load_clip(preset)
-    space = word_space(preset, clip, get_tokenizer(), args.naming, adapted=True)
+    clip, _ = load_clip(preset, None)
+    space = word_space(preset, clip, get_tokenizer())
     assert space is not None
     rows = []
     for title, words_of in (
@@ -226,7 +253,7 @@ def steel(model: ClipSAM, namer: Namer, folder: Path, each: int) -> str:
         for item in of_kind[:: max(1, len(of_kind) // each)][:each]:
             image, mask = item.load()
             seen = look(model, image, "steel surface", [(0, mask > 0)])
-            for region in found(namer, [seen]):
+            for region in found(namer, seen):
                 if region.kind == NOTHING:
                     continue
                 calls[top(namer, region.vector)] += 1
@@ -250,31 +277,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--pictures", type=int, default=400, help="procedural ones")
-    parser.add_argument("--steel", type=Path, help="a folder of real ones instead")
-    parser.add_argument("--each", type=int, default=100, help="of every kind of steel")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("what", choices=("names", "ask", "steel"))
+    parser.add_argument("bundle", type=Path, help="built from the repository's weights")
+    parser.add_argument("--pictures", type=int, default=640, help="procedural ones")
+    parser.add_argument("--regions", type=Path, default=Path("runs/tiny/naming-regions"))
+    parser.add_argument("--folder", type=Path, help="of steel, in MVTec AD's layout")
+    parser.add_argument("--each", type=int, default=100, help="pictures of every kind of steel")
     args = parser.parse_args()
-    with ClipSAM.open(args.bundle, threads=args.threads) as model:
-        namer = model.bundle.namer
-        if namer is None or namer.words[: len(DEFAULT_WORDS)] != DEFAULT_WORDS:
-            raise SystemExit(f"{args.bundle} does not name regions by the default words.")
-        if args.steel:
-            print(steel(model, namer, args.steel, args.each))
-            return
-        pictures = procedural(model, args.pictures)
-        every = list(found(namer, pictures))
-        regions = [r for r in every if r.kind != NOTHING and KIND_WORDS[r.kind].group]
-        several = [r for r in regions if r.kinds > 1]
-        for title, some in (("all", regions), ("with several kinds", several)):
-            right, group = named_rightly(namer, some)
-            print(f"found regions, pictures {title}: {len(some)}, word {right:.3f} right, group "
-                  f"{group:.3f}")  # fmt: skip
-        nothing = [top(namer, r.vector) for r in every if r.kind == NOTHING]
-        print(f"false finds: {len(nothing)}, unknown {nothing.count(UNKNOWN)}")
-        print(f"\n{confusion(namer, every)}\n\n{ask_and_ignore(namer, pictures)}\n")
-        print(other_words(namer, model, regions, Checkpoints.beside(args.bundle)))
+    bundle = Bundle.open(args.bundle)
+    namer, preset = bundle.namer, PRESETS[bundle.manifest.provenance["preset"]]
+    if namer is None or namer.words[: len(DEFAULT_WORDS)] != DEFAULT_WORDS:
+        raise SystemExit(f"{args.bundle} does not name regions by the default words.")
+    if args.what == "names":
+        names(namer, preset, held_out(namer, preset, args.pictures, args.regions))
+        return
+    with ClipSAM.open(bundle, threads=1) as model:
+        if args.what == "ask":
+            print(ask_and_ignore(namer, procedural(model, args.pictures)))
+        else:
+            print(steel(model, namer, args.folder, args.each))
+
+
+def names(namer: Namer, preset: Preset, every: Sequence[Region]) -> None:
+    """Print what regions are called."""
+    regions = [r for r in every if r.kind != NOTHING and KIND_WORDS[r.kind].group]
+    several = [r for r in regions if r.kinds > 1]
+    for title, some in (("all", regions), ("with several kinds of defects", several)):
+        right, group = named_rightly(namer, some)
+        print(f"pictures {title}: {len(some)} found regions, {right:.3f} have the right word, "
+              f"{group:.3f} one of its group")  # fmt: skip
+    nothing = [top(namer, r.vector) for r in every if r.kind == NOTHING]
+    print(f"false finds: {len(nothing)}, {nothing.count(UNKNOWN)} of them unknown")
+    print(f"\n{confusion(namer, every)}\n\n{other_words(namer, preset, regions)}")
 
 
 if __name__ == "__main__":

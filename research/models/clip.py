@@ -80,7 +80,8 @@ def compared_tokens(taps: Sequence[Tensor]) -> Tensor:
     [B,H*W,C], row by row, each of length 1."""
     tokens = taps[compared_stage(len(taps))].flatten(1, 2).float()
     length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True).clamp_min(_LEAST_LENGTH)
-    return (tokens / length).half()
+    unit: Tensor = (tokens / length).half()
+    return unit
 
 
 class PatchTextSimilarity(nn.Module):

@@ -30,7 +30,7 @@ from clipsam.research.models.defect_words import word_features
 from clipsam.research.models.presets import Preset, build_clip
 from clipsam.runtime.core.errors import WeightsError
 from clipsam.runtime.core.files import sha256
-from clipsam.runtime.stages.naming import PLACE, SHAPE, NamingHead
+from clipsam.runtime.stages.naming import PLACE, SHAPE, Layers, NamingHead
 
 NAMING_FILE = "naming.safetensors"
 _HIDDEN, _POOLED = 128, 256
@@ -105,6 +105,8 @@ class Naming(nn.Module):
     the text tower's own features.
     """
 
+    margin: Tensor
+
     def __init__(self, width: int, text: int, embedding: int | None = None) -> None:
         super().__init__()
         self.head = RegionHead(width, text)
@@ -116,12 +118,13 @@ class Naming(nn.Module):
     def numpy(self) -> NamingHead:
         """The head for the box."""
 
-        def layers(modules: nn.ModuleList) -> list[tuple[NDArray[np.float32], ...]]:
-            return [(_array(m.weight.T), _array(m.bias)) for m in modules]
+        def layers(modules: nn.ModuleList) -> Layers:
+            linear = [m for m in modules if isinstance(m, nn.Linear)]
+            return [(_array(m.weight.T), _array(m.bias)) for m in linear]
 
         return NamingHead(
-            layers(self.head.token),  # type: ignore[arg-type]
-            layers(self.head.pooled),  # type: ignore[arg-type]
+            layers(self.head.token),
+            layers(self.head.pooled),
             _array(F.normalize(self.unknown, dim=0)),
             float(self.margin),
             float(self.log_scale.detach().exp()),

@@ -30,7 +30,7 @@ _KEPT = 0.95  # of the rightly found regions that "unknown" may not take
 class NamingOptions:
     """How long, and how."""
 
-    steps: int = 1600
+    steps: int = 1200
     batch_size: int = 96
     learning_rate: float = 2e-3
     seed: int = 0
@@ -71,7 +71,8 @@ class Phrases:
     def _say(self, naming: Naming, rows: NDArray[np.int64]) -> Tensor:
         if naming.words is None:
             return self._features[rows]
-        return naming.words(self._embedded[rows], self._there[rows])  # type: ignore[no-any-return]
+        said: Tensor = naming.words(self._embedded[rows], self._there[rows])
+        return said
 
 
 def train_naming(
@@ -126,7 +127,8 @@ def _logits(
 ) -> Tensor:
     vectors = naming.head(*head_inputs(batch, rng))
     every = torch.cat([words, F.normalize(naming.unknown, dim=0)[None]])
-    return naming.log_scale.exp().clamp(max=50) * vectors @ every.T
+    logits: Tensor = naming.log_scale.exp().clamp(max=50) * vectors @ every.T
+    return logits
 
 
 def head_inputs(

@@ -47,7 +47,6 @@ class Part:
       roi: x, y, width, height of what was looked at; None: all of it.
       regions: as in `Result.to_dict`: box (x, y, width, height), area, centroid, contour, score,
         kinds.
-      ignored: regions that were not asked for, likewise.
       label: what a person said: "good" or "defective".
       labelled_at: when.
       labelled_by: who.
@@ -58,6 +57,7 @@ class Part:
       filed: whether the picture has been moved or deleted after the judgement.
       file_size: of the source's file, in bytes.
       file_mtime_ns: of the source's file.
+      ignored: regions that were not asked for, as `regions`.
     """
 
     id: int
@@ -87,7 +87,6 @@ class Part:
     height: int | None
     roi: tuple[int, int, int, int] | None
     regions: tuple[Mapping[str, Any], ...] = field(repr=False)
-    ignored: tuple[Mapping[str, Any], ...] = field(repr=False)
     label: str | None
     labelled_at: str | None
     labelled_by: str | None
@@ -96,6 +95,7 @@ class Part:
     filed: bool
     file_size: int | None
     file_mtime_ns: int | None
+    ignored: tuple[Mapping[str, Any], ...] = field(repr=False)
 
     def picture_path(self, store: Path) -> Path | None:
         """Where the picture lies; `store` is the store's file."""

@@ -137,7 +137,7 @@ def test_words_that_cannot_be_asked_for_are_refused(
     named: Path, options: dict[str, tuple[str, ...]], what: str
 ) -> None:
     with pytest.raises(OptionError, match=what):
-        inspect(named, **options)
+        inspect(named, THREE, **options)
 
 
 def test_a_bundle_without_names_says_how_to_get_them(toy: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,10 +60,10 @@ class Directions:
         every = torch.randn(len(KIND_WORDS) + 20, TEXT, generator=torch.manual_seed(0))
         self.every = torch.nn.functional.normalize(every, dim=1)
 
-    def shown(self, naming: Naming) -> torch.Tensor:
+    def shown(self, naming: Naming) -> Any:
         return self.every[: len(KIND_WORDS)]
 
-    def draw(self, naming: Naming, rng: np.random.Generator) -> torch.Tensor:
+    def draw(self, naming: Naming, rng: np.random.Generator) -> Any:
         return self.every
 
 
@@ -76,8 +77,8 @@ def regions(count: int) -> list[NamedRegion]:
         look = look_at(square(slice(y, y + 12), slice(x, x + 12)), PICTURE, GRID)
         tokens = rng.normal(size=(len(look.index), WIDTH)) * 0.5
         tokens[look.inside] += directions[kind]
-        tokens = tokens.astype(np.float16)
-        found.append(NamedRegion(number, FOUND, kind if kind < 5 else NOTHING, 144, tokens, look))
+        label = kind if kind < 5 else NOTHING
+        found.append(NamedRegion(number, FOUND, label, 144, tokens.astype(np.float16), look))
     return found
 
 
@@ -97,7 +98,7 @@ def test_the_command_trains_resumes_and_is_the_same_each_time(
     seen = []
     regions_of = naming_data.regions_of
 
-    def counted(*args: object) -> object:
+    def counted(*args: Any) -> Any:
         seen.append(args[1])
         if seen == [*range(65)]:  # in the second file
             raise KeyboardInterrupt

@@ -71,7 +71,7 @@ def tokens_with(direction: np.ndarray, inside: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(GRID * GRID, WIDTH)) * 0.1
     tokens[inside] += direction
-    return (tokens / np.linalg.norm(tokens, axis=1, keepdims=True)).astype(np.float16)
+    return np.asarray(tokens / np.linalg.norm(tokens, axis=1, keepdims=True), np.float16)
 
 
 @pytest.mark.parametrize("wanted", range(3))

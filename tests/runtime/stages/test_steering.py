@@ -18,7 +18,7 @@ def bump(x: int, y: int, height: float) -> np.ndarray:
     """A round hill on a map 96x128, its slope 20 pixels wide."""
     ys, xs = np.mgrid[:96, :128]
     away = np.hypot(xs - x, ys - y)
-    return (height * np.exp(-((away / 10) ** 2))).astype(np.float32)
+    return np.asarray(height * np.exp(-((away / 10) ** 2)), np.float32)
 
 
 def by_side(component: Component) -> dict[str, float]:
