@@ -103,6 +103,7 @@ def _run(args: argparse.Namespace) -> int:
                 output,
                 replace(origin.checkpoints, **weights),
                 categories=(*origin.categories, category),
+                defects=origin.defects,
                 precisions=tuple(args.precision),
                 attention=usual_attention(args.precision),
                 threads=args.threads,
@@ -129,6 +130,7 @@ class Origin:
     preset: Preset
     checkpoints: Checkpoints
     categories: tuple[str, ...] = ()
+    defects: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, digests: Mapping[str, str]) -> None:
@@ -155,6 +157,7 @@ def find_origin(args: argparse.Namespace) -> Origin:
         )
     bundle = Bundle.open(name)
     preset, digests = built_from(bundle.manifest.provenance)
+    digests.pop("naming", None)  # of a CLIP, whose embedding may be adapted
     if preset not in PRESETS or set(digests) != {"clip", "sam", "umci"}:
         raise BundleError(
             f"{name} does not say which preset and weights it was built from: name the preset and "
@@ -163,7 +166,8 @@ def find_origin(args: argparse.Namespace) -> Origin:
     seeds = [seed for seed in map(seed_of, digests.values()) if seed is not None]
     given["random_seed"] = seeds[0] if seeds else None
     checkpoints = replace(Checkpoints.beside(Path(name)), **given)
-    return Origin(name, PRESETS[preset], checkpoints, bundle.manifest.categories, digests)
+    defects = bundle.namer.words if bundle.namer else ()
+    return Origin(name, PRESETS[preset], checkpoints, bundle.manifest.categories, defects, digests)
 
 
 def table(adapted: Adapted) -> str:

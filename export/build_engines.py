@@ -84,8 +84,10 @@ def _build(options: argparse.Namespace) -> int:
                 options.sam_weights,
                 options.umci_weights,
                 options.random_weights,
+                options.naming_weights,
             ),
             categories=_categories(options.categories),
+            defects=_categories(options.defects),
             precisions=precisions,
             attention=options.attention or usual_attention(precisions),
             calibration=options.calibration,
@@ -174,6 +176,20 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="WORD",
         help="product words or phrases added to the default list; also several between commas",
+    )
+    add(
+        "--naming-weights",
+        type=Path,
+        metavar="FILE",
+        help="naming.safetensors of `clipsam train-naming`; default: the repository's file for "
+        "tiny, else CLIP's own projection, untrained",
+    )
+    add(
+        "--defects",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="words or phrases for defects, beside the default list",
     )
     add(
         "--precision",

@@ -1,6 +1,7 @@
 """Teach a bundle further words: text features beside those it has, no graph is built again.
 
     clipsam words bundles/tiny "gear wheel" "brake disc"
+    clipsam words bundles/tiny --defects "sink mark" "flow line"
 
 The new features come from the text tower the bundle was built with, which is checked: what it says
 of a word the bundle knows must be what the bundle holds. The bundle is replaced whole or not at
@@ -11,9 +12,10 @@ Exit code: 0 done (or nothing to do), 1 an error, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +23,23 @@ from numpy.typing import NDArray
 from clipsam.export.bundle.staging import keep_engines, link_or_copy, staged_bundle
 from clipsam.export.graphs.checkpoints import Checkpoints, built_from, seed_of
 from clipsam.research.cli.run import run_command
-from clipsam.research.models.presets import PRESETS, get_tokenizer
+from clipsam.research.models.naming import word_space
+from clipsam.research.models.presets import PRESETS, Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.runtime.bundle import (
     MANIFEST,
+    NAMING,
+    REBUILD,
     TEXT_FEATURES,
     Bundle,
     write_manifest,
+    write_naming,
     write_text_features,
 )
-from clipsam.runtime.core.errors import OptionError, WeightsError
+from clipsam.runtime.core.errors import BundleError, OptionError, WeightsError
 from clipsam.runtime.core.files import sha256
+from clipsam.runtime.naming_file import MOST_WORDS
+from clipsam.runtime.stages.naming import UNKNOWN
 
 SAME = 1e-3
 """Largest difference of a text feature (their length is 1) between two machines' arithmetic."""
@@ -47,16 +55,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     known = Bundle.open(args.bundle)
     words = clean_words(args.words)
-    new = [word for word in words if word not in known.manifest.categories]
+    here = defect_words(known) if args.defects else known.manifest.categories
+    new = [word for word in words if word not in here]
     output = args.output or args.bundle
     if not new and output.resolve() == args.bundle.resolve():
         print(f"{args.bundle} knows every one of these words: nothing was changed.")
         return 0
     checkpoints = Checkpoints.beside(args.bundle, args.clip_weights)
-    bundle = add_words(known, new, checkpoints, output)
+    if args.naming_weights is not None:
+        checkpoints = replace(checkpoints, naming=args.naming_weights)
+    add = add_defects if args.defects else add_words
+    bundle = add(known, new, checkpoints, output)
     print(f"{output} is now bundle {bundle.id} and knows {', '.join(map(repr, words))}. Use it:")
-    print(f'  clipsam inspect {output} IMAGE --category "{words[0]}" --output out')
+    flag = "--look-for" if args.defects else "--category"
+    print(f'  clipsam inspect {output} IMAGE {flag} "{words[0]}" --output out')
     return 0
+
+
+def defect_words(bundle: Bundle) -> tuple[str, ...]:
+    """The words for defects, and "unknown". Raises BundleError where the bundle names nothing."""
+    if bundle.namer is None:
+        raise BundleError(
+            f"The bundle in {bundle.folder} names no defects, so it takes no words for them: "
+            f"{REBUILD}."
+        )
+    return (*bundle.namer.words, UNKNOWN)
 
 
 def clean_words(words: Sequence[str]) -> list[str]:
@@ -80,17 +103,59 @@ def add_words(
     where it cannot be written; then `output` is as it was.
     """
     features = _features(bundle, words, checkpoints)
+    categories = (*bundle.manifest.categories, *words)
+    table = np.stack([*map(bundle.text, bundle.manifest.categories), *features])
+    return _with_file(
+        bundle,
+        output,
+        TEXT_FEATURES,
+        lambda path: write_text_features(path, categories, table),
+        categories,
+    )
+
+
+def add_defects(
+    bundle: Bundle, words: Sequence[str], checkpoints: Checkpoints, output: Path
+) -> Bundle:
+    """As `add_words`, with words for defects."""
+    namer = bundle.namer
+    assert namer is not None
+    if len(namer.words) + len(words) > MOST_WORDS:
+        raise OptionError(f"A bundle takes {MOST_WORDS} words for defects: add fewer.")
+    preset, clip = _clip(bundle, checkpoints)
+    # Whether the weights are the bundle's is said below, of an adapted one, too.
+    space = word_space(preset, clip, get_tokenizer(), checkpoints.naming, adapted=True)
+    probe = namer.words[0]
+    if space is None or np.abs(space.features([probe])[0] - namer.features[0]).max() > SAME:
+        raise _other_weights(bundle, probe)
+    features = namer.features
+    if words:
+        features = np.concatenate([features, space.features(list(words))])
+    every = (*namer.words, *words)
+    return _with_file(
+        bundle, output, NAMING, lambda path: write_naming(path, every, features, namer.head)
+    )
+
+
+def _with_file(
+    bundle: Bundle,
+    output: Path,
+    name: str,
+    write: Callable[[Path], None],
+    categories: tuple[str, ...] | None = None,
+) -> Bundle:
+    """The bundle with another file of this name, and these categories."""
     manifest = bundle.manifest
-    categories = (*manifest.categories, *words)
-    table = np.stack([*map(bundle.text, manifest.categories), *features])
     with staged_bundle(output) as folder:
-        for name in manifest.files:
-            if name != TEXT_FEATURES:
-                link_or_copy(bundle.folder / name, folder / name)
+        for other in manifest.files:
+            if other != name:
+                link_or_copy(bundle.folder / other, folder / other)
         keep_engines(bundle.folder, folder)  # words are an input of theirs
-        write_text_features(folder / TEXT_FEATURES, categories, table)
-        files = {**manifest.files, TEXT_FEATURES: sha256(folder / TEXT_FEATURES)}
-        write_manifest(folder, replace(manifest, categories=categories, files=files))
+        write(folder / name)
+        files = {**manifest.files, name: sha256(folder / name)}
+        write_manifest(
+            folder, replace(manifest, categories=categories or manifest.categories, files=files)
+        )
         Bundle.open(folder)  # as its users will
     return Bundle.open(output, verify=False)
 
@@ -99,6 +164,17 @@ def _features(
     bundle: Bundle, words: Sequence[str], checkpoints: Checkpoints
 ) -> list[NDArray[np.float32]]:
     """L [C_t,2] of each word, from a text tower that is the bundle's."""
+    _, clip = _clip(bundle, checkpoints)
+    tokenizer = get_tokenizer()
+    probe = bundle.manifest.categories[0]
+    here = text_features(clip, tokenizer, probe).numpy()
+    if here.shape != bundle.text(probe).shape or np.abs(here - bundle.text(probe)).max() > SAME:
+        raise _other_weights(bundle, probe)
+    return [text_features(clip, tokenizer, word).numpy() for word in words]
+
+
+def _clip(bundle: Bundle, checkpoints: Checkpoints) -> tuple[Preset, Any]:
+    """The preset that the bundle was built from, and CLIP with these weights."""
     name, digests = built_from(bundle.manifest.provenance)
     if name not in PRESETS:
         raise WeightsError(
@@ -107,21 +183,21 @@ def _features(
         )
     noise = seed_of(digests.get("clip", ""))
     clip, _ = replace(checkpoints, random_seed=noise).load_clip(PRESETS[name])
-    tokenizer = get_tokenizer()
-    probe = bundle.manifest.categories[0]
-    here = text_features(clip, tokenizer, probe).numpy()
-    if here.shape != bundle.text(probe).shape or np.abs(here - bundle.text(probe)).max() > SAME:
-        raise WeightsError(
-            f"The CLIP weights are not those that {bundle.folder} was built with: what they say of "
-            f"{probe!r} is not what the bundle holds; give the file it was built with as "
-            "--clip-weights."
-        )
-    return [text_features(clip, tokenizer, word).numpy() for word in words]
+    return PRESETS[name], clip
+
+
+def _other_weights(bundle: Bundle, probe: str) -> WeightsError:
+    return WeightsError(
+        f"The CLIP weights are not those that {bundle.folder} was built with: what they say of "
+        f"{probe!r} is not what the bundle holds; give the file it was built with as "
+        "--clip-weights."
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="clipsam words", description="Add product words to a bundle; see docs/adapt.md."
+        prog="clipsam words",
+        description="Add words for products, or for defects, to a bundle; see docs/words.md.",
     )
     parser.add_argument("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     parser.add_argument("words", nargs="+", metavar="WORD", help='a word or phrase: "gear wheel"')
@@ -133,6 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="a new bundle (default: BUNDLE itself)"
+    )
+    parser.add_argument(
+        "--defects", action="store_true", help="the words are for defects, not for products"
+    )
+    parser.add_argument(
+        "--naming-weights", type=Path, metavar="FILE", help="of the bundle, as for `export`"
     )
     return parser
 

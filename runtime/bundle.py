@@ -5,6 +5,7 @@
     prepare.onnx         the pictures' resizes, for devices other than the CPU
     clip_umci.fp16.onnx  the same in another precision; as many as were built
     text_features.npz    `categories` [K] and `features` float32 [K,C_t,2]
+    naming.npz           words for regions, and what names them; not in every bundle
     parity.json          how far every graph is from PyTorch, in full
 
 Every number that belongs to a model is here and nowhere in the runtime's code. Nothing is ever
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.core.errors import BundleError, CategoryError
+from clipsam.runtime.core.errors import BundleError, CategoryError, OptionError
 from clipsam.runtime.core.files import DATA_SUFFIX, open_regular, sha256, write_bytes
 from clipsam.runtime.external_data import external_files
 from clipsam.runtime.manifest import (
@@ -41,12 +42,15 @@ from clipsam.runtime.manifest import (
     GraphEntry,
     Manifest,
 )
+from clipsam.runtime.naming_file import NAMING, read_naming, write_naming
+from clipsam.runtime.stages.naming import UNKNOWN, Namer
 from clipsam.runtime.text_features import TEXT_FEATURES, read_text_features, write_text_features
 
 __all__ = [
     "FLOAT32",
     "GRAPHS",
     "MANIFEST",
+    "NAMING",
     "PREPARE",
     "REBUILD",
     "SCHEMA",
@@ -55,6 +59,7 @@ __all__ = [
     "GraphEntry",
     "Manifest",
     "write_manifest",
+    "write_naming",
     "write_text_features",
 ]
 
@@ -71,12 +76,16 @@ class Bundle:
       manifest: what it says of itself.
       id: the first 12 hex digits of the manifest's sha256; it names the exact content, since the
         manifest holds the hash of every other file.
+      namer: what names regions; None in a bundle that cannot.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, identity: str) -> None:
         self.folder, self.manifest, self.id = folder, manifest, identity
         self._verified: set[str] = set()
         self._text = read_text_features(folder / TEXT_FEATURES, manifest)
+        self.namer: Namer | None = None
+        if NAMING in manifest.files:
+            self.namer = read_naming(folder / NAMING, manifest)
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = True) -> Bundle:
@@ -102,12 +111,37 @@ class Bundle:
             raise BundleError(f"{MANIFEST} has no hash of {unlisted[0]}: {REBUILD}.")
         for name in (MANIFEST, *manifest.files):
             _check_place(folder, name)
-        _verify(folder, TEXT_FEATURES, manifest.files[TEXT_FEATURES])  # before it is read
+        read = [name for name in (TEXT_FEATURES, NAMING) if name in manifest.files]
+        for name in read:
+            _verify(folder, name, manifest.files[name])  # before it is read
         bundle = cls(folder, manifest, hashlib.sha256(data).hexdigest()[:12])
-        bundle._verified.add(TEXT_FEATURES)
+        bundle._verified.update(read)
         if verify:
             bundle.verify(manifest.files)
         return bundle
+
+    def kinds(self, words: Iterable[str]) -> frozenset[str]:
+        """The words for regions that are meant by these: themselves, and those that mean the same.
+
+        Raises OptionError for a word the bundle does not know, and for a bundle that names nothing.
+        """
+        if self.namer is None:
+            raise OptionError(
+                f"The bundle in {self.folder} has no words for defects: {REBUILD}, or leave "
+                "--look-for and --ignore-kind out."
+            )
+        words = list(words)
+        known = (*self.namer.words, UNKNOWN)
+        for word in words:
+            if word not in known:
+                close = _nearest(word, known)
+                hint = f"did you mean {' or '.join(map(repr, close))}? It" if close else "it"
+                raise OptionError(
+                    f"The bundle has no word {word!r} for a defect; {hint} knows "
+                    f"{', '.join(known)}. A machine with PyTorch adds others: `clipsam words "
+                    f'--defects {self.folder} "{word}"`.'
+                )
+        return self.namer.alike(words)
 
     def verify(self, names: Iterable[str]) -> None:
         """Raise BundleError unless each of these files has the manifest's sha256, or had before.

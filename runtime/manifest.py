@@ -53,6 +53,10 @@ class GraphEntry:
         """The input called `name`."""
         return next(spec for spec in self.inputs if spec.name == name)
 
+    def output(self, name: str) -> TensorSpec:
+        """The output called `name`."""
+        return next(spec for spec in self.outputs if spec.name == name)
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, TypeVar
@@ -11,16 +12,20 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.calibration.record import SETTINGS, Calibration, Promise
 from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.preprocess import ZOOMS
 from clipsam.runtime.stages.prompts import MOST_LIMIT, PromptOptions
+from clipsam.runtime.stages.steering import Asked
 from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 Box = tuple[int, int, int, int]
 _T = TypeVar("_T", bound=np.generic)
+_WORDS = ("look_for", "ignore_kinds")
+_MOST_LETTERS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +44,8 @@ class InspectOptions:
         CLIP looks beside the whole (`stages.tiles`).
       zoom: "off": SAM is shown the whole image, as in the paper; "auto": crops around defects
         where they show more (`stages.zoom`). It changes no verdict.
+      look_for: words of the bundle for defects, "unknown" among them: nothing else counts.
+      ignore_kinds: words for what is no defect, such as "printed text".
     """
 
     limit: float | None = None
@@ -48,6 +55,8 @@ class InspectOptions:
     ignore: NDArray[np.bool_] | None = None
     tiles: str | None = None
     zoom: str | None = None
+    look_for: tuple[str, ...] = ()
+    ignore_kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, most in (("limit", MOST_LIMIT), ("min_area", None), ("mm_per_pixel", None)):
@@ -73,6 +82,15 @@ class InspectOptions:
             object.__setattr__(self, "tiles", check_tiles(self.tiles))
         if self.zoom not in (None, *ZOOMS):
             raise OptionError(f"zoom={self.zoom!r} must be {' or '.join(ZOOMS)}.")
+        for name in _WORDS:
+            object.__setattr__(self, name, clean_words(getattr(self, name), name))
+        if both := sorted(set(self.look_for) & set(self.ignore_kinds)):
+            raise OptionError(f"{both[0]!r} is both looked for and ignored: leave it out of one.")
+
+    @property
+    def steers(self) -> bool:
+        """Whether some kinds of defects count and others do not."""
+        return bool(self.look_for or self.ignore_kinds)
 
     @property
     def tiling(self) -> str:
@@ -87,6 +105,8 @@ class InspectOptions:
         }
         values["ignore"] = self.ignore_id or None
         values["tiles"] = self.tiling if self.tiling != OFF else None
+        values["look_for"] = tuple(sorted(self.look_for)) or None
+        values["ignore_kinds"] = tuple(sorted(self.ignore_kinds)) or None
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
@@ -203,6 +223,28 @@ def to_calibrate(options: InspectOptions, bundle: str, category: str) -> Calibra
     return Calibration(bundle, category, 0.0, nothing, {}, settings, options.ignore)
 
 
+def clean_words(words: Iterable[str], name: str) -> tuple[str, ...]:
+    """Words without blanks around them, each once. Raises OptionError."""
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise OptionError(f'{name}={words!r:.80} must be words, such as ("crack", "chip").')
+    cleaned = tuple(dict.fromkeys(" ".join(word.split()) for word in words))
+    for word in cleaned:
+        if not word or len(word) > _MOST_LETTERS or not word.isprintable():
+            raise OptionError(f"{name} has {word[:40]!r}, which is no word: leave it out.")
+    return cleaned
+
+
+def asked_of(bundle: Bundle, options: InspectOptions) -> Asked | None:
+    """The kinds of defects that count, with all words of the bundle that mean them; None: all.
+
+    Raises OptionError for words the bundle does not know.
+    """
+    if not options.steers:
+        return None
+    look_for = bundle.kinds(options.look_for) if options.look_for else None
+    return Asked(look_for, bundle.kinds(options.ignore_kinds))
+
+
 def calibrated(options: InspectOptions, calibration: Calibration | None) -> InspectOptions:
     """The options with those of the calibration, which holds for nothing else but another limit,
     and what SAM is shown.
@@ -219,13 +261,17 @@ def calibrated(options: InspectOptions, calibration: Calibration | None) -> Insp
         roi=tuple(settings["roi"]) if "roi" in settings else None,
         ignore=calibration.ignore,
         tiles=settings.get("tiles"),
+        look_for=tuple(settings.get("look_for", ())),
+        ignore_kinds=tuple(settings.get("ignore_kinds", ())),
     )
     given, known = options.settings(), made.settings()
     if options.tiles == OFF:
         given["tiles"] = None
     for name in sorted(set(given) - {"limit", "zoom"}):
         if given[name] != known.get(name):
-            flag, was = name.replace("_", "-"), known.get(name, "none")
+            was = known.get(name, "none")
+            was = ", ".join(was) if name in _WORDS else was
+            flag = "ignore-kind" if name == "ignore_kinds" else name.replace("_", "-")
             raise CalibrationError(
                 f"The calibration was made with another --{flag} ({was}): leave it out, or "
                 "calibrate again with it."

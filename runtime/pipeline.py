@@ -28,9 +28,10 @@ from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.opening import check_threads, open_sessions
 from clipsam.runtime.ops.components import pixel_area
-from clipsam.runtime.options import InspectOptions, calibrated
+from clipsam.runtime.options import InspectOptions, asked_of, calibrated
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale, on_scale
+from clipsam.runtime.stages.kinds import KindOptions, ignored_regions
 from clipsam.runtime.stages.picture import picture_facts
 from clipsam.runtime.stages.prepare import Preparer
 from clipsam.runtime.stages.prompts import Prompts, find_prompts
@@ -76,6 +77,7 @@ class ClipSAM:
         if (prepare := sessions.get(PREPARE)) is not None:
             self._preparer = Preparer(prepare, self._clip_umci, self.segmenter.encoder)
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
+        self._kinds = KindOptions(bundle.namer, asked_of(bundle, self.options))
         self._refine_ms = 0.0  # what SAM cost last time, for the deadline
 
     @property
@@ -123,7 +125,8 @@ class ClipSAM:
             if not isinstance(calibration, Calibration):
                 calibration = Calibration.read(calibration)
             calibration.check_made_for(opened.id)
-        calibrated(options or InspectOptions(), calibration)  # fails before gigabytes are read
+        # What cannot be asked for fails before gigabytes are read.
+        asked_of(opened, calibrated(options or InspectOptions(), calibration))
         sessions = open_sessions(opened, provider, threads, precision, device_id)
         model = cls(opened, sessions, options, calibration)
         gpu = "" if model.device_id is None else f" (GPU {model.device_id})"
@@ -152,7 +155,7 @@ class ClipSAM:
         norm = self._norm(norm)  # of the returned map
         clock = Clock()
         with clock("rough"):
-            looks, found = self._find(image, text, self._compares)
+            looks, found = self._find(image, text, self._takes_tokens)
         return self._refine(
             image, category, looks, found, clock, norm=norm, deadline_ms=deadline_ms
         )
@@ -168,8 +171,10 @@ class ClipSAM:
         if ignored is not None:
             rough[ignored] = 0
         gate = self.options.gate(self.bundle.manifest.prompts, rough.shape, looks.grid.share)
+        rest, _ = self._kinds.steer(rough, gate, tokens, looks)
+        assert rest is not None
         prompts = find_prompts(rough, gate)
-        return Observed(prompts.score, tokens, picture_facts(view))
+        return Observed(prompts.score, rest, picture_facts(view))
 
     def _looks(self, image: Image) -> Looks:
         """What CLIP is shown of a whole image."""
@@ -183,8 +188,10 @@ class ClipSAM:
         return looks, found
 
     @property
-    def _compares(self) -> bool:
-        return self.calibration is not None and self.calibration.reference is not None
+    def _takes_tokens(self) -> bool:
+        """Whether parts are compared with good ones, or regions named."""
+        compares = self.calibration is not None and self.calibration.reference is not None
+        return compares or self.bundle.namer is not None
 
     def word(self, category: str | None) -> str:
         """The category that is meant: a calibration has one of its own. Raises OptionError."""
@@ -211,8 +218,10 @@ class ClipSAM:
             if ignored is not None:
                 rough[ignored] = 0
             gate = given.gate(options.prompts, rough.shape, looks.grid.share)
-            far = compare(self.calibration, view, tokens)
+            rest, steered = self._kinds.steer(rough, gate, tokens, looks)
+            far = compare(self.calibration, view, rest)
             prompts = find_prompts(rough, gate, far.added)  # Eq. 7
+            kinds = self._kinds.of(prompts, tokens, looks, rough.shape, steered)
             zoom = given.zoom or options.preprocess.zoom
             crops = choose_crops(zoom, prompts, view.shape, self.segmenter.image_size)
             expected = self._refine_ms * max(1, len(crops))
@@ -233,6 +242,7 @@ class ClipSAM:
                 replace(options.decision, min_area=gate.min_area),
                 refined=masks is not None,
                 reasons=far.reasons,
+                kinds=kinds,
             )
         shown = max(decision.limit - far.added, 0)  # where the map alone decides
         if masks is not None:
@@ -248,6 +258,9 @@ class ClipSAM:
             limit=decision.limit,
             reasons=decision.reasons,
             regions=given.shift(decision.regions),
+            ignored=given.shift(ignored_regions(steered, shown, 1 + weight * self.masks_per_box)),
+            look_for=given.look_for,
+            ignore_kinds=given.ignore_kinds,
             category=category,
             height=image.shape[0],
             width=image.shape[1],
@@ -338,7 +351,7 @@ class ClipSAM:
             refine,
             self._run_blank,
             category,
-            self._compares,
+            self._takes_tokens,
             batch,
             ahead,
         )

@@ -37,8 +37,8 @@ def read_text_features(path: Path, manifest: Manifest) -> dict[str, NDArray[np.f
     count, longest = len(categories), max(map(len, categories))
     try:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
-            names = _read(archive, "categories.npy", 4 * count * longest).tolist()
-            features = _read(archive, "features.npy", 4 * count * size * 2)
+            names = read_array(archive, "categories.npy", 4 * count * longest).tolist()
+            features = read_array(archive, "features.npy", 4 * count * size * 2)
         if tuple(names) != categories:
             raise ValueError("its categories are not the manifest's")
         if features.dtype != np.float32 or features.shape != (count, size, 2):
@@ -54,7 +54,7 @@ def read_text_features(path: Path, manifest: Manifest) -> dict[str, NDArray[np.f
     return {name: features[i] for i, name in enumerate(names)}
 
 
-def _read(archive: zipfile.ZipFile, name: str, expected: int) -> NDArray[Any]:
+def read_array(archive: zipfile.ZipFile, name: str, expected: int) -> NDArray[Any]:
     """The array `name`, which takes about `expected` bytes."""
     info = archive.getinfo(name)
     if info.file_size > expected + _HEADERS:

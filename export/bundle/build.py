@@ -30,24 +30,32 @@ from clipsam.export.parity.prepare import SIZES, PrepareCheck
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
 from clipsam.research.models.clip import ClipFeatures
+from clipsam.research.models.defect_words import DEFAULT_WORDS
+from clipsam.research.models.naming import word_space
 from clipsam.research.models.presets import Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import DEFAULT_CATEGORIES, text_features
 from clipsam.research.models.reference import Reference
 from clipsam.runtime.bundle import (
     FLOAT32,
     GRAPHS,
+    NAMING,
     PREPARE,
     TEXT_FEATURES,
     Bundle,
     GraphEntry,
     Manifest,
     write_manifest,
+    write_naming,
     write_text_features,
 )
 from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.core.files import sha256
 
 UNWRITTEN = "unwritten"  # the id of a bundle that is being built
+_NAMELESS = (
+    "The bundle names no defects, since no naming head was trained on this CLIP: `clipsam "
+    "train-naming` makes one, for --naming-weights."
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class BuildOptions:
     """What to build, from what, and where.
 
     Attributes:
-      categories: beside the default list.
+      categories: beside the default list; defects: words for defects, likewise.
       precisions: of the graphs; float32 is always built, and fp16 with int8. In int8-dynamic
         float32 stands in for a graph that does not pass.
       attention: how SAM's encoder writes its attention, see `sam_attention.py`.
@@ -67,6 +75,7 @@ class BuildOptions:
     output: Path
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     categories: tuple[str, ...] = ()
+    defects: tuple[str, ...] = ()
     precisions: tuple[str, ...] = (FLOAT32,)
     attention: str = "stock"
     calibration: Path | None = None
@@ -82,7 +91,8 @@ class BuildReport:
     Attributes:
       graphs, end_to_end: the parity checks.
       unchanged: the graphs taken over from the bundle before.
-      refused: a sentence for every graph that another precision stands in for.
+      refused: a sentence for every graph that another precision stands in for, and for what else
+        is missing.
     """
 
     graphs: list[GraphCheck]
@@ -144,6 +154,7 @@ class _Build:
         text = self._text_features(clip)
         table = np.stack(list(text.values()))
         write_text_features(self.folder / TEXT_FEATURES, tuple(text), table)
+        self._naming(clip)
         features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
         del clip  # the text tower is done
 
@@ -170,7 +181,8 @@ class _Build:
             f"{made.graph} stays {RECIPES[made.precision].base} in {made.precision}: {reason}."
             for made, reason in self.refused.items()
         )
-        return BuildReport(self.checks, whole, tuple(self.unchanged), tuple(sentences))
+        nameless = () if "naming" in self.digests else (_NAMELESS,)
+        return BuildReport(self.checks, whole, tuple(self.unchanged), (*sentences, *nameless))
 
     def _text_features(self, clip: Any) -> dict[str, NDArray[np.float32]]:
         """L [C_t,2] of every category; those of the bundle before are taken over if they hold."""
@@ -187,6 +199,22 @@ class _Build:
                 table[category] = found
                 bar.update()
         return table
+
+    def _naming(self, clip: Any) -> None:
+        """What names regions, where there is a head for this CLIP."""
+        options = self.options
+        space = word_space(
+            self.preset,
+            clip,
+            get_tokenizer(),
+            options.checkpoints.naming,
+            adapted=options.adapted is not None,
+        )
+        if space is None:
+            return
+        self.digests["naming"] = space.digest
+        words = list(dict.fromkeys((*DEFAULT_WORDS, *options.defects)))
+        write_naming(self.folder / NAMING, words, space.features(words), space.head)
 
     def _graph(self, source: GraphSource, precision: str) -> None:
         """Export one graph and hold it against PyTorch, or take it over if nothing changed."""

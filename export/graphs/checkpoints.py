@@ -55,6 +55,7 @@ class Checkpoints:
     sam: Path | None = None
     umci: Path | None = None
     random_seed: int | None = None
+    naming: Path | None = None
 
     @classmethod
     def beside(cls, bundle: Path, clip: Path | None = None) -> Checkpoints:
@@ -66,7 +67,8 @@ class Checkpoints:
             path = folder / f"{name}.safetensors"
             return path if path.is_file() else None
 
-        return cls(clip or there("clip"), there("sam"), there("umci"))
+        naming = there("naming")
+        return cls(clip or there("clip"), there("sam"), there("umci"), naming=naming)
 
     def load_clip(self, preset: Preset) -> tuple[CLIP, str]:
         """CLIP, and a digest of its weights: the file's sha256, or "random:SEED"."""

@@ -9,13 +9,10 @@ with both 0.991), and one stage is the cheapest. Which of `paper`'s is best has 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from clipsam.research.models.clip import ClipFeatures, normalise
+from clipsam.research.models.clip import ClipFeatures, compared_tokens, normalise
 from clipsam.research.models.umci import UMCIStages
-
-_LEAST_LENGTH = 1e-6  # a token of nothing stays nothing
 
 
 class ClipUmciGraph(nn.Module):
@@ -34,7 +31,6 @@ class ClipUmciGraph(nn.Module):
 
     def __init__(self, features: ClipFeatures, umci: UMCIStages) -> None:
         super().__init__()
-        self.compared = len(features.taps) // 2  # the stage whose tokens are returned
         self.features = features
         self.umci = umci
         self.eval().requires_grad_(False)
@@ -52,6 +48,4 @@ class ClipUmciGraph(nn.Module):
         """
         taps = self.features(normalise(image))  # per stage P_i [B,H,W,C]
         rough = self.umci.rough_map(taps, text, self.features.image_size)
-        tokens = taps[self.compared].flatten(1, 2).float()
-        length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True).clamp_min(_LEAST_LENGTH)
-        return rough.float(), (tokens / length).half()
+        return rough.float(), compared_tokens(taps)

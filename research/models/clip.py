@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from clipsam.research.models.umci import mean_abnormal, to_image_size
 
+_LEAST_LENGTH = 1e-6  # a token of nothing stays nothing
+
 
 def normalise(image: Tensor) -> Tensor:
     """uint8 RGB [B,S,S,3] -> float32 [B,3,S,S] with CLIP's mean and standard deviation."""
@@ -66,6 +68,20 @@ class ClipFeatures(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised RGB [B,3,S,S] -> one [B,H,W,C] a tap."""
         return run_tower(self.visual, image, self.position, self.taps)
+
+
+def compared_stage(taps: int) -> int:
+    """Of so many taps the one whose tokens a bundle returns: the middle one, the upper of two."""
+    return taps // 2
+
+
+def compared_tokens(taps: Sequence[Tensor]) -> Tensor:
+    """The tokens by which parts are compared and regions named: taps [B,H,W,C] -> float16
+    [B,H*W,C], row by row, each of length 1."""
+    tokens = taps[compared_stage(len(taps))].flatten(1, 2).float()
+    length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True).clamp_min(_LEAST_LENGTH)
+    unit: Tensor = (tokens / length).half()
+    return unit
 
 
 class PatchTextSimilarity(nn.Module):

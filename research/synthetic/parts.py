@@ -56,7 +56,7 @@ def silhouette(rng: Rng, size: int, shape: str) -> tuple[F32, list[tuple[str, Ma
         bore = np.zeros_like(cover)
         cv2.circle(bore, (round(centre[0]), round(centre[1])), inner, (255.0,), -1, cv2.LINE_AA)
         cover = np.minimum(cover, 255 - bore)
-        things.append(("hole", bore > 127))
+        things.append(("drilled hole", bore > 127))
     things.insert(0, ("part", cover > 127))
     return f32(cover) * np.float32(1 / 255), things
 
@@ -113,7 +113,7 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
     extent = 4 * float(max(np.ptp(rows), np.ptp(columns)))
     x, y = centre[0] + rng.normal(0, 0.12) * extent, centre[1] + rng.normal(0, 0.12) * extent
     thick = max(1, round(uniform(rng, 0.8, 2.6) * unit))
-    name = "mark"
+    name = {"text": "printed text", "seam": "seam"}.get(kind, "mark")
     if kind == "text":
         _print_text(rng, plate, (x, y), canvas.axis if rng.random() < 0.3 else 0.0, unit)
     elif kind == "seam":
@@ -162,7 +162,7 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
                 corner = (round(left + pitch * 0.5), round(top + pitch * 0.9))
                 cv2.rectangle(plate, (left, top), corner, (255.0,), -1)
     else:
-        name = "hole"
+        name = "drilled hole"
         count, ring = integer(rng, 1, 8), extent * uniform(rng, 0.22, 0.38)
         radius, phase = round(uniform(rng, 2.5, 8) * unit), uniform(rng, 0, 6.3)
         ring = 0.0 if count == 1 else ring
@@ -171,18 +171,18 @@ def add_mark(rng: Rng, canvas: Canvas, kind: str) -> list[tuple[str, Mask]]:
             at = (round(centre[0] + ring * np.cos(turn)), round(centre[1] + ring * np.sin(turn)))
             cv2.circle(plate, at, radius, (255.0,), -1, cv2.LINE_AA)
     alpha = f32(plate) * np.float32(1 / 255)
-    if name == "hole" and float((alpha * canvas.solid).sum()) < 0.97 * float(alpha.sum()):
+    if name == "drilled hole" and float((alpha * canvas.solid).sum()) < 0.97 * float(alpha.sum()):
         return []  # drilled across the border it would look like damage
     alpha = alpha * canvas.solid
     mask = alpha > 0.5
     if int(mask.sum()) < 9 or int(mask.sum()) > 0.5 * int(canvas.part.sum()):
         return []
-    if name == "hole" and rng.random() < 0.5:
+    if name == "drilled hole" and rng.random() < 0.5:
         canvas.solid *= 1 - alpha  # drilled through: no longer part of the part, see `make_scene`
         return [(name, mask)]
     base = canvas.image[mask].mean(axis=0)
     tone = rng.uniform(0.03, 0.97, len(base)) if rng.random() < 0.5 else base + rng.normal(0, 0.2)
-    if name == "hole" or kind == "chips":
+    if name == "drilled hole" or kind == "chips":
         tone = base * uniform(rng, 0.15, 0.7)
     if kind == "creases":
         tone = base * uniform(rng, 0.55, 0.9)

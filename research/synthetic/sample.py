@@ -39,8 +39,9 @@ class Sample:
         kind_map: HxW uint8, 0 = normal, else 1 + index into `KINDS`; where defects
             overlap, the later one.
         defects: the defects one by one; masks of different defects may overlap.
-        parts: things that are not anomalous, of kind "part", "hole" or "mark", as far as they
-            are still there; at least 9 pixels each. A surface that fills the frame is none.
+        parts: things that are not anomalous, of kind "part", "drilled hole", "printed text",
+            "seam" or "mark", as far as they are still there; at least 9 pixels each. A surface that
+            fills the frame is none.
         outline: HxW uint8, 1 within the outline of the undamaged part, else 0 (a surface that fills
             the frame is all 1).
         present: HxW uint8, 1 where the part is still there.
@@ -59,10 +60,12 @@ class Sample:
     caption: str
 
 
-def _draw_kinds(rng: Rng, surface: bool, fine: bool) -> list[DefectKind]:
+def _draw_kinds(rng: Rng, surface: bool, fine: bool, even: bool) -> list[DefectKind]:
     """The kinds to try, outline defects first, so that nothing is drawn where they cut."""
     kinds = [kind for kind in KINDS if not (surface and kind.needs_outline)]
     weights = np.array([k.weight if k.fine is None or not fine else k.fine for k in kinds])
+    if even:
+        weights = (weights > 0).astype(float)
     count = int(rng.choice(4, p=[0.58, 0.27, 0.1, 0.05])) + 1
     chosen = [kinds[i] for i in rng.choice(len(kinds), count, p=weights / weights.sum())]
     if rng.random() < 0.3:
@@ -80,18 +83,24 @@ def _add(rng: Rng, canvas: Canvas, kind: DefectKind, tries: int) -> list[Instanc
 
 
 def make_sample(
-    rng: np.random.Generator, size: int = 192, *, defect_rate: float = 0.7, fine: bool = False
+    rng: np.random.Generator,
+    size: int = 192,
+    *,
+    defect_rate: float = 0.7,
+    fine: bool = False,
+    even: bool = False,
 ) -> Sample:
     """Draw one sample of size x size pixels; a share of defect_rate has at least one defect.
 
     A `fine` one shows small and thin defects too, and what brushes, tools and moulds leave on good
-    surfaces. The others are the pictures that published figures were measured on.
+    surfaces. The others are the pictures that published figures were measured on. `even` draws
+    every kind of defect as often as any other.
     """
     scene = make_scene(rng, size, fine)
     canvas = scene.canvas
     defects: list[Instance] = []
     if rng.random() < defect_rate:
-        for kind in _draw_kinds(rng, canvas.surface, fine):
+        for kind in _draw_kinds(rng, canvas.surface, fine, even):
             defects += _add(rng, canvas, kind, tries=3)
         if not defects:  # nothing was visible: a dark blob or a bright one always is
             defects += _add(rng, canvas, BY_NAME["blob"], tries=20)

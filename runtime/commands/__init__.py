@@ -54,7 +54,7 @@ COMMANDS = {
     "adapt": Command(
         "clipsam.export.adapt", "export", "fine-tune a model to one product's good parts"
     ),
-    "words": Command("clipsam.export.words", "research", "teach a bundle further product words"),
+    "words": Command("clipsam.export.words", "research", "teach a bundle further words"),
     "audit": Command(
         "clipsam.export.audit", "export", "what of a bundle's graphs a GPU would not run"
     ),
@@ -62,6 +62,9 @@ COMMANDS = {
         "clipsam.export.trt.diagnose", "diagnose", "find the layer that makes an engine wrong"
     ),
     "train": Command("clipsam.research.train", "train", "train UMCI on a frozen CLIP"),
+    "train-naming": Command(
+        "clipsam.research.train_naming", "research", "train what names defects"
+    ),
     "evaluate": Command(
         "clipsam.research.evaluate", "evaluate", "measure a bundle or the model on a data set"
     ),

@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in _lines(facts):
             print(f"  {line}")
     print(f"{len(manifest.categories)} categories: {', '.join(manifest.categories)}")
+    words = bundle.namer.words if bundle.namer else ()
+    print(f"{len(words)} words for defects: {', '.join(words)}" if words else "no defect is named")
     return 0
 
 

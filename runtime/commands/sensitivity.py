@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +49,21 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
         help="also look closely, in N columns and M rows of overlapping windows: finds small "
         "defects in large pictures, for the time of as many looks (default: off)",
     )
+    group.add_argument(
+        "--look-for",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help='only these kinds of defects count, e.g. "crack, chip"; `clipsam info` lists the '
+        'words, and "unknown" is one (default: whatever is found)',
+    )
+    group.add_argument(
+        "--ignore-kind",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help='these are no defects, e.g. "printed text, scratch"',
+    )
 
 
 def add_view(parser: argparse._ActionsContainer) -> None:
@@ -73,6 +88,8 @@ def read_options(args: argparse.Namespace) -> InspectOptions:
         mm_per_pixel=args.mm_per_pixel,
         tiles=args.tiles,
         zoom=getattr(args, "zoom", None),
+        look_for=_words(args.look_for),
+        ignore_kinds=_words(args.ignore_kind),
     )
 
 
@@ -85,6 +102,15 @@ def read_view(args: argparse.Namespace) -> InspectOptions:
             what = "everything" if ignore.all() else "nothing"
             raise OptionError(f"--ignore {args.ignore} ignores {what}: paint white what to ignore.")
     return InspectOptions(roi=args.roi, ignore=ignore)
+
+
+def _words(given: Sequence[str]) -> tuple[str, ...]:
+    """Words and phrases, one an argument or several between commas. Raises OptionError for an
+    argument without any, which would ask for nothing and get everything."""
+    for text in given:
+        if not text.strip(" ,"):
+            raise OptionError(f"{text!r} names no kind of defect: give words between commas.")
+    return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
 
 
 def _roi(text: str) -> Box:

@@ -28,6 +28,14 @@ class Region:
     centroid: tuple[float, float]  # (x, y)
     contour: tuple[tuple[int, int], ...]  # (x, y) of its outline, clockwise or not, closed
     score: float  # highest value of the final map within it
+    # Words for it, "unknown" among them, and their probabilities, most probable first, without
+    # those below 0.01; empty where the bundle names nothing.
+    kinds: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def kind(self) -> str:
+        """The most probable word; "" where there are none."""
+        return next(iter(self.kinds), "")
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,11 @@ class Result:
     crops: int = field(default=0, kw_only=True)
     roi: tuple[int, int, int, int] | None = field(default=None, kw_only=True)  # x, y, width, height
     ignore: str = field(default="", kw_only=True)  # names the ignored area; "": none
+    look_for: tuple[str, ...] = field(default=(), kw_only=True)  # words; (): whatever there is
+    ignore_kinds: tuple[str, ...] = field(default=(), kw_only=True)
+    # What would have been found and was not asked for, with its kinds; neither score nor map nor
+    # mask knows of it.
+    ignored: tuple[Region, ...] = field(default=(), kw_only=True)
     calibration: str = field(default="", kw_only=True)  # id of the calibration; "": none
     # Largest distance from the reference parts, 0..2; None where there are none.
     distance: float | None = field(default=None, kw_only=True)
@@ -87,10 +100,11 @@ class Result:
         """Everything but the arrays, in JSON's types."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         del values["score_map"], values["mask"]
-        values["regions"] = [
-            {f.name: getattr(region, f.name) for f in fields(region)} for region in self.regions
-        ]
-        values["reasons"], values["roi"] = list(self.reasons), self.roi and list(self.roi)
+        for name in ("regions", "ignored"):
+            values[name] = [_region_dict(region) for region in values[name]]
+        for name in ("reasons", "look_for", "ignore_kinds"):
+            values[name] = list(values[name])
+        values["roi"] = self.roi and list(self.roi)
         values["timings"], values["precisions"] = dict(self.timings), dict(self.precisions)
         return values
 
@@ -105,18 +119,29 @@ class Result:
         """Inverse of `to_json`. Raises ValueError when fields are missing or unknown."""
         values = json.loads(text)
         try:
-            values["regions"] = tuple(
-                Region(
-                    box=tuple(r["box"]),
-                    area=r["area"],
-                    centroid=tuple(r["centroid"]),
-                    contour=tuple((x, y) for x, y in r["contour"]),
-                    score=r["score"],
-                )
-                for r in values["regions"]
-            )
-            values["reasons"] = tuple(values["reasons"])
+            for name in ("regions", "ignored"):
+                values[name] = tuple(_region(r) for r in values[name])
+            for name in ("reasons", "look_for", "ignore_kinds"):
+                values[name] = tuple(values[name])
             values["roi"] = values["roi"] and tuple(values["roi"])
             return cls(**values, score_map=score_map, mask=mask)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a result of this version ({error})") from error
+
+
+def _region_dict(region: Region) -> dict[str, Any]:
+    return {
+        **{f.name: getattr(region, f.name) for f in fields(region)},
+        "kinds": dict(region.kinds),
+    }
+
+
+def _region(values: Mapping[str, Any]) -> Region:
+    return Region(
+        box=tuple(values["box"]),
+        area=values["area"],
+        centroid=tuple(values["centroid"]),
+        contour=tuple((x, y) for x, y in values["contour"]),
+        score=values["score"],
+        kinds=dict(values["kinds"]),
+    )

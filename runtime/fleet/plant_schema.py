@@ -56,6 +56,7 @@ CREATE TABLE clipsam.parts (
     height      bigint,
     roi         jsonb,
     regions     jsonb NOT NULL,
+    ignored     jsonb NOT NULL,
     label       text,
     labelled_at timestamptz,
     labelled_by text,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Of a part, what means nothing away from its box.
 BOX_ONLY = ("state", "attempts", "picture", "map", "filed", "file_size", "file_mtime_ns")
 _SENT = tuple(name for name in COLUMNS if name not in BOX_ONLY)
-_JSON = ("reasons", "precisions", "timings", "regions", "roi")
+_JSON = ("reasons", "precisions", "timings", "regions", "ignored", "roi")
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'  # as the store writes a time
 _BATCH = 100  # changes of a transaction
 _QUALITY = 75  # of a thumbnail, WebP

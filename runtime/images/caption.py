@@ -1,5 +1,7 @@
 """What stands below an overlay: name, verdict, score and limit, the colours, the regions.
 
+Beside every region stand its number and what it is called.
+
 OpenCV 4 draws ASCII alone: accents are dropped (ä becomes a), any other letter is written as its
 escape (部 becomes \\u90e8).
 """
@@ -13,7 +15,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from clipsam.runtime.core.result import Result
+from clipsam.runtime.core.result import Region, Result
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 
@@ -79,23 +81,31 @@ def fitted(text: str, width: float, size: float) -> str:
 
 
 def _number(picture: Image, result: Result, factor: int, size: float) -> None:
-    """Write each region's number beside its box."""
-    for number, region in enumerate(result.regions, start=1):
+    """Write each region's number and word beside its box; of what is ignored, the word alone."""
+    marks = [(f"{n} {r.kind}".strip(), r) for n, r in enumerate(result.regions, start=1)]
+    marks += [(f"({region.kind})", region) for region in result.ignored]
+    for text, region in marks:
+        word = ascii_of(text)
+        wide = width_of(word, 1.4 * size)
         x, y, _, height = (side * factor for side in region.box)
         above = y >= 16 * size
         at = (max(2, x), y - 4 * size if above else y + height + 14 * size)
-        at = (min(at[0], picture.shape[1] - 12 * size), min(at[1], picture.shape[0] - 4 * size))
+        at = (
+            max(2, min(at[0], picture.shape[1] - wide - 2 * size)),
+            min(at[1], picture.shape[0] - 4 * size),
+        )
         for right, down in ((-1, 0), (1, 0), (0, -1), (0, 1)):  # an edge, on any background
             edge = (at[0] + 1.5 * right * size, at[1] + 1.5 * down * size)
-            put(picture, str(number), edge, 1.4 * size, (0, 0, 0), thick=2)
-        put(picture, str(number), at, 1.4 * size, (255, 255, 255), thick=2)
+            put(picture, word, edge, 1.4 * size, (0, 0, 0), thick=2)
+        put(picture, word, at, 1.4 * size, (255, 255, 255), thick=2)
 
 
 def _caption(width: int, size: float, result: Result, name: str) -> Image:
     margin, line = 10 * size, 20 * size
     listed = result.regions[:MOST_LISTED]
     more = len(result.regions) - len(listed)
-    lines = 3 + len(listed) + bool(more)
+    asked = _asked(result)
+    lines = 3 + len(listed) + bool(more) + len(asked)
     strip = np.full((round(lines * line + 26 * size), width, 3), PAPER, np.uint8)
     put(strip, fitted(ascii_of(name), width - 2 * margin, size), (margin, line), size)
     colour = VERDICT_COLOURS.get(result.verdict, FAINT)
@@ -106,12 +116,34 @@ def _caption(width: int, size: float, result: Result, name: str) -> Image:
     _colours(strip, result, margin, 2.5 * line, size)
     for number, region in enumerate(listed, start=1):
         x, y, w, h = region.box
-        text = f"{number}: {w} x {h} px at {x}, {y}, score {region.score:.3f}"
+        text = f"{number}: {w} x {h} px at {x}, {y}, score {region.score:.3f}{_kinds(region)}"
+        text = fitted(ascii_of(text), strip.shape[1] - 2 * margin, size)
         put(strip, text, (margin, (3 + number) * line + 16 * size), size)
     if more:
         at = (margin, (4 + len(listed)) * line + 16 * size)
         put(strip, f"and {more} more", at, size, colour=FAINT)
+    for number, text in enumerate(asked, start=4 + len(listed) + bool(more)):
+        text = fitted(ascii_of(text), strip.shape[1] - 2 * margin, size)
+        put(strip, text, (margin, number * line + 16 * size), size, colour=FAINT)
     return strip
+
+
+def _kinds(region: Region) -> str:
+    """The words for a region, the two most probable."""
+    told = [f"{word} {100 * p:.0f} %" for word, p in list(region.kinds.items())[:2]]
+    return ", " + ", ".join(told) if told else ""
+
+
+def _asked(result: Result) -> list[str]:
+    """What was asked for, and what was left out for that."""
+    lines = []
+    if result.look_for:
+        lines.append(f"looked for: {', '.join(result.look_for)}")
+    if result.ignore_kinds:
+        lines.append(f"ignored kinds: {', '.join(result.ignore_kinds)}")
+    if result.ignored:
+        lines.append("ignored: " + ", ".join(region.kind for region in result.ignored))
+    return lines
 
 
 def _colours(strip: Image, result: Result, left: float, top: float, size: float) -> None:
@@ -119,7 +151,7 @@ def _colours(strip: Image, result: Result, left: float, top: float, size: float)
     wide, high = round(strip.shape[1] - 2 * left), round(10 * size)
     ramp = np.tile(np.linspace(0, 1, wide, dtype=np.float32), (high, 1))
     grey = np.full((high, wide, 3), 128, np.uint8)
-    shown = replace(result, regions=(), score_map=ramp, mask=ramp > 1)
+    shown = replace(result, regions=(), ignored=(), score_map=ramp, mask=ramp > 1)
     x, y = round(left), round(top)
     strip[y : y + high, x : x + wide] = overlay(grey, shown)
     at = x + round(_map_limit(result) * (wide - 1))

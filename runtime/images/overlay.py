@@ -9,6 +9,7 @@ from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
 
 _OUTLINE = (255, 40, 40)  # RGB
+_IGNORED = (170, 170, 170)
 _ROWS = 256  # mixed at a time: as floats the picture takes four times its memory, and twice
 _AT_LIMIT = 0.15  # how strong the heat is at the limit, 0..1
 
@@ -31,7 +32,8 @@ def overlay(image: Image, result: Result) -> Image:
         alpha = alphas[levels][..., None]
         picture[rows] = image[rows] * (1 - alpha) + heat[:, 0, ::-1][levels] * alpha
     line = max(1, round(max(image.shape[:2]) / 500))
-    for region in result.regions:
-        contour = np.array(region.contour, np.int32).reshape(-1, 1, 2)
-        cv2.drawContours(picture, [contour], -1, _OUTLINE, line, cv2.LINE_AA)
+    for regions, colour in ((result.ignored, _IGNORED), (result.regions, _OUTLINE)):
+        for region in regions:
+            contour = np.array(region.contour, np.int32).reshape(-1, 1, 2)
+            cv2.drawContours(picture, [contour], -1, colour, line, cv2.LINE_AA)
     return picture

@@ -76,7 +76,7 @@ def _part(row: Mapping[str, Any], folder: Path, images: Path | None) -> Part:
         timings=timings_of(row.get("timings")),
         sam=bool(number(row.get("prompts"))),
         late=row.get("late") is True,
-        boxes=boxes_of(row.get("regions")),
+        boxes=boxes_of(row.get("regions"), row.get("ignored")),
         size=(int(width), int(height)) if width and height else None,
         ran=ran,
         picture=_picture(row, images),

@@ -18,7 +18,7 @@ import numpy as np
 
 from clipsam.runtime.core.result import ANOMALOUS, NOT_JUDGED, VERDICTS
 from clipsam.runtime.report.change import Change, find_change
-from clipsam.runtime.report.parts import Part, Run
+from clipsam.runtime.report.parts import Box, Part, Run
 from clipsam.runtime.report.pictures import Pair
 from clipsam.runtime.station.part import LABELS
 
@@ -80,11 +80,7 @@ def _data(run: Run, made: float) -> dict[str, Any]:
         "late": [i for i, p in enumerate(parts) if p.late],
         "stages": {s: [_short(p.timings.get(s), 4) for p in parts] for s in stages},
         "size": {i: p.size for i, p in enumerate(parts) if p.boxes and p.size},
-        "boxes": {
-            i: [(b.x, b.y, b.width, b.height, _short(b.score)) for b in p.boxes]
-            for i, p in enumerate(parts)
-            if p.boxes and p.size
-        },
+        "boxes": {i: [_box(b) for b in p.boxes] for i, p in enumerate(parts) if p.boxes and p.size},
         "usual": None
         if run.usual is None
         else {
@@ -94,6 +90,12 @@ def _data(run: Run, made: float) -> dict[str, Any]:
         "changes": _changes(parts),
         "events": [(e.at, e.kind, e.message) for e in reversed(run.events)],
     }
+
+
+def _box(box: Box) -> list[Any]:
+    """x, y, width, height, score; with a name also that, and 1 where it was ignored."""
+    values = [box.x, box.y, box.width, box.height, _short(box.score)]
+    return [*values, box.kind, *([1] if box.ignored else [])] if box.kind else values
 
 
 def _changes(parts: Sequence[Part]) -> dict[str, dict[str, float]]:

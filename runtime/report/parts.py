@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ MOST_BOXES = 32  # of a part; more are a carpet
 
 @dataclass(frozen=True)
 class Box:
-    """A region's bounding box, in pixels of the image, and its score."""
+    """A region's bounding box, in pixels of the image, its score, what it is called, and whether it
+    was ignored for that."""
 
     x: float
     y: float
     width: float
     height: float
     score: float | None
+    kind: str = ""
+    ignored: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,23 @@ def timings_of(value: Any) -> dict[str, float]:
     return {text(k): ms for k, v in value.items() if (ms := number(v)) is not None and ms >= 0}
 
 
-def boxes_of(regions: Any) -> tuple[Box, ...]:
-    """Boxes of a file's first regions; what is no such thing is left out."""
-    found = []
+def boxes_of(regions: Any, ignored: Any = ()) -> tuple[Box, ...]:
+    """Boxes of a file's first regions, and of those it ignored; what is no such thing is left
+    out."""
+    return (*_boxes(regions, False), *_boxes(ignored, True))
+
+
+def _boxes(regions: Any, ignored: bool) -> Iterator[Box]:
     for region in regions[:MOST_BOXES] if isinstance(regions, list) else []:
         box = region.get("box") if isinstance(region, Mapping) else None
         corners = [number(v) for v in box] if isinstance(box, list) else []
         x, y, width, height = corners if len(corners) == 4 else [None] * 4
         if x is not None and y is not None and width is not None and height is not None:
-            found.append(Box(x, y, width, height, number(region.get("score"))))
-    return tuple(found)
+            score, kind = number(region.get("score")), _kind(region.get("kinds"))
+            yield Box(x, y, width, height, score, kind, ignored)
+
+
+def _kind(kinds: Any) -> str:
+    """The most probable word of a file's kinds."""
+    known = {k: p for k, v in kinds.items() if (p := number(v))} if isinstance(kinds, dict) else {}
+    return text(max(known, key=lambda word: known[word])) if known else ""

@@ -111,7 +111,7 @@ def _part(row: dict[str, Any], several: bool, fetch: Callable[[], Any]) -> Part:
         timings=timings_of(row["timings"]),
         sam="encode" in row["timings"] or row["late"] is True,
         late=row["late"] is True,
-        boxes=boxes_of(row["regions"]),
+        boxes=boxes_of(row["regions"], row["ignored"]),
         size=(row["width"], row["height"]) if row["width"] and row["height"] else None,
         ran=ran,
         fetch=fetch,

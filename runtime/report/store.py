@@ -66,7 +66,7 @@ def _part(row: Row, store: Path) -> Part:
         timings=timings_of(row.timings),
         sam="encode" in row.timings or row.late is True,
         late=row.late is True,
-        boxes=boxes_of(list(row.regions)),
+        boxes=boxes_of(list(row.regions), list(row.ignored)),
         size=(row.width, row.height) if row.width and row.height else None,
         ran={key: text(value) for key, value in ran.items() if value},
         picture=row.picture_path(store),

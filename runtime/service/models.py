@@ -23,8 +23,12 @@ EXAMPLE: dict[str, Any] = {
             "centroid": [64.2, 49.8],
             "contour": [[40, 30], [89, 30], [89, 69], [40, 69]],
             "score": 0.88,
+            "kinds": {"scratch": 0.81, "crack": 0.12},
         }
     ],
+    "ignored": [],
+    "look_for": [],
+    "ignore_kinds": [],
     "category": "cookie",
     "height": 120,
     "width": 160,
@@ -58,6 +62,7 @@ class RegionModel(BaseModel):
     centroid: tuple[float, float] = Field(description="x, y")
     contour: list[tuple[int, int]] = Field(description="x, y of its closed outline")
     score: float
+    kinds: dict[str, float] = Field(description="words for it -> probability, most probable first")
 
 
 class InspectionAnswer(BaseModel):
@@ -73,6 +78,9 @@ class InspectionAnswer(BaseModel):
     limit: float
     reasons: list[str] = Field(description="why it may not be called good")
     regions: list[RegionModel]
+    ignored: list[RegionModel] = Field(description="what was not asked for")
+    look_for: list[str] = Field(description="the kinds that count; none: all")
+    ignore_kinds: list[str]
     category: str
     height: int
     width: int

@@ -13,7 +13,7 @@ The mask is always drawn on the fixed scale of Eq. 9, whatever normalisation the
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from clipsam.runtime.core.result import ANOMALOUS, GOOD, NOT_JUDGED, Region
 from clipsam.runtime.ops.components import Component, find_components, pixel_area
 from clipsam.runtime.ops.runs import Indices
+from clipsam.runtime.stages.naming import Kinds
 from clipsam.runtime.stages.prompts import Prompts
 
+_LEAST_TOLD = 0.01  # probability
 Outline = tuple[tuple[int, int], ...]
 
 
@@ -75,12 +77,14 @@ def decide(
     *,
     refined: bool,
     reasons: Collection[str] = (),
+    kinds: Sequence[Kinds] = (),
 ) -> Decision:
     """Mask, regions, score and verdict.
 
     `final` [H,W] is the fixed-scale map, `prompts` what the rough map said, `refined` whether
     SAM's masks are part of `final`; without them the rough map's components are the answer.
-    `reasons` are those of `Decision`.
+    `reasons` are those of `Decision`; `kinds` those of the first components. A region is called
+    what the component is that it shares most pixels with.
     """
     components = prompts.components
     mask = np.zeros(final.shape, np.bool_)
@@ -99,8 +103,53 @@ def decide(
     if lost:
         flat[_pixels(lost)[0]] = True
         regions = find_components(mask, final, 1)  # what was added may join regions
-    found = _regions(regions, mask, final)
+    found = _named(_regions(regions, mask, final), regions, components[: len(kinds)], kinds)
     return Decision(mask, found, prompts.score, prompts.limit, tuple(reasons))
+
+
+def outlined(component: Component, score: float, kinds: Kinds) -> Region:
+    """A component by itself as a region."""
+    outline = _outer_contours(component.mask, component.x_min, component.y_min)[0].reshape(-1, 2)
+    return Region(
+        box=_box(component),
+        area=component.area,
+        centroid=component.centroid,
+        contour=tuple((x, y) for x, y in outline.tolist()),
+        score=score,
+        kinds=listed(kinds),
+    )
+
+
+def listed(kinds: Kinds) -> dict[str, float]:
+    """The kinds that a result tells: to three digits, without the least probable."""
+    return {word: round(p, 3) for word, p in kinds.items() if p >= _LEAST_TOLD}
+
+
+def _named(
+    found: tuple[Region, ...],
+    regions: Sequence[Component],
+    components: Sequence[Component],
+    kinds: Sequence[Kinds],
+) -> tuple[Region, ...]:
+    """The regions with the kinds of the components that they share most pixels with."""
+    if not components:
+        return found
+    named = []
+    for region, own in zip(found, regions, strict=True):
+        shared = [_shared(own, component) for component in components]
+        most = int(np.argmax(shared))
+        named.append(replace(region, kinds=listed(kinds[most])) if shared[most] else region)
+    return tuple(named)
+
+
+def _shared(a: Component, b: Component) -> int:
+    """How many pixels two components have in common."""
+    apart = a.x_max < b.x_min or b.x_max < a.x_min or a.y_max < b.y_min or b.y_max < a.y_min
+    if apart:
+        return 0
+    few, many = sorted((a.pixels, b.pixels), key=len)
+    at = np.minimum(np.searchsorted(many, few), len(many) - 1)
+    return int((many[at] == few).sum())
 
 
 def _pixels(components: Sequence[Component]) -> tuple[Indices, Indices]:
@@ -128,7 +177,7 @@ def _regions(
     outlines = _outlines(components, mask)
     return tuple(
         Region(
-            box=(c.x_min, c.y_min, c.x_max - c.x_min + 1, c.y_max - c.y_min + 1),
+            box=_box(c),
             area=c.area,
             centroid=c.centroid,
             contour=outline,
@@ -136,6 +185,10 @@ def _regions(
         )
         for c, outline, score in zip(components, outlines, scores, strict=True)
     )
+
+
+def _box(c: Component) -> tuple[int, int, int, int]:
+    return c.x_min, c.y_min, c.x_max - c.x_min + 1, c.y_max - c.y_min + 1
 
 
 def _outlines(components: Sequence[Component], mask: NDArray[np.bool_]) -> list[Outline]:

@@ -52,6 +52,11 @@ class Looks:
     grid: Grid
     frame: Array | DeviceArray | None = None
 
+    @property
+    def picture(self) -> Image:
+        """What CLIP is shown of the whole, uint8 [S,S,3], on the host."""
+        return np.asarray(on_host(self.inputs)[0], np.uint8)
+
     @classmethod
     def of(
         cls, session: Session, view: Image, tiles: str, preparer: Preparer | None = None

@@ -24,7 +24,10 @@ def answer_of(part: Part) -> dict[str, Any]:
     values = part.to_dict()
     return {
         **{name: values[name] for name in _FIELDS},
-        "regions": [{k: r[k] for k in _REGION if k in r} for r in values["regions"]],
+        **{
+            name: [{k: r[k] for k in _REGION if k in r} for r in values[name]]
+            for name in ("regions", "ignored")
+        },
     }
 
 

@@ -45,7 +45,8 @@ class Part:
       width: of the picture, in pixels.
       height: of the picture, in pixels.
       roi: x, y, width, height of what was looked at; None: all of it.
-      regions: as in `Result.to_dict`: box (x, y, width, height), area, centroid, contour, score.
+      regions: as in `Result.to_dict`: box (x, y, width, height), area, centroid, contour, score,
+        kinds.
       label: what a person said: "good" or "defective".
       labelled_at: when.
       labelled_by: who.
@@ -56,6 +57,7 @@ class Part:
       filed: whether the picture has been moved or deleted after the judgement.
       file_size: of the source's file, in bytes.
       file_mtime_ns: of the source's file.
+      ignored: regions that were not asked for, as `regions`.
     """
 
     id: int
@@ -93,6 +95,7 @@ class Part:
     filed: bool
     file_size: int | None
     file_mtime_ns: int | None
+    ignored: tuple[Mapping[str, Any], ...] = field(repr=False)
 
     def picture_path(self, store: Path) -> Path | None:
         """Where the picture lies; `store` is the store's file."""
@@ -105,7 +108,7 @@ class Part:
     def to_dict(self) -> dict[str, Any]:
         """Every field, in JSON's types."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("reasons", "regions", "roi"):
+        for name in ("reasons", "regions", "ignored", "roi"):
             values[name] = None if values[name] is None else list(values[name])
         for name in ("precisions", "timings"):
             values[name] = dict(values[name])
@@ -125,7 +128,7 @@ def unprintable(name: str) -> str:
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 COLUMNS = tuple(f.name for f in fields(Part))
 SELECT = "SELECT " + ", ".join(f'"{name}"' for name in COLUMNS) + " FROM parts"
-_JSON = ("reasons", "precisions", "timings", "regions", "roi")
+_JSON = ("reasons", "precisions", "timings", "regions", "ignored", "roi")
 _FLAGS = ("refined", "late", "filed")
 
 
@@ -136,7 +139,7 @@ def from_row(row: tuple[Any, ...]) -> Part:
         values[name] = json.loads(values[name])
     for name in _FLAGS:
         values[name] = None if values[name] is None else bool(values[name])
-    for name in ("reasons", "regions", "roi"):
+    for name in ("reasons", "regions", "ignored", "roi"):
         values[name] = None if values[name] is None else tuple(values[name])
     return Part(**values)
 
@@ -145,7 +148,7 @@ def unrecorded(name: str, category: str, **values: Any) -> Part:
     """A part that no row could be written for yet: its id is 0."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"id": 0, "attempts": 1, "state": JUDGED, "filed": False}
-    row |= {"reasons": (), "regions": (), "precisions": {}, "timings": {}}
+    row |= {"reasons": (), "regions": (), "ignored": (), "precisions": {}, "timings": {}}
     return Part(**{**row, **values, "name": name, "category": category})
 
 

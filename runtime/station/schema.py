@@ -98,7 +98,8 @@ CREATE TRIGGER parts_altered AFTER UPDATE ON parts WHEN NEW.changed = OLD.change
 CREATE TRIGGER events_added AFTER INSERT ON events BEGIN {_TICK.format(table="events")} END;
 """
 )
-MIGRATIONS = (_FIRST, _SECOND)
+_IGNORED = "ALTER TABLE parts ADD COLUMN ignored TEXT NOT NULL DEFAULT '[]'"
+MIGRATIONS = (_FIRST, _SECOND, _IGNORED)
 
 
 def now() -> str:

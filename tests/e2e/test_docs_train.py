@@ -14,7 +14,7 @@ import pytest
 
 from clipsam.export import adapt, build_engines
 from clipsam.export import words as words_command
-from clipsam.research import ablations, dataset_check, evaluate, train
+from clipsam.research import ablations, dataset_check, evaluate, train, train_naming
 from clipsam.runtime.commands import inspection
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -56,6 +56,8 @@ def parser_of(words: list[str]) -> tuple[ArgumentParser, list[str]]:
         return build_engines._parser(), words[2:]
     if words[:2] == ["clipsam", "evaluate"]:
         return evaluate._parser(), words[2:]
+    if words[:2] == ["clipsam", "train-naming"]:
+        return train_naming._parser(), words[2:]
     if words[:2] == ["clipsam", "dataset"]:
         return dataset_check.make_parser(), words[2:]
     if words[:2] == ["clipsam", "adapt"]:

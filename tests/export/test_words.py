@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.toy_bundle import CATEGORIES, TEXT_SIZE, build_toy_bundle
+from support.toy_bundle import CATEGORIES, TEXT_SIZE, add_naming, build_toy_bundle
 
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.words import main
-from clipsam.runtime.bundle import Bundle
+from clipsam.research.models.naming import WordSpace
+from clipsam.runtime.bundle import NAMING, Bundle
 from clipsam.runtime.core.errors import BundleError
 
 
@@ -147,3 +148,50 @@ def test_an_interrupted_write_leaves_the_bundle(
     assert "No space left on device" in capsys.readouterr().err
     assert state(bundle) == before
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+@pytest.fixture
+def naming(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy with names for regions, and a stand-in for what says where words lie."""
+    add_naming(bundle)
+    namer = Bundle.open(bundle).namer
+    assert namer is not None
+
+    def say(words: list[str]) -> np.ndarray:
+        known = dict(zip(namer.words, namer.features, strict=True))
+        made = [known.get(w, np.eye(TEXT_SIZE)[len(w) % TEXT_SIZE]) for w in words]
+        return np.asarray(made, np.float32)
+
+    space = WordSpace(namer.head, say, "")
+    monkeypatch.setattr("clipsam.export.words.word_space", lambda *_, **__: space)
+    return bundle
+
+
+def test_words_for_defects_are_added_and_nothing_else_changes(naming: Path) -> None:
+    before = state(naming)
+    assert main([str(naming), "sink mark", "scratch", "--defects"]) == 0
+    changed = Bundle.open(naming)
+    assert changed.namer is not None
+    assert changed.namer.words == ("scratch", "printed text", "sink mark")
+    assert changed.kinds(["sink mark"]) == {"sink mark"}
+    after = state(naming)
+    assert {n for n in after if after[n] != before[n]} == {NAMING, "manifest.json"}
+    assert main([str(naming), "sink mark", "unknown", "--defects"]) == 0  # it knows them
+    assert state(naming) == after
+
+
+def test_words_for_defects_of_other_weights_are_refused(
+    naming: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = state(naming)
+    monkeypatch.setattr("clipsam.export.words.word_space", lambda *_, **__: None)
+    assert main([str(naming), "sink mark", "--defects"]) == 1
+    assert "are not those that" in capsys.readouterr().err
+    assert state(naming) == before
+
+
+def test_a_bundle_that_names_nothing_takes_no_words_for_it(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "sink mark", "--defects"]) == 1
+    assert "names no defects" in capsys.readouterr().err

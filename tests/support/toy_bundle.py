@@ -20,14 +20,17 @@ from onnx import TensorProto, helper, numpy_helper
 from clipsam.export.graphs.prepare import write_prepare
 from clipsam.runtime.backends.base import TensorSpec, open_session
 from clipsam.runtime.bundle import (
+    NAMING,
     TEXT_FEATURES,
     Bundle,
     GraphEntry,
     Manifest,
     write_manifest,
+    write_naming,
     write_text_features,
 )
 from clipsam.runtime.core.files import sha256
+from clipsam.runtime.stages.naming import NamingHead
 
 CLIP_SIZE, SAM_SIZE, TEXT_SIZE, CHANNELS = 64, 128, 4, 3
 PATCH = 8
@@ -100,6 +103,33 @@ def add_prepare(folder: Path) -> Path:
     manifest = Bundle.open(folder, verify=False).manifest
     write_manifest(folder, replace(manifest, prepare=entry, files=hashes(folder)))
     return path
+
+
+# What names the toy's regions: the colour of their tokens.
+YELLOW, CYAN, MAGENTA = (250, 250, 100), (100, 250, 250), (250, 100, 250)
+WORDS = {"scratch": YELLOW, "printed text": CYAN}
+
+
+def add_naming(folder: Path) -> Path:
+    """Let the toy in `folder` call yellow a scratch and cyan printed text; magenta is unknown."""
+    colours = np.array([*WORDS.values(), MAGENTA], np.float32)
+    colours -= colours.mean(axis=1, keepdims=True)
+    features = np.zeros((len(colours), TEXT_SIZE), np.float32)
+    features[:, :3] = colours / np.linalg.norm(colours, axis=1, keepdims=True)
+    layer = (np.eye(3, TEXT_SIZE, dtype=np.float32), np.zeros(TEXT_SIZE, np.float32))
+    head = NamingHead([layer], [], features[-1], 0.0, 10.0)
+    write_naming(folder / NAMING, list(WORDS), features[:-1], head)
+    manifest = Manifest.from_json((folder / "manifest.json").read_bytes())
+    write_manifest(folder, replace(manifest, files=hashes(folder)))
+    return folder
+
+
+def coloured_squares(*colours: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A dark RGB image 128x256 with a square of each colour, from left to right, 40 pixels wide."""
+    image = np.full((128, 256, 3), 30, np.uint8)
+    for number, colour in enumerate(colours):
+        image[40:80, 20 + 80 * number : 60 + 80 * number] = colour
+    return image
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ function showDetail(position) {
     ["Taken", data.timed ? new Date(1000 * data.time[i]).toLocaleString("en-GB") : ""],
     ["Serial", data.serial[i]], ["Category", data.categories[data.category[i]]],
     ["Label", i in data.label ? ["good", "defective"][data.label[i]] : ""],
-    ["Regions", (data.boxes[i] || []).map(([x, y, w, h, s], k) => `${k + 1}: ${Math.round(w)} × ${Math.round(h)} px at ${Math.round(x)}, ${Math.round(y)}${s === null ? "" : `, score ${short(s)}`}`).join("; ")],
+    ["Regions", (data.boxes[i] || []).map(([x, y, w, h, s, kind, ignored], k) => `${k + 1}: ${kind ? `${kind}${ignored ? " (ignored)" : ""}, ` : ""}${Math.round(w)} × ${Math.round(h)} px at ${Math.round(x)}, ${Math.round(y)}${s === null ? "" : `, score ${short(s)}`}`).join("; ")],
     ["Time", Object.entries(data.stages).filter(([, all]) => all[i] !== null).map(([stage, all]) => `${stage} ${short(all[i])} ms`).join(", ")],
     ["Deadline", late.has(i) ? "SAM was left out to keep it" : ""],
     ...Object.entries(data.runs[data.run[i]]),
@@ -38,11 +38,11 @@ function regions(i, numbered = false) {
   const [width, height] = data.size[i];
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   for (const name of ["under", "over"]) {
-    for (const [x, y, w, h] of data.boxes[i]) svg.append(shape("rect", { x, y, width: w, height: h, class: name }));
+    for (const [x, y, w, h, , , ignored] of data.boxes[i]) svg.append(shape("rect", { x, y, width: w, height: h, class: ignored ? `${name} ignored` : name }));
   }
   if (!numbered) return svg;
   const size = Math.max(width, height) / 24;
-  data.boxes[i].forEach(([x, y], k) => svg.append(shape("text", { x: x + size / 4, y: y > size ? y - size / 4 : y + size }, String(k + 1))));
+  data.boxes[i].forEach(([x, y, , , , kind], k) => svg.append(shape("text", { x: x + size / 4, y: y > size ? y - size / 4 : y + size }, `${k + 1}${kind ? ` ${kind}` : ""}`)));
   svg.querySelectorAll("text").forEach((t) => { t.style.fontSize = `${size}px`; t.style.strokeWidth = `${size / 6}px`; });
   return svg;
 }

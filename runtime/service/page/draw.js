@@ -50,9 +50,17 @@ export function draw(canvas, seen, limit, { map_scale: mapScale, map_floor: mapF
   // Where reference parts alone decide, the map's limit is 0, and all of the part would glow.
   const at = Math.max(mapLimit(answer, limit, mapScale), mapFloor);
   if (map) context.drawImage(heat(seen.map, at), 0, 0, canvas.width, canvas.height);
+  if (regions) outline(context, answer.ignored ?? [], scale, [3, 3]);
   if (!regions || answer.score <= limit) return;
   const shown = answer.regions.filter((region) => limit === answer.limit || region.score > at);
-  const width = Math.max(1.5, canvas.width / 350);
+  outline(context, shown, scale);
+}
+
+// Outlines with the word for each; those of what is ignored are dashed.
+function outline(context, shown, scale, dash = []) {
+  const width = Math.max(1.5, context.canvas.width / 350), size = Math.max(11, context.canvas.width / 45);
+  context.setLineDash(dash.map((part) => part * width));
+  context.font = `600 ${size}px system-ui, sans-serif`;
   for (const [colour, extra] of [["#000a", width], ["#fff", 0]]) {
     context.lineWidth = width + extra;
     context.strokeStyle = colour;
@@ -63,7 +71,20 @@ export function draw(canvas, seen, limit, { map_scale: mapScale, map_floor: mapF
       context.stroke();
     }
   }
+  context.setLineDash([]);
+  context.lineWidth = size / 5;
+  context.strokeStyle = "#000a";
+  context.fillStyle = "#fff";
+  for (const { box: [x, y, , height], kinds } of shown) {
+    const word = kindOf(kinds), wide = context.measureText(word).width;
+    const at = [Math.max(2, Math.min(x * scale, context.canvas.width - wide - 2)), y * scale > 1.3 * size ? y * scale - size / 3 : (y + height) * scale + size];
+    context.strokeText(word, ...at);
+    context.fillText(word, ...at);
+  }
 }
+
+// The most probable word; "" where the bundle has none.
+export const kindOf = (kinds) => Object.entries(kinds ?? {}).reduce((best, one) => (one[1] > best[1] ? one : best), ["", 0])[0];
 
 export function thumbnail(canvas, bitmap) {
   canvas.width = canvas.height = 88;

@@ -3,7 +3,7 @@
 import { Failure, getJson, inspect } from "./api.js";
 import { startCamera } from "./camera.js";
 import { node, words } from "./dom.js";
-import { draw, readMap, thumbnail } from "./draw.js";
+import { draw, kindOf, readMap, thumbnail } from "./draw.js";
 import { startLearning } from "./learn.js";
 import { labelButtons, showParts } from "./parts.js";
 import { promiseOf } from "./promise.js";
@@ -45,7 +45,8 @@ function show(one) {
   const times = Object.entries(answer.timings).filter(([name]) => name !== "total" && name !== "latency");
   const rows = [
     ["Score", `${answer.score.toFixed(4)}, limit ${limit.toFixed(4)}`],
-    ["Regions", answer.regions.length ? answer.regions.map((r) => `${r.area} px at ${Math.round(r.centroid[0])}, ${Math.round(r.centroid[1])}`).slice(0, 4).join("; ") + (answer.regions.length > 4 ? "; …" : "") : "none"],
+    ["Regions", answer.regions.length ? answer.regions.map((r) => `${kindOf(r.kinds)} ${r.area} px at ${Math.round(r.centroid[0])}, ${Math.round(r.centroid[1])}`).slice(0, 4).join("; ") + (answer.regions.length > 4 ? "; …" : "") : "none"],
+    answer.ignored.length && ["Ignored", answer.ignored.map((r) => kindOf(r.kinds)).join(", ")],
     answer.reasons.length && ["Reasons", answer.reasons.join(", ")],
     ["Time", `${answer.timings.total.toFixed(0)} ms (${times.map(([name, ms]) => `${name} ${ms.toFixed(0)}`).join(", ")})`],
     ["Picture", `${answer.width} × ${answer.height}, ${answer.category}`],
