@@ -107,7 +107,7 @@ class OrtSession(Session):
             binding = session.io_binding()
             self._bind_inputs(binding, fed)
             for name in wanted:
-                binding.bind_output(name, _MEMORY[self.provider])
+                binding.bind_output(name, _MEMORY[self.provider], self.device_id or 0)
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
             values = binding.get_outputs()
