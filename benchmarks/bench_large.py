@@ -166,9 +166,8 @@ def _plain(megapixels: float, defect: bool) -> Image:
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(height * 1.5)
     noise = np.random.default_rng(0).integers(110, 140, (height // 8, width // 8), np.uint8)
-    image = np.asarray(
-        cv2.cvtColor(cv2.resize(noise, (width, height)), cv2.COLOR_GRAY2BGR), np.uint8
-    )
+    large = cv2.cvtColor(cv2.resize(noise, (width, height)), cv2.COLOR_GRAY2BGR)
+    image = np.asarray(large, np.uint8)
     if defect:
         end = width // 3 + width // 10, height // 3 + height // 20
         cv2.line(image, (width // 3, height // 3), end, (20, 20, 20), max(1, width // 350))

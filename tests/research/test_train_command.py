@@ -177,6 +177,7 @@ def test_defects_without_masks_are_left_out(
         (["--dataset", "visa"], "--dataset visa needs --data_path"),
         (["--data_path", "x", "--augment", "flip"], "add --no_cache"),
         (["--dataset", "synthetic", "--augment", "flip", "--no_cache"], "varied already"),
+        (["--data_path", "x", "--fine", "0.5"], "--fine is for --dataset synthetic"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(

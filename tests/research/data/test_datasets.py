@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from support.dataset_folders import find_dataset
 
 from clipsam.research.data.datasets import synthetic_dataset
+from clipsam.research.data.selection import select_items
 from clipsam.research.models.checkpoints import load_umci
 from clipsam.research.models.presets import PRESETS
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.research.train import main as train
 from clipsam.runtime.core.errors import DatasetError
 
@@ -78,6 +80,21 @@ def test_the_synthetic_set_is_the_same_every_time() -> None:
         np.testing.assert_array_equal(image, image_2)
         np.testing.assert_array_equal(mask, mask_2)
         assert mask.any() == (a.defect != "good")
+
+
+def test_fine_pictures_are_a_set_of_their_own() -> None:
+    fine = select_items("synthetic-fine", None, 6, 96, None)
+    assert [item.seed for item in fine] == [item.seed for item in synthetic_dataset(6, 96)]
+    for item in fine:
+        image, mask = item.load()
+        sample = sample_from_seed(item.seed, 96, fine=1)
+        np.testing.assert_array_equal(image, sample.image)
+        np.testing.assert_array_equal(mask, sample.mask > 0)
+        np.testing.assert_array_equal(image, item.load_image())
+    halves = [item.load()[0] for item in synthetic_dataset(12, 96, fine=0.5)]
+    others = [sample_from_seed(item.seed, 96).image for item in synthetic_dataset(12, 96)]
+    same = [np.array_equal(*pair) for pair in zip(halves, others, strict=True)]
+    assert 0 < sum(same) < 12
 
 
 def test_training_on_a_folder_gives_weights_that_load(
