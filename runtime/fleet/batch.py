@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from clipsam.runtime.core.errors import ClipSAMError, OptionError, OutputError, SessionError
+from clipsam.runtime.core import errors
+from clipsam.runtime.core.errors import OptionError, OutputError, SessionError
 from clipsam.runtime.core.files import not_written
 from clipsam.runtime.core.lock import try_lock
 from clipsam.runtime.core.log import get_logger
@@ -99,11 +100,17 @@ def _work(
         try:
             for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
                 for n in range(len(batch["plan"])):
+                    if message := str(batch["error"][n]):
+                        raise getattr(errors, str(batch["kind"][n]))(message)
                     _add(counts, Counts(*(int(batch[f.name][n]) for f in fields(Counts))))
                     done += int(batch["pictures"][n])
                     progress(done, total, counts)
         except ray.exceptions.RayError as error:
-            raise _cause(error) from error
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = lines[-1].rstrip(".") if lines else type(error).__name__
+            raise SessionError(
+                f"Ray gave up ({reason}): start again, and it goes on from here."
+            ) from error
         if lost := len(machines - _machines(ray)):
             _LOG.warning("%d of the machines died meanwhile; others did their shards.", lost)
 
@@ -126,20 +133,6 @@ def _room(ray: Any, threads: int, gpus: int) -> int:
             f"No machine of the cluster has {threads} cores for a worker: give fewer --threads."
         )
     return found
-
-
-def _cause(error: BaseException) -> ClipSAMError:
-    """Our own sentence, which Ray wraps up; else what Ray has to say."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ClipSAMError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return SessionError(
-        f"Ray gave up ({lines[-1].strip().rstrip('.') if lines else type(error).__name__}): start "
-        "again, and it goes on from here."
-    )
 
 
 def settings_of(task: Task) -> dict[str, Any]:

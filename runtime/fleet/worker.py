@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipsam.runtime.calibration.record import Calibration
-from clipsam.runtime.core.errors import BundleError, ImageError
+from clipsam.runtime.core.errors import BundleError, ClipSAMError, ImageError
 from clipsam.runtime.fleet.attempts import MOST, Attempts
 from clipsam.runtime.fleet.judge import Picture, judge, read_pictures
 from clipsam.runtime.fleet.pictures import Columns
@@ -49,11 +49,47 @@ class Task:
 
 
 class Worker:
-    """Inspects shards; Ray Data keeps one in every worker process. Raises as `ClipSAM.open`."""
+    """Inspects shards; Ray Data keeps one in every worker process."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._model = ClipSAM.open(
+        self._opened: ClipSAM | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Inspect the shards of a batch of Ray Data's, and say what each came to.
+
+        Our own errors are among the answers, by `error` and `kind`: Ray would wrap them up until
+        only their text is left.
+        """
+        done = []
+        for values in zip(*(batch[name] for name in ("plan", "number", "pictures")), strict=True):
+            shard, counts, error = Shard(*map(int, values)), Counts(), None
+            try:
+                counts = self.inspect(shard)
+            except ClipSAMError as raised:
+                error = raised
+            said = {"error": str(error or ""), "kind": type(error).__name__}
+            done.append({**asdict(shard), **asdict(counts), **said})
+        return {name: np.array([row[name] for row in done]) for name in done[0]}
+
+    def inspect(self, shard: Shard) -> Counts:
+        """Inspect a shard and write its results; returns what they come to.
+
+        Raises as `ClipSAM.open`, BundleError where the bundle is another one, OutputError.
+        """
+        output = self._task.output
+        model = self._opened = self._opened or self._open()
+        attempts = Attempts(output, shard)
+        begun = attempts.begin()
+        pictures = read_pictures(sources_of(output, shard), self._task.columns)
+        rows = (self._carefully if begun else self._rows)(model, pictures, attempts)
+        counts = write_shard(output, shard, rows)
+        attempts.end()
+        return counts
+
+    def _open(self) -> ClipSAM:
+        task = self._task
+        model = ClipSAM.open(
             task.bundle,
             task.provider,
             task.threads,
@@ -61,37 +97,22 @@ class Worker:
             options=task.options,
             calibration=task.calibration,
         )
-        if self._model.bundle.id != task.bundle_id:
+        if model.bundle.id != task.bundle_id:
             raise BundleError(
-                f"{task.bundle} is bundle {self._model.bundle.id} on one machine and "
-                f"{task.bundle_id} on another: copy the same one to all."
+                f"{task.bundle} is bundle {model.bundle.id} on one machine and {task.bundle_id} on "
+                "another: copy the same one to all."
             )
+        return model
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Inspect the shards of a batch of Ray Data's, and say what each came to."""
-        done = []
-        for values in zip(*(batch[name] for name in ("plan", "number", "pictures")), strict=True):
-            shard = Shard(*map(int, values))
-            done.append({**asdict(shard), **asdict(self._inspect(shard))})
-        return {name: np.array([row[name] for row in done]) for name in done[0]}
+    def _rows(self, model: ClipSAM, pictures: Iterable[Picture], _: Attempts) -> Iterator[Row]:
+        return judge(model, pictures, self._task.category, self._task.norm)
 
-    def _inspect(self, shard: Shard) -> Counts:
-        output = self._task.output
-        attempts = Attempts(output, shard)
-        begun = attempts.begin()
-        pictures = read_pictures(sources_of(output, shard), self._task.columns)
-        rows = self._carefully(pictures, attempts) if begun else self._rows(pictures)
-        counts = write_shard(output, shard, rows)
-        attempts.end()
-        return counts
-
-    def _rows(self, pictures: Iterable[Picture]) -> Iterator[Row]:
-        return judge(self._model, pictures, self._task.category, self._task.norm)
-
-    def _carefully(self, pictures: Iterable[Picture], attempts: Attempts) -> Iterator[Row]:
+    def _carefully(
+        self, model: ClipSAM, pictures: Iterable[Picture], attempts: Attempts
+    ) -> Iterator[Row]:
         for number, picture in enumerate(pictures):
             if attempts.allows(number):
-                yield from self._rows([picture])
+                yield from self._rows(model, [picture], attempts)
             else:
                 error = ImageError(
                     f"{picture.name} ended the process that inspected it, {MOST} times: open it in "

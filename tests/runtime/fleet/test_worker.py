@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_a_table_that_is_cut_off_after_planning_has_all_its_rows(toy: Path, tmp_
     table.write_bytes(data)
     worker = Worker(task)
     for shard in Plan(task.output).shards:
-        worker({"plan": [shard.plan], "number": [shard.number], "pictures": [shard.pictures]})
+        worker.inspect(shard)
     found = rows(task.output)
     assert [row["image"] for row in found] == [f"a.parquet#{n}" for n in range(3)]
     assert [row["verdict"] for row in found] == ["not_judged", "not_judged", "good"]
@@ -171,10 +172,16 @@ def test_a_folder_of_somebody_else_is_no_output(toy: Path, images: Path, tmp_pat
         plan(make_task(toy, images / "bad.png"), [images])
 
 
-def test_another_bundle_on_a_machine_is_refused(toy: Path, tmp_path: Path) -> None:
+def test_another_bundle_on_a_machine_is_refused(toy: Path, images: Path, tmp_path: Path) -> None:
     other = build_toy_bundle(tmp_path / "other", name="other")
+    task = make_task(toy, tmp_path / "out", bundle=other)
+    shard = plan(task, [images])[0]
     with pytest.raises(BundleError, match="on one machine and"):
-        Worker(make_task(toy, tmp_path / "out", bundle=other))
+        Worker(task).inspect(shard)
+    answer = Worker(task)({name: [value] for name, value in asdict(shard).items()})
+    assert answer["kind"] == ["BundleError"]
+    assert "on one machine and" in answer["error"][0]
+    assert not list((tmp_path / "out/_batch").glob("begun*"))
 
 
 def test_the_files_of_an_object_store_are_written_whole(
