@@ -106,7 +106,7 @@ class OrtSession(Session):
             binding = session.io_binding()
             self._bind_inputs(binding, fed)
             for name in wanted:
-                binding.bind_output(name, _MEMORY[self.provider], self.device_id or 0)
+                binding.bind_output(name, self.provider, self.device_id or 0)
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
             values = binding.get_outputs()
