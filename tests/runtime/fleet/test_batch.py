@@ -23,7 +23,7 @@ from support.toy_bundle import bright_square, plain_part
 from clipsam.runtime.cli import main
 from clipsam.runtime.fleet.places import Place
 
-pytestmark = pytest.mark.slow  # Ray takes seconds to start
+pytestmark = pytest.mark.ray
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
