@@ -109,7 +109,9 @@ def test_good_samples_are_empty_and_the_rate_is_kept(samples: list[Sample]) -> N
 def test_every_kind_occurs_and_gray_is_common(samples: list[Sample]) -> None:
     kinds = Counter(item.kind for sample in samples for item in sample.defects)
     assert set(kinds) == {kind.name for kind in KINDS if kind.weight}
-    assert {item.kind for sample in samples for item in sample.parts} == {"part", "hole", "mark"}
+    assert {item.kind for sample in samples for item in sample.parts} == {
+        "part", "drilled hole", "mark", "printed text", "seam",
+    }  # fmt: skip
     gray = [bool((s.image == s.image[..., :1]).all()) for s in samples]
     assert 0.3 < sum(gray) / COUNT < 0.6
 
