@@ -102,7 +102,10 @@ def answering(height: int, width: int, boxes: int, *, prepares: bool) -> ClipSAM
         )
     manifest = Manifest("stand-in", {}, {}, ("object",))
     bundle: Any = SimpleNamespace(
-        manifest=manifest, id="0", text=lambda word: np.zeros((CHANNELS, 2), np.float32)
+        manifest=manifest,
+        id="0",
+        text=lambda word: np.zeros((CHANNELS, 2), np.float32),
+        namer=None,
     )
     return ClipSAM(bundle, sessions, InspectOptions())
 

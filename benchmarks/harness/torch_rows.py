@@ -200,7 +200,7 @@ def modules_subject(row: Row, plan: Plan) -> EngineSubject:
         decision=preset.decision,
         categories=("object",),
     )
-    bundle = SimpleNamespace(manifest=manifest, text=lambda category: text, id="")
+    bundle = SimpleNamespace(manifest=manifest, text=lambda category: text, id="", namer=None)
     sessions = {n: TorchSession(m, row.device, *specs[n]) for n, m in modules.items()}
     return EngineSubject(bundle, sessions)
 
