@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from clipsam.export import build_engines
-from clipsam.export.bundle import build as build_bundle
+from clipsam.export.bundle import whole as whole_bundle
 from clipsam.export.bundle.build import BuildOptions, build
 from clipsam.export.bundle.staging import check_replaceable
 from clipsam.export.graphs.checkpoints import Checkpoints
@@ -294,7 +294,7 @@ def test_a_failed_build_leaves_what_was_there(
 ) -> None:
     before = _content(bundle.parent)
     monkeypatch.setitem(PRESETS, "tiny", small_preset)
-    monkeypatch.setattr(build_bundle, "check_end_to_end", _fail(error))
+    monkeypatch.setattr(whole_bundle, "check_end_to_end", _fail(error))
 
     arguments = ["--random-weights", "1", "--threads", "1", "--output", str(bundle)]
     assert build_engines.main(arguments) == code

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from clipsam.export import build_engines
-from clipsam.export.bundle import build as build_bundle
 from clipsam.export.bundle import variants
+from clipsam.export.bundle import whole as whole_bundle
 from clipsam.export.bundle.build import BuildOptions, BuildReport, build
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.parity import bundle_vs_reference, onnx_vs_torch
@@ -170,7 +170,7 @@ def test_graphs_that_fail_together_are_all_left_in_float32(
             raise DisagreementError("", "the verdict differs on 'gray 400x120'")
         return check(bundle, *rest)
 
-    monkeypatch.setattr(build_bundle, "check_end_to_end", checked)
+    monkeypatch.setattr(whole_bundle, "check_end_to_end", checked)
     report = build(_options(small_preset, folder))
     assert {sentence.split()[0] for sentence in report.refused} == {"clip_umci", "sam_encoder"}
     assert "stays fp32 in int8-dynamic: the verdict differs on 'gray" in report.refused[0]
