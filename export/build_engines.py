@@ -106,6 +106,11 @@ def _build(options: argparse.Namespace) -> int:
         print(f"\nUnchanged, not exported again: {', '.join(report.unchanged)}.")
     for sentence in report.refused:
         print(f"\n{sentence}")
+    if not report.names:
+        print(
+            "\nThe bundle names no defects, since no naming head was trained on this CLIP: "
+            "`clipsam train-naming` makes one, for --naming-weights."
+        )
     print(f"\nBuilt {output}. Use it:\n  clipsam inspect {output} IMAGE --output out")
     return 0
 

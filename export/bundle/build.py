@@ -52,10 +52,6 @@ from clipsam.runtime.core.errors import ExportError
 from clipsam.runtime.core.files import sha256
 
 UNWRITTEN = "unwritten"  # the id of a bundle that is being built
-_NAMELESS = (
-    "The bundle names no defects, since no naming head was trained on this CLIP: `clipsam "
-    "train-naming` makes one, for --naming-weights."
-)
 
 
 @dataclass(frozen=True)
@@ -91,14 +87,15 @@ class BuildReport:
     Attributes:
       graphs, end_to_end: the parity checks.
       unchanged: the graphs taken over from the bundle before.
-      refused: a sentence for every graph that another precision stands in for, and for what else
-        is missing.
+      refused: a sentence for every graph that another precision stands in for.
+      names: whether the bundle names regions.
     """
 
     graphs: list[GraphCheck]
     end_to_end: list[EndToEndCheck]
     unchanged: tuple[str, ...]
     refused: tuple[str, ...] = ()
+    names: bool = True
 
 
 def build(options: BuildOptions) -> BuildReport:
@@ -181,8 +178,8 @@ class _Build:
             f"{made.graph} stays {RECIPES[made.precision].base} in {made.precision}: {reason}."
             for made, reason in self.refused.items()
         )
-        nameless = () if "naming" in self.digests else (_NAMELESS,)
-        return BuildReport(self.checks, whole, tuple(self.unchanged), (*sentences, *nameless))
+        names = "naming" in self.digests
+        return BuildReport(self.checks, whole, tuple(self.unchanged), tuple(sentences), names)
 
     def _text_features(self, clip: Any) -> dict[str, NDArray[np.float32]]:
         """L [C_t,2] of every category; those of the bundle before are taken over if they hold."""

@@ -77,7 +77,7 @@ def test_a_folder_is_watched_until_it_is_told_to_stop(
     (first,) = program.answers(1)
     assert (first["id"], first["verdict"], first["serial"]) == (1, "anomalous", "S1")
     assert first["score"] > first["limit"]
-    assert set(first["regions"][0]) == {"box", "area", "score"}
+    assert set(first["regions"][0]) == {"box", "area", "score", "kinds"}
     write_part(folder, "sub/b.png", good_part())
     (second,) = program.answers(1)
     assert (second["name"], second["verdict"]) == ("sub/b.png", "good")
