@@ -15,6 +15,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import load_clip, load_umci, trained_preset
@@ -42,6 +44,7 @@ def _run(args: argparse.Namespace) -> int:
     folder = args.save_path / "naming-regions"
     regions = gather(looker, folder, first, args.pictures, clip_digest + umci_digest)
     phrases = Phrases(clip, get_tokenizer())
+    torch.manual_seed(args.seed)
     naming = new_naming(preset)
     options = NamingOptions(args.steps, args.batch_size, args.learning_rate, args.seed)
     figures = train_naming(naming, regions, phrases, options)

@@ -361,6 +361,7 @@ def test_an_output_that_cannot_be_made_is_one_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
