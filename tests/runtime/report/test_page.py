@@ -174,7 +174,7 @@ def test_a_part_opens_large_with_its_regions_and_closes_again(page: Any) -> None
     assert "cam1/part-0118.png" in detail.inner_text()
     page.keyboard.press("Escape")
     assert not detail.is_visible()
-    assert page.evaluate("document.activeElement.dataset.part") == "117"
+    page.wait_for_function("document.activeElement.dataset.part === '117'")  # once it has closed
 
 
 def test_picture_map_or_both_are_shown(page: Any) -> None:
