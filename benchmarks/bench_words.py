@@ -43,6 +43,7 @@ from clipsam.research.training.naming_data import (
 )
 from clipsam.runtime import Bundle, ClipSAM
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.appearance import Cells
 from clipsam.runtime.stages.kinds import KindOptions
 from clipsam.runtime.stages.naming import UNKNOWN, Namer, component_mask, look_at
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
@@ -103,7 +104,7 @@ def found(namer: Namer, picture: Seen) -> Iterator[Region]:
     """Every region that the map finds."""
     for component in find_prompts(picture.rough, picture.gate).components:
         mask = component_mask(component, picture.rough.shape)
-        region_look = look_at(mask, picture.looks.picture, namer.grid)
+        region_look = look_at(mask, Cells.of(picture.looks.picture, namer.grid))
         vector = namer.head.embed(picture.tokens, region_look)
         yield Region(kind_of(mask, picture.drawn), vector, 1)
 

@@ -30,7 +30,7 @@ from clipsam.export.bundle.build import BuildOptions, build
 from clipsam.export.bundle.staging import check_replaceable
 from clipsam.export.graphs.checkpoints import Checkpoints, built_from, seed_of, weights_folder
 from clipsam.export.graphs.sam_attention import usual_attention
-from clipsam.export.words import clean_words
+from clipsam.export.words import PRODUCT
 from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.data.file_lock import locked
@@ -42,6 +42,7 @@ from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.commands.sensitivity import add_view, read_view
 from clipsam.runtime.core.errors import BundleError, OutputError, WeightsError
 from clipsam.runtime.core.files import sha256, write_bytes
+from clipsam.runtime.options import clean_words
 
 NO_BETTER = 3
 _ROWS = {
@@ -64,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
     if Path(args.model).resolve() == output:
         raise OutputError(f"{output} is the bundle to adapt: give the new one another --output.")
     device, view = torch_device(args.device), read_view(args)
-    (category,) = clean_words([args.category])
+    (category,) = clean_words([args.category], PRODUCT)
     origin = find_origin(args)
     if args.threads:
         torch.set_num_threads(args.threads)

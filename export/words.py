@@ -39,11 +39,12 @@ from clipsam.runtime.bundle import (
 from clipsam.runtime.core.errors import BundleError, OptionError, WeightsError
 from clipsam.runtime.core.files import sha256
 from clipsam.runtime.naming_file import MOST_WORDS
+from clipsam.runtime.options import clean_words
 from clipsam.runtime.stages.naming import UNKNOWN
 
+PRODUCT = "a product's word"
 SAME = 1e-3
 """Largest difference of a text feature (their length is 1) between two machines' arithmetic."""
-_MOST_LETTERS = 200  # as the manifest has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     known = Bundle.open(args.bundle)
-    words = clean_words(args.words)
+    words = clean_words(args.words, "a word for defects" if args.defects else PRODUCT)
     here = defect_words(known) if args.defects else known.manifest.categories
     new = [word for word in words if word not in here]
     output = args.output or args.bundle
@@ -80,18 +81,6 @@ def defect_words(bundle: Bundle) -> tuple[str, ...]:
             f"{REBUILD}."
         )
     return (*bundle.namer.words, UNKNOWN)
-
-
-def clean_words(words: Sequence[str]) -> list[str]:
-    """The words without blanks around them, each once. Raises OptionError for no word."""
-    cleaned = [" ".join(word.split()) for word in words]
-    for word in cleaned:
-        if not word or len(word) > _MOST_LETTERS or not word.isprintable():
-            raise OptionError(
-                f"{word[:40]!r} cannot be a product's word: give one to {_MOST_LETTERS} letters "
-                'that can be printed, such as "gear wheel".'
-            )
-    return list(dict.fromkeys(cleaned))
 
 
 def add_words(

@@ -46,6 +46,18 @@ class Counts:
         """Count one more of this verdict."""
         setattr(self, verdict, getattr(self, verdict) + 1)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.good} good, {self.anomalous} anomalous"
+            + (f", {self.not_judged} not judged" if self.not_judged else "")
+            + (f", {self.failed} could not be inspected" if self.failed else "")
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that ends with this."""
+        return 1 if self.failed else 3 if self.not_judged else 0
+
 
 @dataclass(frozen=True)
 class _Seen:

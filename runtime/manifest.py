@@ -176,7 +176,8 @@ _KINDS = {
     "decision": DecisionOptions,
 }
 _MOST = 1024  # prompts, points: SAM's memory grows with them
-_MOST_SIDE, _MOST_AXIS, _MOST_CATEGORIES, _MOST_LETTERS = 4096, 1 << 20, 10_000, 200
+MOST_LETTERS = 200  # of a word
+_MOST_SIDE, _MOST_AXIS, _MOST_CATEGORIES = 4096, 1 << 20, 10_000
 _MOST_SEED = (1 << 63) - 1
 _DTYPES = ("float32", "float16", "uint8", "int64", "int32", "bool")
 
@@ -278,6 +279,6 @@ def _list(value: Any, name: str) -> list[Any]:
 
 
 def _word(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _MOST_LETTERS:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MOST_LETTERS:
         raise TypeError(f"{name} is {value!r:.100}, not a word")
     return value

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.core.files import open_regular
-from clipsam.runtime.manifest import REBUILD, Manifest
+from clipsam.runtime.manifest import MOST_LETTERS, REBUILD, Manifest
 from clipsam.runtime.stages.naming import PLACE, SHAPE, UNKNOWN, Layers, Namer, NamingHead
 from clipsam.runtime.text_features import read_array
 
 NAMING = "naming.npz"
 MOST_WORDS = 1000
-_MOST_LETTERS, _MOST_LAYERS, _MOST_ARRAY = 200, 4, 64 << 20
+_MOST_LAYERS, _MOST_ARRAY = 4, 64 << 20
 
 
 def write_naming(
@@ -54,7 +54,7 @@ def read_naming(path: Path, manifest: Manifest) -> Namer:
 
 
 def _read(archive: zipfile.ZipFile, manifest: Manifest) -> Namer:
-    words = read_array(archive, "words.npy", 4 * MOST_WORDS * _MOST_LETTERS).tolist()
+    words = read_array(archive, "words.npy", 4 * MOST_WORDS * MOST_LETTERS).tolist()
     text, tokens = manifest.text_size, manifest.graphs["clip_umci"].output("tokens").shape
     if not 0 < len(words) <= MOST_WORDS or len(set(words)) < len(words) or UNKNOWN in words:
         raise ValueError(f"{len(words)} words, or one of them twice")

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.calibration.record import SETTINGS, Calibration, Promise
+from clipsam.runtime.calibration.record import SETTINGS, WORDS, Calibration, Promise
 from clipsam.runtime.core.errors import CalibrationError, ImageError, OptionError
 from clipsam.runtime.core.result import Region
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.manifest import MOST_LETTERS
 from clipsam.runtime.stages.preprocess import ZOOMS
 from clipsam.runtime.stages.prompts import MOST_LIMIT, PromptOptions
 from clipsam.runtime.stages.steering import Asked
@@ -24,8 +25,6 @@ from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 Box = tuple[int, int, int, int]
 _T = TypeVar("_T", bound=np.generic)
-_WORDS = ("look_for", "ignore_kinds")
-_MOST_LETTERS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +81,8 @@ class InspectOptions:
             object.__setattr__(self, "tiles", check_tiles(self.tiles))
         if self.zoom not in (None, *ZOOMS):
             raise OptionError(f"zoom={self.zoom!r} must be {' or '.join(ZOOMS)}.")
-        for name in _WORDS:
-            object.__setattr__(self, name, clean_words(getattr(self, name), name))
+        for name in WORDS:
+            object.__setattr__(self, name, clean_words(getattr(self, name), f"a word of {name}"))
         if both := sorted(set(self.look_for) & set(self.ignore_kinds)):
             raise OptionError(f"{both[0]!r} is both looked for and ignored: leave it out of one.")
 
@@ -223,14 +222,18 @@ def to_calibrate(options: InspectOptions, bundle: str, category: str) -> Calibra
     return Calibration(bundle, category, 0.0, nothing, {}, settings, options.ignore)
 
 
-def clean_words(words: Iterable[str], name: str) -> tuple[str, ...]:
-    """Words without blanks around them, each once. Raises OptionError."""
+def clean_words(words: Iterable[str], what: str) -> tuple[str, ...]:
+    """Words without blanks around them, each once. Raises OptionError, which says `what` they are
+    for."""
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        raise OptionError(f'{name}={words!r:.80} must be words, such as ("crack", "chip").')
+        raise OptionError(f'{words!r:.80} cannot be {what}: give words, such as ("crack", "chip").')
     cleaned = tuple(dict.fromkeys(" ".join(word.split()) for word in words))
     for word in cleaned:
-        if not word or len(word) > _MOST_LETTERS or not word.isprintable():
-            raise OptionError(f"{name} has {word[:40]!r}, which is no word: leave it out.")
+        if not word or len(word) > MOST_LETTERS or not word.isprintable():
+            raise OptionError(
+                f"{word[:40]!r} cannot be {what}: give one to {MOST_LETTERS} letters that can be "
+                "printed."
+            )
     return cleaned
 
 
@@ -270,7 +273,7 @@ def calibrated(options: InspectOptions, calibration: Calibration | None) -> Insp
     for name in sorted(set(given) - {"limit", "zoom"}):
         if given[name] != known.get(name):
             was = known.get(name, "none")
-            was = ", ".join(was) if name in _WORDS else was
+            was = ", ".join(was) if name in WORDS else was
             flag = "ignore-kind" if name == "ignore_kinds" else name.replace("_", "-")
             raise CalibrationError(
                 f"The calibration was made with another --{flag} ({was}): leave it out, or "

@@ -28,6 +28,7 @@ from clipsam.research.models.umci import UMCIStages
 from clipsam.research.synthetic.sample import Sample, make_sample
 from clipsam.runtime.core.files import write_with
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.stages.appearance import Cells
 from clipsam.runtime.stages.naming import RegionLook, component_mask, look_at
 from clipsam.runtime.stages.prompts import find_prompts
 
@@ -91,8 +92,9 @@ def regions_of(sample: Sample, number: int, looker: Looker) -> Iterator[NamedReg
     masks = [(FOUND, component_mask(c, rough.shape)) for c in found]
     named = [(source, kind_of(mask, drawn), mask) for source, mask in masks]
     named += [(TRUE, kind, mask) for kind, mask in drawn if int(mask.sum()) >= _SMALLEST]
+    cells = Cells.of(sample.image, looker.grid)
     for source, kind, mask in named:
-        look = look_at(mask, sample.image, looker.grid)
+        look = look_at(mask, cells)
         area = int(mask.sum())
         yield NamedRegion(number, source, kind, area, tokens[look.index], look)
 

@@ -27,8 +27,8 @@ from clipsam.runtime.stages.tiles import OFF, check_tiles
 
 SCHEMA = 1
 SUFFIX = ".calibration"
-_WORDS = ("look_for", "ignore_kinds")
-SETTINGS = ("min_area", "mm_per_pixel", "roi", "tiles", *_WORDS)
+WORDS = ("look_for", "ignore_kinds")
+SETTINGS = ("min_area", "mm_per_pixel", "roi", "tiles", *WORDS)
 """Those of `InspectOptions` that a calibration belongs to."""
 _MOST_BYTES, _MOST_HEAD = 64 << 20, 1 << 20
 _MOST_TOKENS, _MOST_LENGTH, _MOST_SIDE = 1 << 16, 1 << 13, 1 << 16
@@ -248,7 +248,7 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"the roi is {roi}")
     if "tiles" in values and check_tiles(_word(values["tiles"])) == OFF:
         raise ValueError("tiles are off, and named")
-    for name in set(_WORDS) & set(values):
+    for name in set(WORDS) & set(values):
         if not isinstance(values[name], list) or not values[name]:
             raise ValueError(f"{name} is {values[name]!r:.50}")
         for word in values[name]:

@@ -13,11 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.calibration.apply import word
 from clipsam.runtime.calibration.record import Calibration
+from clipsam.runtime.commands.engine import add_graphs
 from clipsam.runtime.commands.progress import counting
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.log import log_to_stderr
@@ -50,13 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
     print(
-        f"{counts.good} good, {counts.anomalous} anomalous"
-        + (f", {counts.not_judged} not judged" if counts.not_judged else "")
-        + (f", {counts.failed} could not be inspected" if counts.failed else "")
+        str(counts)
         + (f" ({counts.skipped} of them done before)" if counts.skipped else "")
         + f"; results in {args.output}"
     )
-    return 1 if counts.failed else 3 if counts.not_judged else 0
+    return counts.exit_code
 
 
 def _task(args: argparse.Namespace) -> Task:
@@ -110,18 +107,17 @@ def _parser() -> argparse.ArgumentParser:
         help='what the part is, e.g. "metal nut" (default: the calibration\'s, else "object")',
     )
     add("--calibration", type=Path, help="a file of `clipsam calibrate`: its limit, its promise")
-    add(
-        "--provider",
-        choices=tuple(PROVIDERS),
-        default="cpu",
-        help="what runs the graphs (default: cpu); others take a GPU for each worker",
-    )
-    add("--precision", choices=PRECISIONS, help="of the graphs (default: as `clipsam inspect`)")
     add("--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)")
     add_options(parser)
-    group = parser.add_argument_group("how the work is shared out")
+    group = parser.add_argument_group("what runs, and how the work is shared out")
+    add_graphs(group)
     add = group.add_argument
-    add("--workers", type=positive(int), metavar="N", help="default: as many as there are cores")
+    add(
+        "--workers",
+        type=positive(int),
+        metavar="N",
+        help="default: as many as there are cores; on a GPU, one for each",
+    )
     add("--threads", type=positive(int), default=1, metavar="N", help="of each worker (default: 1)")
     add(
         "--address",

@@ -17,7 +17,21 @@ from clipsam.runtime.pipeline import ClipSAM
 def add_engine(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the flags; returns their group, for more of it."""
     group = parser.add_argument_group("what runs")
+    add_graphs(group)
     add = group.add_argument
+    add(
+        "--device-id",
+        type=int,
+        metavar="N",
+        help="which GPU, as CUDA counts them (default: the first)",
+    )
+    add("--threads", type=positive(int), help="CPU threads (default: all cores)")
+    return group
+
+
+def add_graphs(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say which of a bundle's graphs run, and by what."""
+    add = parser.add_argument
     add(
         "--provider",
         choices=tuple(PROVIDERS),
@@ -25,19 +39,11 @@ def add_engine(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="what runs the graphs: onnxruntime on the CPU (default) or by CUDA, or TensorRT",
     )
     add(
-        "--device-id",
-        type=int,
-        metavar="N",
-        help="which GPU, as CUDA counts them (default: the first)",
-    )
-    add(
         "--precision",
         choices=PRECISIONS,
         help="of the graphs (default: the provider's fastest that the bundle has; int8 only if "
         "asked for)",
     )
-    add("--threads", type=positive(int), help="CPU threads (default: all cores)")
-    return group
 
 
 def open_model(

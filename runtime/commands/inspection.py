@@ -35,13 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; --resume goes on from here.", file=sys.stderr)
         return 130
     print(
-        f"{counts.good} good, {counts.anomalous} anomalous"
-        + (f", {counts.not_judged} not judged" if counts.not_judged else "")
-        + (f", {counts.failed} could not be inspected" if counts.failed else "")
+        str(counts)
         + (f", {counts.skipped} done before" if counts.skipped else "")
         + f"; results in {args.output}"
     )
-    return 1 if counts.failed else 3 if counts.not_judged else 0
+    return counts.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

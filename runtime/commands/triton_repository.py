@@ -9,9 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.commands.amounts import seconds
+from clipsam.runtime.commands.engine import add_graphs
 from clipsam.runtime.commands.sensitivity import positive
 from clipsam.runtime.fleet.triton_config import Serving
 from clipsam.runtime.fleet.triton_repository import write_repository
@@ -56,13 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add("--output", "-o", type=Path, required=True, help="the repository, a new folder")
     add("--calibration", type=Path, help="a file of `clipsam calibrate`, for the whole method")
-    add(
-        "--provider",
-        choices=tuple(PROVIDERS),
-        default="cpu",
-        help="what runs the graphs: ONNX Runtime on the CPU (default) or by CUDA, or TensorRT",
-    )
-    add("--precision", choices=PRECISIONS, help="default: the fastest that the bundle has")
+    add_graphs(parser)
     add("--engines", metavar="NAME", help="of tensorrt: a folder in the bundle's engines/")
     add("--name", default="clipsam", help="of the whole method's model (default: %(default)s)")
     add("--instances", type=positive(int), default=1, help="of every model, on every GPU")

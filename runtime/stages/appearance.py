@@ -6,6 +6,9 @@ it, the pixels of these tokens say more plainly.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,42 +21,71 @@ APPEARANCE = 12
 _LEAST = 0.01  # of a spread, on a scale of 0 to 1
 
 
-def appearance(
-    picture: Image, index: NDArray[np.intp], inside: NDArray[np.bool_], share: F32, grid: int
-) -> F32:
-    """float32 [APPEARANCE] of a region in CLIP's input [S,S,3], uint8 RGB.
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A picture by its tokens, for all of its regions: float32 [grid * grid, pixels of a token].
 
-    The region is the tokens `index` [n] of grid x grid that are `inside`, by the share [n] that it
-    covers of each; the other tokens surround it. All numbers lie within about -2 and 2.
+    Attributes:
+      size, grid: side of the picture in pixels, and in tokens.
+      grey: 0 to 1; steep, fine: the size of its first and second derivatives.
+      colour: what red, green and blue differ from it.
+      place: x and y in pixels.
     """
-    cell = picture.shape[0] // grid
-    values = picture.astype(np.float32) / np.float32(255)
-    grey = values.mean(axis=2)
-    steep = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)) / 4
-    fine = np.abs(cv2.Laplacian(grey, cv2.CV_32F))
-    colour = values - grey[..., None]
-    ys, xs = np.mgrid[: picture.shape[0], : picture.shape[1]]
+
+    size: int
+    grid: int
+    grey: F32
+    steep: F32
+    fine: F32
+    colour: tuple[F32, ...]
+    place: tuple[F32, ...]
+
+    @classmethod
+    def of(cls, picture: Image, grid: int) -> Cells:
+        """Of CLIP's input [S,S,3], uint8 RGB."""
+        size = picture.shape[0]
+        cell = size // grid
+
+        def cells(field: NDArray[Any]) -> F32:
+            parts = field.astype(np.float32).reshape(grid, cell, grid, cell)
+            return np.asarray(parts.transpose(0, 2, 1, 3).reshape(grid**2, -1), np.float32)
+
+        values = picture.astype(np.float32) / np.float32(255)
+        grey = values.mean(axis=2)
+        steep = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)) / 4
+        fine = np.abs(cv2.Laplacian(grey, cv2.CV_32F))
+        colour = tuple(cells(values[..., c] - grey) for c in range(3))
+        ys, xs = np.mgrid[:size, :size]
+        place = cells(xs), cells(ys)
+        return cls(size, grid, cells(grey), cells(steep), cells(fine), colour, place)
+
+
+def appearance(cells: Cells, index: NDArray[np.intp], inside: NDArray[np.bool_], share: F32) -> F32:
+    """float32 [APPEARANCE] of a region.
+
+    The region is the tokens `index` [n] that are `inside`, by the share [n] that it covers of each;
+    the other tokens surround it. All numbers lie within about -2 and 2.
+    """
 
     def of(field: F32) -> tuple[F32, F32]:
         """A field's values within and around, [tokens * pixels] each."""
-        cells = field.reshape(grid, cell, grid, cell).transpose(0, 2, 1, 3).reshape(grid**2, -1)
-        own = cells[index]
+        own = field[index]
         around = own[~inside] if not inside.all() else own
         return own[inside].ravel(), around.ravel()
 
-    weight = np.repeat(np.maximum(share[inside], np.float32(1e-3)), cell * cell)
+    weight = np.repeat(np.maximum(share[inside], np.float32(1e-3)), cells.grey.shape[1])
     weight /= weight.sum()
-    within, around = of(grey)
+    within, around = of(cells.grey)
     middle, spread = float(np.median(around)), float(around.std()) + _LEAST
     low, mean, high = (float(np.quantile(within, q)) - middle for q in (0.05, 0.5, 0.95))
     own_spread = float(np.sqrt(weight @ (within - weight @ within) ** 2)) + _LEAST
-    tint = [of(np.ascontiguousarray(colour[..., c])) for c in range(3)]
+    tint = [of(colour) for colour in cells.colour]
     shift = float(np.linalg.norm([weight @ a - b.mean() for a, b in tint]))
     ratios = []
-    for field, share_of in ((steep, 0.5), (steep, 0.95), (fine, 0.5)):
+    for field, share_of in ((cells.steep, 0.5), (cells.steep, 0.95), (cells.fine, 0.5)):
         a, b = (float(np.quantile(part, share_of)) for part in of(field))
         ratios.append(np.log((a + 0.005) / (b + 0.005)))
-    place = [of(axis.astype(np.float32))[0] for axis in (xs, ys)]
+    place = [of(axis)[0] for axis in cells.place]
     numbers = [
         low / spread / 4,
         mean / spread / 2,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.core.result import Region
+from clipsam.runtime.ops.components import Component
+from clipsam.runtime.stages.appearance import Cells
 from clipsam.runtime.stages.decision import outlined
 from clipsam.runtime.stages.naming import Kinds, Namer, component_mask
 from clipsam.runtime.stages.prompts import PromptOptions, Prompts
@@ -37,18 +41,10 @@ class KindOptions:
     ) -> tuple[Tokens | None, Steered | None]:
         """Take what is not asked for out of the map [H,W], in place. Returns the tokens [n,C] of
         the rest of [N,C], and what was found. `looks` are what CLIP was shown."""
-        namer = self.namer
-        if self.asked is None or namer is None or tokens is None:
+        if self.asked is None or self.namer is None or tokens is None:
             return tokens, None
-        found = steer(
-            rough,
-            gate,
-            self.asked,
-            lambda component: namer.kinds(
-                tokens, looks.picture, component_mask(component, rough.shape)
-            ),
-        )
-        return namer.without(tokens, found.mask(rough.shape)), found
+        found = steer(rough, gate, self.asked, _naming(self.namer, tokens, looks, rough.shape))
+        return self.namer.without(tokens, found.mask(rough.shape)), found
 
     def of(
         self,
@@ -62,13 +58,25 @@ class KindOptions:
         what their tokens [N,C] say."""
         if self.namer is None or tokens is None:
             return []
+        name = _naming(self.namer, tokens, looks, shape)
         kinds: list[Kinds] = []
         for component in prompts.components[:MOST_NAMED]:
             kept = None if steered is None else steered.of(component)
-            kinds.append(
-                kept or self.namer.kinds(tokens, looks.picture, component_mask(component, shape))
-            )
+            kinds.append(kept or name(component))
         return kinds
+
+
+def _naming(
+    namer: Namer, tokens: Tokens, looks: Looks, shape: tuple[int, ...]
+) -> Callable[[Component], Kinds]:
+    """What calls a component of a map [H,W] by its kinds. Of a part without any, the picture is
+    not looked at."""
+
+    @cache
+    def cells() -> Cells:
+        return Cells.of(looks.picture, namer.grid)
+
+    return lambda component: namer.kinds(tokens, cells(), component_mask(component, shape))
 
 
 def ignored_regions(steered: Steered | None, limit: float, most: float) -> tuple[Region, ...]:

@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.components import Component
-from clipsam.runtime.stages.appearance import APPEARANCE, appearance
+from clipsam.runtime.stages.appearance import APPEARANCE, Cells, appearance
 
 F32 = NDArray[np.float32]
 Layers = Sequence[tuple[F32, F32]]  # weights [inputs,outputs] and biases [outputs]
@@ -49,10 +48,10 @@ class RegionLook:
     shape: F32
 
 
-def look_at(mask: NDArray[np.bool_], picture: Image, grid: int) -> RegionLook:
-    """The look of a region: `mask` [H,W] is of the image that CLIP was shown as `picture` uint8
-    [S,S,3], whose tokens lie on grid x grid. Raises ValueError for an empty mask."""
-    size = picture.shape[0]
+def look_at(mask: NDArray[np.bool_], cells: Cells) -> RegionLook:
+    """The look of a region: `mask` [H,W] is of the image of which `cells` are what CLIP was shown.
+    Raises ValueError for an empty mask."""
+    size, grid = cells.size, cells.grid
     cell = size // grid
     seen = cv2.resize(mask.astype(np.uint8) * 255, (size, size), interpolation=cv2.INTER_AREA)
     cover = seen.astype(np.float32) / np.float32(255)
@@ -86,7 +85,7 @@ def look_at(mask: NDArray[np.bool_], picture: Image, grid: int) -> RegionLook:
     within = inside.reshape(-1)[index]
     # As they are kept for training.
     place = place.astype(np.float16).astype(np.float32)
-    looks = appearance(picture, index, within, place[:, 0], grid)
+    looks = appearance(cells, index, within, place[:, 0])
     numbers = np.concatenate([np.array(shape, np.float32), looks])
     return RegionLook(index, within, place, numbers)
 
@@ -195,11 +194,11 @@ class Namer:
     grid: int
 
     def kinds(
-        self, tokens: NDArray[np.float16], picture: Image, mask: NDArray[np.bool_]
+        self, tokens: NDArray[np.float16], cells: Cells, mask: NDArray[np.bool_]
     ) -> dict[str, float]:
         """Every word with its probability, most probable first, for the region that is `mask`
-        [H,W] of an image; CLIP was shown it as `picture` [S,S,3], and `tokens` [N,C] are its."""
-        vector = self.head.embed(tokens, look_at(mask, picture, self.grid))
+        [H,W] of an image; `cells` are what CLIP was shown of it, `tokens` [N,C] what CLIP said."""
+        vector = self.head.embed(tokens, look_at(mask, cells))
         return self.head.kinds(vector, self.words, self.features)
 
     def alike(self, words: Sequence[str]) -> frozenset[str]:

@@ -113,7 +113,6 @@ def test_a_missing_library_alone_is_no_failure(tmp_path: Path) -> None:
     assert a_day(tmp_path, part("lacks")).run()
 
 
-@pytest.mark.long
 def test_a_part_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     day = a_day(tmp_path, part("hangs", limit=4), part("count"))
     assert not day.run()
@@ -199,7 +198,6 @@ def test_figures_of_another_machine_are_not_kept(
     assert day.results["count"]["figures"]["value"] == (1 if kept else 2)
 
 
-@pytest.mark.long
 def test_what_the_given_minutes_cut_off_is_no_failure_and_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +361,6 @@ def test_an_output_that_cannot_be_made_is_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

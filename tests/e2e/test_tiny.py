@@ -41,7 +41,6 @@ def test_quality_on_a_fixed_synthetic_set_does_not_drop(tiny_bundle: Path) -> No
     assert float(row["ap"]) > 0.78  # 0.806
 
 
-@pytest.mark.long
 def test_words_steer_the_map(tiny_bundle: Path) -> None:
     """Swapped states turn the map around; an adjective that means no damage makes it worse, though
     these weights hardly mind it."""

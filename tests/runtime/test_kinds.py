@@ -129,8 +129,8 @@ def test_a_picture_tells_what_was_ignored(named: Path) -> None:
         ({"look_for": ("scrach",)}, "did you mean 'scratch'"),
         ({"ignore_kinds": ("banana",)}, "clipsam words --defects"),
         ({"look_for": ("scratch",), "ignore_kinds": ("scratch",)}, "both looked for and ignored"),
-        ({"look_for": ("",)}, "no word"),
-        ({"look_for": "scratch"}, "must be words"),
+        ({"look_for": ("",)}, "give one to 200 letters"),
+        ({"look_for": "scratch"}, "cannot be a word of look_for"),
     ],
 )
 def test_words_that_cannot_be_asked_for_are_refused(

@@ -29,6 +29,7 @@ from clipsam.research.models.naming import (  # noqa: E402
 from clipsam.research.models.presets import PRESETS, build_clip, get_tokenizer  # noqa: E402
 from clipsam.runtime.core.errors import WeightsError  # noqa: E402
 from clipsam.runtime.planting.kinds import KINDS  # noqa: E402
+from clipsam.runtime.stages.appearance import Cells  # noqa: E402
 from clipsam.runtime.stages.naming import UNKNOWN, Namer  # noqa: E402
 
 TINY = PRESETS["tiny"]
@@ -74,7 +75,9 @@ def test_clip_itself_names_regions_by_its_own_projection(clip: Any) -> None:
         visual = clip.visual
         under = visual.ln_post(taps[-1])[0, 10:20, 15:30].flatten(0, 1) @ visual.proj
         vector = torch.nn.functional.normalize(under.mean(dim=0), dim=0).numpy()
-    kinds = namer.kinds(compared_tokens(taps)[0].numpy(), image[0].numpy(), mask)
+    kinds = namer.kinds(
+        compared_tokens(taps)[0].numpy(), Cells.of(image[0].numpy(), namer.grid), mask
+    )
     cosines = np.append(features @ vector, space.head.unknown @ vector)
     chance = np.exp(100 * (cosines - cosines.max()))
     wanted = dict(zip([*words, UNKNOWN], chance / chance.sum(), strict=True))
