@@ -363,8 +363,9 @@ class ClipSAM:
         return norm
 
     def warm_up(self) -> None:
-        """Run every graph on every shape that parts will need, so that none of them is the slow
-        one and SAM's time is known to a deadline."""
+        """Run every graph on a blank part, the decoder on every number of prompts, so that no part
+        is the slow one and SAM's time is known to a deadline. Several looks at once (tiles, parts
+        that are batched) are a shape of their own, which is met when it first comes."""
         self._run_blank(every_count=True)  # also sets the engines up: only the second counts
         self._refine_ms = self._run_blank()
 

@@ -57,13 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         stack.enter_context(logged_as_json())
         listener = stack.enter_context(bind(args.host, args.port))
         bundle, calibration = read_limits(args)
+        model = stack.enter_context(open_model(args, bundle, sensitivity, calibration))
         recorder = None
         if args.store is not None:
             store = stack.enter_context(Store(args.store, create=True))
             store.claim()
             recorder = Recorder(store, read_keeping(args))
             _keep_pruning(stack, recorder)
-        model = stack.enter_context(open_model(args, bundle, sensitivity, calibration))
 
         def told(state: str) -> None:
             write_log("state", "error" if state == BROKEN else "info", state=state)

@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     sensitivity = read_options(args)
     bundle, calibration = read_limits(args)
     with ExitStack() as stack:
-        store = stack.enter_context(Store(args.store, create=True))
-        store.claim()
         model = stack.enter_context(open_model(args, bundle, sensitivity, calibration))
         model.bundle.text(model.word(args.category))  # an unknown one fails here, not at every part
+        store = stack.enter_context(Store(args.store, create=True))
+        store.claim()
         start = time.monotonic()
         model.warm_up()
         # A slow machine is no dead one: what it needs for two parts tells how slow it is.

@@ -204,6 +204,12 @@ class Judge:
         if time.monotonic() > job.expires:
             raise Problem(TOO_LATE, "The queue did not come to this picture in time: send fewer.")
         if not isinstance(job.picture, bytes):
+            height, width = job.picture.shape[:2]
+            if height * width > self._max_pixels:
+                raise ImageError(
+                    f"{job.name} has {width}x{height} pixels, over the limit of "
+                    f"{self._max_pixels:,}: cut it into tiles, or start with more --max-pixels."
+                )
             return job.picture
         try:
             return decode_image(job.picture, job.name, self._max_pixels)

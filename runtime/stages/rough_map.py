@@ -20,9 +20,9 @@ from clipsam.runtime.stages.tiles import Grid, choose_grid, fuse_looks
 # Precisions that scale what they multiply by the largest value of the whole batch: images of a
 # batch would change each other's maps.
 SCALED_TOGETHER = ("int8-dynamic",)
-# Looks a run of the graph where a picture has tiles. A GPU is idle with fewer, and an engine of
-# TensorRT takes 8 at most; on a CPU more only take memory, for attention among all tokens.
-_LOOKS = 4
+# Looks a run of the graph where a picture has tiles: a GPU is idle with fewer; on a CPU more than
+# one only take memory, for attention among all tokens. An engine of TensorRT takes _MOST.
+_LOOKS, _MOST = 4, 8
 
 # Maps [1+n,S,S] of a view's looks, and the tokens [N,C] of its whole where parts are compared.
 Found: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float16] | None]
@@ -97,7 +97,8 @@ def find_looks(
     its looks and, with `compare`, the tokens [N,C] of its whole."""
     counts = [looks.inputs.shape[0] for looks in views]
     texts = np.repeat(texts, counts, axis=0)
-    total = most = sum(counts)
+    total = sum(counts)
+    most = min(total, _MOST)
     if total > len(views):  # there are tiles
         alone = session.provider == "cpu" or session.precision in SCALED_TOGETHER
         most = 1 if alone else _LOOKS

@@ -128,6 +128,13 @@ def test_a_line_says_what_one_by_one_says(model: ClipSAM, batch: int, norm: str)
         same(part.result(), model.inspect(image, "metal nut", norm=norm))
 
 
+def test_no_run_of_the_graph_has_more_looks_than_an_engine_takes(watching: Watching) -> None:
+    line = list(watching.model.inspect_many([DARK] * 24, batch=12))
+    assert len(line) == 24
+    assert sum(watching.clip.batches) == 24
+    assert max(watching.clip.batches) <= 8
+
+
 def test_the_trained_model_says_the_same_in_batches(tiny_bundle: Path) -> None:
     """Bit for bit one at a time; in batches the same verdicts and maps within float's rounding."""
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.service import Reply, Service, png
+from support.service import Reply, Service, png, serving
 from support.toy_bundle import bright_square, plain_part
 
 from clipsam.runtime.pipeline import ClipSAM
@@ -94,6 +94,16 @@ def test_files_are_taken_as_bytes(service: Service) -> None:
     sized = {**given, "parameters": {"binary_data_size": len(data)}}
     answer = send(service, {"inputs": [sized]}, data)
     assert answer.json["outputs"][0]["data"] == ["anomalous"]
+
+
+def test_tensors_have_the_bound_of_pictures(model: ClipSAM) -> None:
+    with serving(model, max_pixels=BAD[..., 0].size - 1) as service:
+        head = {"inputs": [image_input(BAD)]}
+        answer = send(service, head, BAD.tobytes())
+        assert answer.status == 422
+        assert "--max-pixels" in answer.json["error"]
+        small = np.ascontiguousarray(BAD[1:])
+        assert send(service, {"inputs": [image_input(small)]}, small.tobytes()).status == 200
 
 
 def test_maps_of_unlike_sizes_are_refused(service: Service) -> None:

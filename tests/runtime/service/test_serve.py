@@ -94,17 +94,25 @@ def test_what_was_judged_is_kept_when_it_is_killed(toy: Path, tmp_path: Path) ->
         (["--host", "no.such.host.invalid"], "cannot be listened on"),
         (["--store", "nowhere/line.db"], "is no folder"),
         (["--calibration", "nowhere"], "nowhere cannot be read"),
+        (["--look-for", "banana", "--store", "line.db"], "has no words for defects"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
-    toy: Path, capsys: pytest.CaptureFixture[str], change: list[str], word: str
+def test_what_cannot_be_is_one_sentence_and_makes_no_store(
+    toy: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: list[str],
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     limit = [] if "--calibration" in change else ["--uncalibrated"]
     assert main(["serve", str(toy), *limit, "--port", "0", *change]) == 1
     error = capsys.readouterr().err
     assert word in error
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_port_that_is_taken_is_found_before_the_bundle_is_opened(

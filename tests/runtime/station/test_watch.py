@@ -178,13 +178,13 @@ def test_wrong_use_is_said_and_leaves_nothing(
     missing = ["--store", str(store), "--calibration", str(tmp_path / "none.calibration")]
     assert "cannot be read" in said(str(toy), str(tmp_path / "in"), *missing)
     assert "no bundle" in said(str(tmp_path), str(tmp_path / "in"), *usual)
-    assert not store.exists()
-    assert "is no folder" in said(str(toy), str(tmp_path / "in"), "--uncalibrated", "--store",
-                                  str(tmp_path / "none/line.db"))  # fmt: skip
     assert "does not know the category" in said(
         str(toy), str(tmp_path / "in"), "--category", "x", *usual
     )
-    with Store(store) as opened:
+    assert not store.exists()
+    assert "is no folder" in said(str(toy), str(tmp_path / "in"), "--uncalibrated", "--store",
+                                  str(tmp_path / "none/line.db"))  # fmt: skip
+    with Store(store, create=True) as opened:
         opened.claim()
         assert "in use by another" in said(str(toy), str(tmp_path / "in"), *usual)
     for wrong in (
