@@ -13,6 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipsam.runtime.batch.pictures import Columns
+from clipsam.runtime.batch.places import Place
+from clipsam.runtime.batch.run import run_batch
+from clipsam.runtime.batch.worker import Task
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.calibration.apply import word
 from clipsam.runtime.calibration.record import Calibration
@@ -20,10 +24,6 @@ from clipsam.runtime.commands.engine import add_graphs
 from clipsam.runtime.commands.progress import counting
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.log import log_to_stderr
-from clipsam.runtime.fleet.batch import run_batch
-from clipsam.runtime.fleet.pictures import Columns
-from clipsam.runtime.fleet.places import Place
-from clipsam.runtime.fleet.worker import Task
 from clipsam.runtime.opening import check_threads
 from clipsam.runtime.options import calibrated
 from clipsam.runtime.stages.fusion import NORMS

@@ -10,8 +10,8 @@ import time
 from clipsam.runtime.commands.amounts import seconds
 from clipsam.runtime.core.errors import OutputError, UnreachableError
 from clipsam.runtime.core.log import log_to_stderr
-from clipsam.runtime.fleet.database import shown
-from clipsam.runtime.fleet.push import Progress, Pushed, push
+from clipsam.runtime.plant.database import shown
+from clipsam.runtime.plant.push import Progress, Pushed, push
 from clipsam.runtime.station.store import Store
 
 ABOUT = "send what changed since the last time to a plant's PostgreSQL database"

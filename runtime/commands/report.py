@@ -17,7 +17,7 @@ from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.commands.sensitivity import positive
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
-from clipsam.runtime.fleet.database import is_address
+from clipsam.runtime.plant.database import is_address
 from clipsam.runtime.report.folder import read_folder
 from clipsam.runtime.report.parts import Progress, Run, Usual
 from clipsam.runtime.report.pictures import embed

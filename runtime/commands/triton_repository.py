@@ -12,8 +12,8 @@ from pathlib import Path
 from clipsam.runtime.commands.amounts import seconds
 from clipsam.runtime.commands.engine import add_graphs
 from clipsam.runtime.commands.sensitivity import positive
-from clipsam.runtime.fleet.triton_config import Serving
-from clipsam.runtime.fleet.triton_repository import write_repository
+from clipsam.runtime.model_repository.config import Serving
+from clipsam.runtime.model_repository.repository import write_repository
 
 EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 

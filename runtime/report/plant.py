@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.core.errors import ImageError, OptionError
-from clipsam.runtime.fleet.database import connected, shown
-from clipsam.runtime.fleet.plant_schema import check_version
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import decode_image
 from clipsam.runtime.images.thumbnail import decode_map
+from clipsam.runtime.plant.database import connected, shown
+from clipsam.runtime.plant.schema import check_version
 from clipsam.runtime.report.parts import Event, Part, Run, boxes_of, number, ordered, timings_of
 
 if TYPE_CHECKING:
-    from clipsam.runtime.fleet.database import Connection
+    from clipsam.runtime.plant.database import Connection
 
 _EVENTS = 200
 _RAN = ("bundle", "calibration", "provider", "version")

@@ -2,7 +2,7 @@
 
 A store is one SQLite file. `PRAGMA application_id` says that it is ours, `PRAGMA user_version` how
 many of `MIGRATIONS` it has been through. A migration that was released is never edited. What is new
-of a part goes to a plant's database as well: `fleet/plant_schema.py`.
+of a part goes to a plant's database as well: `plant/schema.py`.
 """
 
 from __future__ import annotations

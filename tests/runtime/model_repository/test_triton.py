@@ -22,10 +22,9 @@ from clipsam.runtime.bundle import GRAPHS, Bundle
 from clipsam.runtime.calibration.record import Calibration, Promise
 from clipsam.runtime.cli import main
 from clipsam.runtime.core.errors import CalibrationError, OutputError
-from clipsam.runtime.fleet import pbtxt
-from clipsam.runtime.fleet import triton_repository as repository
-from clipsam.runtime.fleet.triton_config import Serving
-from clipsam.runtime.fleet.triton_repository import write_repository
+from clipsam.runtime.model_repository import pbtxt, repository
+from clipsam.runtime.model_repository.config import Serving
+from clipsam.runtime.model_repository.repository import write_repository
 
 Write = Callable[..., int]
 
@@ -174,7 +173,7 @@ def method(
     yield load
     for model in loaded:
         model.finalize()
-    monkeypatch.delitem(sys.modules, "clipsam.runtime.fleet.triton_method", raising=False)
+    monkeypatch.delitem(sys.modules, "clipsam.runtime.model_repository.method", raising=False)
 
 
 def image(*pictures: NDArray[np.uint8]) -> Tensor:

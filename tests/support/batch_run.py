@@ -11,13 +11,13 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 
+from clipsam.runtime.batch.pictures import Columns, find_sources
+from clipsam.runtime.batch.places import Place
+from clipsam.runtime.batch.plan import Plan, Shard, keep_settings
+from clipsam.runtime.batch.results import read_counts
+from clipsam.runtime.batch.run import settings_of
+from clipsam.runtime.batch.worker import Task, Worker
 from clipsam.runtime.bundle import Bundle
-from clipsam.runtime.fleet.batch import settings_of
-from clipsam.runtime.fleet.pictures import Columns, find_sources
-from clipsam.runtime.fleet.places import Place
-from clipsam.runtime.fleet.plan import Plan, Shard, keep_settings
-from clipsam.runtime.fleet.results import read_counts
-from clipsam.runtime.fleet.worker import Task, Worker
 from clipsam.runtime.options import InspectOptions
 
 

@@ -19,10 +19,10 @@ from support.station_parts import draw_store
 
 from clipsam.runtime.cli import main
 from clipsam.runtime.core.errors import OptionError, StoreError, UnreachableError
-from clipsam.runtime.fleet import plant_schema
-from clipsam.runtime.fleet import push as pushing
-from clipsam.runtime.fleet.database import shown
-from clipsam.runtime.fleet.push import BOX_ONLY, Pushed, push
+from clipsam.runtime.plant import push as pushing
+from clipsam.runtime.plant import schema as plant_schema
+from clipsam.runtime.plant.database import shown
+from clipsam.runtime.plant.push import BOX_ONLY, Pushed, push
 from clipsam.runtime.station import schema
 from clipsam.runtime.station.changes import changes
 from clipsam.runtime.station.part import COLUMNS
@@ -183,7 +183,7 @@ def test_a_push_that_is_killed_goes_on_where_it_was(
 ) -> None:
     code = """
 import os, signal, sys
-from clipsam.runtime.fleet import push as pushing
+from clipsam.runtime.plant import push as pushing
 from clipsam.runtime.station.store import Store
 pushing._BATCH, calls = 10, []
 name = {"thumbnails": "_thumbnails", "rows": "_send"}[sys.argv[3]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from clipsam.runtime.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from clipsam.runtime.fleet.database import Connection
+    from clipsam.runtime.plant.database import Connection
 
 _FIRST = """
 CREATE TABLE clipsam.about (key text PRIMARY KEY, value text NOT NULL);

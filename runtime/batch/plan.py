@@ -22,9 +22,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from clipsam.runtime.batch.pictures import Source
+from clipsam.runtime.batch.places import Place
 from clipsam.runtime.core.errors import ImageError, OutputError
-from clipsam.runtime.fleet.pictures import Source
-from clipsam.runtime.fleet.places import Place
 from clipsam.runtime.results.tables import arrow_schema
 
 OWN = "_batch"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipsam.runtime.backends.base import TensorSpec
-from clipsam.runtime.fleet.pbtxt import Value, Word, write
+from clipsam.runtime.model_repository.pbtxt import Value, Word, write
 from clipsam.runtime.stages.rough_map import SCALED_TOGETHER
 
 CONFIG = "config.pbtxt"

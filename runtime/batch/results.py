@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from clipsam.runtime.batch.places import Place
+from clipsam.runtime.batch.plan import Shard
 from clipsam.runtime.core.errors import ClipSAMError, DamagedError, ImageError, OutputError
 from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
-from clipsam.runtime.fleet.places import Place
-from clipsam.runtime.fleet.plan import Shard
 from clipsam.runtime.folder import Counts
 from clipsam.runtime.results.tables import arrow_schema, flat
 

@@ -20,15 +20,15 @@ import numpy as np
 
 from clipsam.runtime.core.errors import StoreError
 from clipsam.runtime.core.log import get_logger
-from clipsam.runtime.fleet.database import connected, first_line
-from clipsam.runtime.fleet.plant_schema import migrate
 from clipsam.runtime.images.thumbnail import read_judged, read_map, shrink, shrink_map
+from clipsam.runtime.plant.database import connected, first_line
+from clipsam.runtime.plant.schema import migrate
 from clipsam.runtime.station.changes import Changes, changes, count_changes
 from clipsam.runtime.station.part import COLUMNS, Part, printable
 from clipsam.runtime.station.store import Store
 
 if TYPE_CHECKING:
-    from clipsam.runtime.fleet.database import Connection
+    from clipsam.runtime.plant.database import Connection
 
 # Of a part, what means nothing away from its box.
 BOX_ONLY = ("state", "attempts", "picture", "map", "filed", "file_size", "file_mtime_ns")
@@ -38,7 +38,7 @@ _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'  # as the store writes a time
 _BATCH = 100  # changes of a transaction
 _QUALITY = 75  # of a thumbnail, WebP
 
-_log = get_logger("fleet.push")
+_log = get_logger("plant.push")
 Progress = Callable[[int, int], None]  # changes sent, and how many there are
 Key = tuple[int, str]  # number, time taken
 Thumbnail = tuple[bytes | None, bytes | None]  # picture (WebP) and map (8-bit gray PNG)

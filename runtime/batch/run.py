@@ -10,17 +10,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from clipsam.runtime.batch.cluster import cluster
+from clipsam.runtime.batch.pictures import find_sources
+from clipsam.runtime.batch.places import Place
+from clipsam.runtime.batch.plan import OWN, Plan, Shard, keep_settings
+from clipsam.runtime.batch.results import read_counts
+from clipsam.runtime.batch.worker import Task, Worker
 from clipsam.runtime.core import errors
 from clipsam.runtime.core.errors import OptionError, OutputError, SessionError
 from clipsam.runtime.core.files import not_written
 from clipsam.runtime.core.lock import try_lock
 from clipsam.runtime.core.log import get_logger
-from clipsam.runtime.fleet.cluster import cluster
-from clipsam.runtime.fleet.pictures import find_sources
-from clipsam.runtime.fleet.places import Place
-from clipsam.runtime.fleet.plan import OWN, Plan, Shard, keep_settings
-from clipsam.runtime.fleet.results import read_counts
-from clipsam.runtime.fleet.worker import Task, Worker
 from clipsam.runtime.folder import Counts
 
 _LOG = get_logger("batch")

@@ -15,8 +15,8 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from clipsam.runtime import ClipSAM, ClipSAMError, Image, OptionError, Result
-from clipsam.runtime.fleet.triton_repository import BUNDLE, CALIBRATION
 from clipsam.runtime.images.reader import decode_image
+from clipsam.runtime.model_repository.repository import BUNDLE, CALIBRATION
 from clipsam.runtime.stages.rough_map import SCALED_TOGETHER
 
 

@@ -13,7 +13,7 @@ from support.postgres import Server, binaries, running
 from support.station_parts import draw_store
 
 from clipsam.runtime.cli import main
-from clipsam.runtime.fleet.push import push
+from clipsam.runtime.plant.push import push
 from clipsam.runtime.station.store import Store
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'clipsam[postgres]'")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import pyarrow
 import pyarrow.parquet
 
+from clipsam.runtime.batch.pictures import Columns, Source, picture_column
+from clipsam.runtime.batch.results import Row, row_of
 from clipsam.runtime.core.errors import ClipSAMError, ImageError
-from clipsam.runtime.fleet.pictures import Columns, Source, picture_column
-from clipsam.runtime.fleet.results import Row, row_of
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import decode_image
 from clipsam.runtime.pipeline import ClipSAM

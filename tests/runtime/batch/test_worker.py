@@ -14,18 +14,18 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
 
+from support.batch_run import in_memory, make_task, plan, rows, work, write_table
 from support.cli_run import NAMES, Run, lines
-from support.fleet import in_memory, make_task, plan, rows, work, write_table
 from support.service import png
 from support.toy_bundle import bright_square, build_toy_bundle, plain_part
 
 from clipsam.runtime import BundleError, ImageError, InspectOptions, OutputError
-from clipsam.runtime.fleet import judge
-from clipsam.runtime.fleet.attempts import MOST
-from clipsam.runtime.fleet.pictures import Columns, find_sources
-from clipsam.runtime.fleet.places import Place
-from clipsam.runtime.fleet.plan import Plan
-from clipsam.runtime.fleet.worker import Worker
+from clipsam.runtime.batch import judge
+from clipsam.runtime.batch.attempts import MOST
+from clipsam.runtime.batch.pictures import Columns, find_sources
+from clipsam.runtime.batch.places import Place
+from clipsam.runtime.batch.plan import Plan
+from clipsam.runtime.batch.worker import Worker
 from clipsam.runtime.images.reader import decode_image
 from clipsam.runtime.results.tables import flat
 

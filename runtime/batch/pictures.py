@@ -16,8 +16,8 @@ import pyarrow.parquet
 from fsspec.utils import glob_translate
 from pyarrow import fs
 
+from clipsam.runtime.batch.places import Place
 from clipsam.runtime.core.errors import ImageError, OptionError
-from clipsam.runtime.fleet.places import Place
 from clipsam.runtime.images.reader import SUFFIXES
 from clipsam.runtime.results.jobs import Written, pictures_below
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from clipsam.runtime.batch.attempts import MOST, Attempts
+from clipsam.runtime.batch.judge import Picture, judge, read_pictures
+from clipsam.runtime.batch.pictures import Columns
+from clipsam.runtime.batch.places import Place
+from clipsam.runtime.batch.plan import Shard, sources_of
+from clipsam.runtime.batch.results import Row, row_of, write_shard
 from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import BundleError, ClipSAMError, ImageError
-from clipsam.runtime.fleet.attempts import MOST, Attempts
-from clipsam.runtime.fleet.judge import Picture, judge, read_pictures
-from clipsam.runtime.fleet.pictures import Columns
-from clipsam.runtime.fleet.places import Place
-from clipsam.runtime.fleet.plan import Shard, sources_of
-from clipsam.runtime.fleet.results import Row, row_of, write_shard
 from clipsam.runtime.folder import Counts
 from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from clipsam.runtime.fleet.places import Place
-from clipsam.runtime.fleet.plan import OWN, Shard
+from clipsam.runtime.batch.places import Place
+from clipsam.runtime.batch.plan import OWN, Shard
 
 MOST = 3  # processes that a picture may end: one may have been killed just then
 

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
+from support.batch_run import in_memory, write_table
 from support.cli_run import NAMES
-from support.fleet import in_memory, write_table
 
 from clipsam.runtime import ImageError, OptionError
-from clipsam.runtime.fleet.pictures import Columns, Source, find_sources
-from clipsam.runtime.fleet.places import Place
+from clipsam.runtime.batch.pictures import Columns, Source, find_sources
+from clipsam.runtime.batch.places import Place
 
 
 def find(*inputs: object, columns: Columns | None = None, output: str = "/none") -> list[Source]:

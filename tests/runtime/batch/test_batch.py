@@ -16,12 +16,12 @@ import pytest
 pytest.importorskip("ray", reason="ray is not installed: pip install 'clipsam[ray]'")
 
 from harness.ray_nodes import ray_nodes
-from support.fleet import rows
+from support.batch_run import rows
 from support.service import png
 from support.toy_bundle import bright_square, plain_part
 
+from clipsam.runtime.batch.places import Place
 from clipsam.runtime.cli import main
-from clipsam.runtime.fleet.places import Place
 
 pytestmark = pytest.mark.ray
 

@@ -31,7 +31,7 @@ from clipsam.runtime.bundle import FLOAT32, GRAPHS, MANIFEST, Bundle
 from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import EngineError, OptionError
 from clipsam.runtime.core.files import DATA_SUFFIX, not_written, onnx_digest
-from clipsam.runtime.fleet.triton_config import CONFIG, Serving, graph_config, method_config
+from clipsam.runtime.model_repository.config import CONFIG, Serving, graph_config, method_config
 
 BUNDLE, CALIBRATION, VERSION = "bundle", "model.calibration", "1"
 _PLAN = "model.plan"
@@ -39,7 +39,7 @@ _MODEL = '''"""ClipSAM in Triton's Python backend."""
 
 from pathlib import Path
 
-from clipsam.runtime.fleet.triton_method import Method
+from clipsam.runtime.model_repository.method import Method
 
 
 class TritonPythonModel(Method):

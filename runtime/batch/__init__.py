@@ -1,0 +1,1 @@
+"""`clipsam batch`: any number of pictures on Ray, each judged once; extra `ray`."""

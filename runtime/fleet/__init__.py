@@ -1,1 +1,0 @@
-"""More than one machine: Ray, a plant's PostgreSQL database, and Triton Inference Server."""

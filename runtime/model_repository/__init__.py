@@ -1,0 +1,1 @@
+"""`clipsam triton`: a model repository for Triton Inference Server, made of a bundle."""
