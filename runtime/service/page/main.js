@@ -13,14 +13,19 @@ const $ = (id) => document.getElementById(id);
 const seen = [];
 let about = null, current = null, limit = null, judgedBy = null, refreshParts = () => {};
 
+// A score that another calibration gave says nothing at this one's limit.
+const judgedBefore = ({ answer }) => answer.calibration !== (about.calibration?.id ?? "");
+const limitFor = (one) => (judgedBefore(one) ? one.answer.limit : limit);
 const verdictAt = ({ answer }, at) => (answer.score > at ? "anomalous" : answer.reasons.length ? "not_judged" : "good");
 
 function showVerdicts() {
   for (const one of seen) {
-    const verdict = one.answer ? verdictAt(one, limit) : one.failure ? "failed" : "";
+    const verdict = one.answer ? verdictAt(one, limitFor(one)) : one.failure ? "failed" : "";
     one.pill.className = `pill ${verdict}`;
     one.pill.textContent = words(verdict) || "…";
-    if (one.mark) one.mark.classList.toggle("over", one.answer.score > limit);
+    if (!one.mark) continue;
+    one.mark.hidden = judgedBefore(one);
+    one.mark.classList.toggle("over", one.answer.score > limit);
   }
 }
 
@@ -37,14 +42,14 @@ function show(one) {
     $("empty").textContent = one.failure ?? "";
     return;
   }
-  const verdict = verdictAt(one, limit);
+  const at = limitFor(one), verdict = verdictAt(one, at);
   $("verdict").className = verdict;
   $("verdict").textContent = words(verdict) + (verdict === answer.verdict ? "" : " at this limit");
-  draw($("picture"), one, limit, about, { map: $("show-map").checked, regions: $("show-regions").checked });
+  draw($("picture"), one, at, about, { map: $("show-map").checked, regions: $("show-regions").checked });
   $("picture").setAttribute("aria-label", `${one.name}: ${words(verdict)}, ${answer.regions.length} regions`);
   const times = Object.entries(answer.timings).filter(([name]) => name !== "total" && name !== "latency");
   const rows = [
-    ["Score", `${answer.score.toFixed(4)}, limit ${limit.toFixed(4)}`],
+    ["Score", `${answer.score.toFixed(4)}, limit ${at.toFixed(4)}${judgedBefore(one) ? ", judged before this calibration" : ""}`],
     ["Regions", answer.regions.length ? answer.regions.map((r) => `${kindOf(r.kinds)} ${r.area} px at ${Math.round(r.centroid[0])}, ${Math.round(r.centroid[1])}`).slice(0, 4).join("; ") + (answer.regions.length > 4 ? "; …" : "") : "none"],
     answer.ignored.length && ["Ignored", answer.ignored.map((r) => kindOf(r.kinds)).join(", ")],
     answer.reasons.length && ["Reasons", answer.reasons.join(", ")],

@@ -214,6 +214,7 @@ def test_from_dropped_good_parts_to_a_verdict_by_them(
         page.set_default_timeout(60_000)
         page.goto(service.url)
         page.get_by_text("not calibrated").wait_for()
+        drop(page, ("before.png", BAD))
         page.locator("#learn-files").set_input_files(parts[:5])
         page.get_by_text("at least 8").wait_for()
         page.locator("#learn-files").set_input_files(parts)
@@ -224,8 +225,16 @@ def test_from_dropped_good_parts_to_a_verdict_by_them(
         page.locator("#learn-use").click()
         page.get_by_text("start it with --calibration").wait_for()
         page.get_by_text("Of good parts like those shown to it, at most 14 %").wait_for()
+        # What was judged before keeps its verdict and its limit, whatever is tried now.
+        numbers = page.locator("#numbers").inner_text()
+        assert f"limit {model.bundle.manifest.prompts.deciding:.4f}, judged before" in numbers
+        assert page.locator("#scale .part:visible").count() == 0
+        move_slider(page, 2)
+        assert page.locator("#verdict").inner_text() == "▲ Anomalous"
+        page.locator("#limit-reset").click()
         drop(page, ("bad.png", BAD))
         assert page.locator("#verdict").inner_text() == "▲ Anomalous"
+        assert page.locator("#scale .part:visible").count() == 1
         assert len(service.inspect(BAD).json["calibration"]) == 12
         context.close()
 
