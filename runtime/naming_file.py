@@ -1,7 +1,8 @@
 """`naming.npz` of a bundle: the words for regions, where they lie, and the head that names regions.
 
     words [K], features float32 [K,C_t]
-    token_0 float32 [inputs,outputs], token_0_bias [outputs], token_1, …; pooled_0, …
+    token_0 float32 [inputs,outputs], token_0_bias [outputs], token_1, …; pooled_0, …;
+    closeup_0, … of a head that looks at pixels
     unknown float32 [C_t], numbers float32 [2]: margin and scale
 
 A bundle without the file names no regions. As of `text_features.npz`, no array is unpacked before
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.core.files import open_regular
 from clipsam.runtime.manifest import MOST_LETTERS, REBUILD, Manifest
+from clipsam.runtime.stages.closeup import CHANNELS
 from clipsam.runtime.stages.naming import PLACE, SHAPE, UNKNOWN, Layers, Namer, NamingHead
 from clipsam.runtime.text_features import read_array
 
@@ -34,7 +36,9 @@ def write_naming(
 ) -> None:
     """Write `naming.npz`: features [K,C_t] of K words, and the head."""
     arrays = {"words": np.array(words), "features": features, "unknown": head.unknown}
-    for name, layers in (("token", head.token), ("pooled", head.pooled)):
+    for name, layers in (
+        ("token", head.token), ("pooled", head.pooled), ("closeup", head.closeup)
+    ):  # fmt: skip
         for number, (weight, bias) in enumerate(layers):
             arrays |= {f"{name}_{number}": weight, f"{name}_{number}_bias": bias}
     arrays["numbers"] = np.array([head.margin, head.scale])
@@ -63,11 +67,15 @@ def _read(archive: zipfile.ZipFile, manifest: Manifest) -> Namer:
             raise ValueError(f"{word!r:.50} is no word")
     features = _floats(archive, "features", (len(words), text))
     side, width = _grid(tokens)
-    pooled_inputs = 0
     token = _layers(archive, "token", width, optional_extra=PLACE)
+    pooled: Layers = ()
+    closeup: Layers = ()
     if "pooled_0.npy" in archive.namelist():
         pooled_inputs = 2 * width + 3 * token[-1][1].shape[0] + SHAPE
-    pooled = _layers(archive, "pooled", pooled_inputs) if pooled_inputs else []
+        if "closeup_0.npy" in archive.namelist():
+            closeup = _layers(archive, "closeup", CHANNELS, window=9)
+            pooled_inputs += 2 * closeup[-1][1].shape[0]
+        pooled = _layers(archive, "pooled", pooled_inputs)
     if len(token[0][0]) != width + (PLACE if pooled else 0):
         raise ValueError(f"its first layer takes {len(token[0][0])} numbers a token")
     if (pooled or token)[-1][1].shape != (text,):
@@ -75,7 +83,7 @@ def _read(archive: zipfile.ZipFile, manifest: Manifest) -> Namer:
     margin, scale = _floats(archive, "numbers", (2,)).tolist()
     if not 0 < scale <= 1000:
         raise ValueError(f"its scale is {scale}")
-    head = NamingHead(token, pooled, _floats(archive, "unknown", (text,)), margin, scale)
+    head = NamingHead(token, pooled, _floats(archive, "unknown", (text,)), margin, scale, closeup)
     return Namer(tuple(words), features, head, side)
 
 
@@ -88,14 +96,18 @@ def _grid(shape: Sequence[int | str]) -> tuple[int, int]:
     return side, int(width)
 
 
-def _layers(archive: zipfile.ZipFile, name: str, inputs: int, optional_extra: int = 0) -> Layers:
+def _layers(
+    archive: zipfile.ZipFile, name: str, inputs: int, optional_extra: int = 0, window: int = 1
+) -> Layers:
     layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     names = set(archive.namelist())
     for number in itertools.count():
         if f"{name}_{number}.npy" not in names or number == _MOST_LAYERS:
             break
         weight = _floats(archive, f"{name}_{number}")
-        known = {inputs, inputs + optional_extra} if number == 0 else {inputs}
+        known = {window * inputs}
+        if number == 0:
+            known.add(inputs + optional_extra)
         if weight.ndim != 2 or len(weight) not in known:
             raise ValueError(f"{name}_{number} is float32{list(weight.shape)}")
         inputs = weight.shape[1]

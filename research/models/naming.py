@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ from clipsam.research.models.defect_words import word_features
 from clipsam.research.models.presets import Preset, build_clip
 from clipsam.runtime.core.errors import WeightsError
 from clipsam.runtime.core.files import sha256
+from clipsam.runtime.stages.closeup import CHANNELS
 from clipsam.runtime.stages.naming import PLACE, SHAPE, Layers, NamingHead
 
 NAMING_FILE = "naming.safetensors"
 _HIDDEN, _POOLED = 128, 256
+_CLOSEUP = (24, 48, 64)  # channels of the convolutions
 _ORIGIN = "the naming weights must be a naming.safetensors that `clipsam train-naming` wrote"
 _PROJECTION_SCALE = 100.0  # where OpenAI's CLIP has its own
 _NO_DEFECT_OF_A_NAME = ("object", "surface")
@@ -45,16 +48,25 @@ class RegionHead(nn.Module):
     def __init__(self, width: int, text: int) -> None:
         super().__init__()
         self.token = nn.ModuleList([nn.Linear(width + PLACE, _HIDDEN), nn.Linear(_HIDDEN, _HIDDEN)])
-        self.pooled = nn.ModuleList(
-            [nn.Linear(2 * width + 3 * _HIDDEN + SHAPE, _POOLED), nn.Linear(_POOLED, text)]
+        self.closeup = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1)
+            for before, after in pairwise((CHANNELS, *_CLOSEUP))
         )
+        pooled = 2 * width + 3 * _HIDDEN + SHAPE + 2 * _CLOSEUP[-1]
+        self.pooled = nn.ModuleList([nn.Linear(pooled, _POOLED), nn.Linear(_POOLED, text)])
         self.dropout = nn.Dropout(0.3)
 
     def forward(
-        self, tokens: Tensor, inside: Tensor, around: Tensor, place: Tensor, shape: Tensor
+        self,
+        tokens: Tensor,
+        inside: Tensor,
+        around: Tensor,
+        place: Tensor,
+        shape: Tensor,
+        shown: Tensor,
     ) -> Tensor:
         """tokens [B,n,C], inside and around bool [B,n] (neither: nothing there), place
-        [B,n,PLACE], shape [B,SHAPE] -> [B,C_t]."""
+        [B,n,PLACE], shape [B,SHAPE], shown [B,CHANNELS,SIDE,SIDE] -> [B,C_t]."""
         x = tokens - tokens.mean(dim=-1, keepdim=True)
         x = x / (x.std(dim=-1, correction=0, keepdim=True) + 1e-6)
         seen = torch.cat([x, place], dim=-1)
@@ -70,6 +82,9 @@ class RegionHead(nn.Module):
             (seen * ring).sum(dim=1),
             shape,
         ]
+        for number, layer in enumerate(self.closeup):
+            shown = F.relu(layer(F.max_pool2d(shown, 2) if number else shown))
+        pool += [shown.mean(dim=(2, 3)), shown.amax(dim=(2, 3))]
         x = self.dropout(torch.cat(pool, dim=-1))
         x = self.dropout(F.relu(self.pooled[0](x)))
         return F.normalize(self.pooled[1](x), dim=-1)
@@ -122,12 +137,17 @@ class Naming(nn.Module):
             linear = [m for m in modules if isinstance(m, nn.Linear)]
             return [(_array(m.weight.T), _array(m.bias)) for m in linear]
 
+        closeup = [
+            (_array(weight.permute(2, 3, 1, 0).flatten(0, 2)), _array(bias))
+            for weight, bias in (layer.parameters() for layer in self.head.closeup)
+        ]
         return NamingHead(
             layers(self.head.token),
             layers(self.head.pooled),
             _array(F.normalize(self.unknown, dim=0)),
             float(self.margin),
             float(self.log_scale.detach().exp()),
+            closeup,
         )
 
 

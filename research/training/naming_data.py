@@ -117,7 +117,7 @@ def gather(
     `about` names the weights: files of others are made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(json.dumps([about, first, _A_FILE, 3]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([about, first, _A_FILE, 4]).encode()).hexdigest()[:12]
     regions: list[NamedRegion] = []
     with tqdm(total=pictures, desc="pictures", unit="") as bar:
         for start in range(0, pictures, _A_FILE):
@@ -149,6 +149,7 @@ def _write(path: Path, regions: Sequence[NamedRegion]) -> None:
                 inside=np.concatenate([look.inside for look in looks]),
                 place=np.concatenate([look.place for look in looks]).astype(np.float16),
                 shape=np.stack([look.shape for look in looks]),
+                shown=np.stack([look.shown for look in looks]),
             )
 
     write_with(path, save)
@@ -158,7 +159,8 @@ def _read(path: Path) -> Iterator[NamedRegion]:
     with np.load(path) as stored:
         data = {name: stored[name] for name in stored.files}
     start = 0
-    for row, shape in zip(data["facts"].tolist(), data["shape"], strict=True):
+    rows = zip(data["facts"].tolist(), data["shape"], data["shown"], strict=True)
+    for row, shape, shown in rows:
         picture, source, kind, area, count = row
         own = slice(start, start + count)
         look = RegionLook(
@@ -166,6 +168,7 @@ def _read(path: Path) -> Iterator[NamedRegion]:
             data["inside"][own],
             data["place"][own].astype(np.float32),
             shape,
+            shown,
         )
         yield NamedRegion(picture, source, kind, area, data["tokens"][own], look)
         start += count

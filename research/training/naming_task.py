@@ -20,6 +20,7 @@ from tqdm import tqdm
 from clipsam.research.models.defect_words import KIND_WORDS, MEANINGLESS, word_features
 from clipsam.research.models.naming import Naming, embed_words
 from clipsam.research.training.naming_data import FOUND, NOTHING, NamedRegion
+from clipsam.runtime.stages.closeup import network_input
 
 _INSIDE, _AROUND = 32, 16  # tokens of a region that a step looks at
 _NEGATIVES = 16  # words that mean nothing, of a step
@@ -30,7 +31,7 @@ _KEPT = 0.95  # of the rightly found regions that "unknown" may not take
 class NamingOptions:
     """How long, and how."""
 
-    steps: int = 1200
+    steps: int = 6000
     batch_size: int = 96
     learning_rate: float = 2e-3
     seed: int = 0
@@ -156,7 +157,13 @@ def head_inputs(
         if rng is not None:
             places[i, :, 1:] *= rng.choice([-1, 1], 2)
     shapes = np.stack([region.look.shape for region in batch])
-    arrays = (tokens, inside, there & ~inside, places, shapes)
+    shown = np.stack([region.look.shown for region in batch])
+    if rng is not None:
+        for i in range(count):
+            turned = np.rot90(shown[i], int(rng.integers(4)))
+            shown[i] = turned[:, ::-1] if rng.random() < 0.5 else turned
+    closeups = network_input(shown).transpose(0, 3, 1, 2)
+    arrays = (tokens, inside, there & ~inside, places, shapes, closeups)
     return [torch.from_numpy(array) for array in arrays]
 
 

@@ -26,13 +26,14 @@ class Cells:
     """A picture by its tokens, for all of its regions: float32 [grid * grid, pixels of a token].
 
     Attributes:
-      size, grid: side of the picture in pixels, and in tokens.
+      picture: CLIP's input, uint8 [S,S,3] RGB.
+      grid: tokens a side.
       grey: 0 to 1; steep, fine: the size of its first and second derivatives.
       colour: what red, green and blue differ from it.
       place: x and y in pixels.
     """
 
-    size: int
+    picture: Image
     grid: int
     grey: F32
     steep: F32
@@ -57,7 +58,7 @@ class Cells:
         colour = tuple(cells(values[..., c] - grey) for c in range(3))
         ys, xs = np.mgrid[:size, :size]
         place = cells(xs), cells(ys)
-        return cls(size, grid, cells(grey), cells(steep), cells(fine), colour, place)
+        return cls(picture, grid, cells(grey), cells(steep), cells(fine), colour, place)
 
 
 def appearance(cells: Cells, index: NDArray[np.intp], inside: NDArray[np.bool_], share: F32) -> F32:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipsam.runtime.ops.components import Component
 from clipsam.runtime.stages.appearance import APPEARANCE, Cells, appearance
+from clipsam.runtime.stages.closeup import close_up, convolve, network_input
 
 F32 = NDArray[np.float32]
 Layers = Sequence[tuple[F32, F32]]  # weights [inputs,outputs] and biases [outputs]
@@ -40,18 +41,20 @@ class RegionLook:
         and across the region, in units of its length.
       shape: float32 [SHAPE]: logarithms of area, length, width to length and how full it is;
         whether it touches the picture's edge; `appearance`.
+      shown: uint8 [SIDE,SIDE,5], see `close_up`.
     """
 
     index: NDArray[np.intp]
     inside: NDArray[np.bool_]
     place: F32
     shape: F32
+    shown: NDArray[np.uint8]
 
 
 def look_at(mask: NDArray[np.bool_], cells: Cells) -> RegionLook:
     """The look of a region: `mask` [H,W] is of the image of which `cells` are what CLIP was shown.
     Raises ValueError for an empty mask."""
-    size, grid = cells.size, cells.grid
+    size, grid = len(cells.picture), cells.grid
     cell = size // grid
     seen = cv2.resize(mask.astype(np.uint8) * 255, (size, size), interpolation=cv2.INTER_AREA)
     cover = seen.astype(np.float32) / np.float32(255)
@@ -87,7 +90,7 @@ def look_at(mask: NDArray[np.bool_], cells: Cells) -> RegionLook:
     place = place.astype(np.float16).astype(np.float32)
     looks = appearance(cells, index, within, place[:, 0])
     numbers = np.concatenate([np.array(shape, np.float32), looks])
-    return RegionLook(index, within, place, numbers)
+    return RegionLook(index, within, place, numbers, close_up(cells.picture, cover))
 
 
 def _moments(cover: F32) -> tuple[F32, F32, F32]:
@@ -110,14 +113,15 @@ class NamingHead:
     A token is standardised, joined to its place where the head was trained with it, and goes
     through `token` (ReLU after every layer but the last of a head without `pooled`). The means
     within the region and around it, before and after these layers, and the maximum within it
-    after them, joined to the region's shape, go through `pooled` (ReLU between its layers).
-    Without `pooled`, the mean within the region is the answer: so CLIP's own projection is a head,
-    too.
+    after them, joined to the region's shape and to what `closeup` makes of its pixels, go through
+    `pooled` (ReLU between its layers). Without `pooled`, the mean within the region is the answer:
+    so CLIP's own projection is a head, too.
 
     Attributes:
       unknown: float32 [C_t], what no word fits is near to.
       margin: added to its cosine.
       scale: of the cosines, before the softmax.
+      closeup: see `convolve`; none: the head looks at no pixels.
     """
 
     token: Layers
@@ -125,6 +129,7 @@ class NamingHead:
     unknown: F32
     margin: float
     scale: float
+    closeup: Layers = ()
 
     def embed(self, tokens: NDArray[np.float16], look: RegionLook) -> F32:
         """A region's vector [C_t], of length 1; `tokens` are the picture's [N,C]."""
@@ -147,6 +152,8 @@ class NamingHead:
                 seen[ring].mean(axis=0),
                 look.shape,
             ]
+            if self.closeup:
+                pool.append(convolve(network_input(look.shown[None])[0], self.closeup))
             vector = _dense(np.concatenate(pool)[None], self.pooled, False)[0]
         return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6), np.float32)
 
