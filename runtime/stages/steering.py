@@ -20,6 +20,7 @@ from clipsam.runtime.stages.naming import Kinds
 from clipsam.runtime.stages.prompts import PromptOptions
 
 _LEVELS = (1.0, 0.7, 0.45, 0.25)  # of Eq. 7's threshold
+_ASKED = 0.2  # of the most probable other word's chance, for what is asked for to count
 _MOST = 64  # components that are named at a level, largest evidence first
 
 
@@ -38,8 +39,8 @@ class Asked:
     def keeps(self, kinds: Kinds) -> bool:
         """Whether a region of these kinds counts.
 
-        It is one of `look_for` where they have together no less chance than any other word, and one
-        of `ignore` only where they have more than half: a defect that is missed costs more.
+        It is one of `look_for` where they have together a fifth of the chance of any other word, and
+        one of `ignore` only where they have more than half: a defect that is missed costs more.
         """
         if sum(p for word, p in kinds.items() if word in self.ignore) > 0.5:
             return False
@@ -47,7 +48,7 @@ class Asked:
             return True
         wanted = sum(p for word, p in kinds.items() if word in self.look_for)
         others = [p for word, p in kinds.items() if word not in self.look_for]
-        return wanted >= max(others, default=0.0)
+        return wanted >= _ASKED * max(others, default=0.0)
 
 
 @dataclass(frozen=True)
