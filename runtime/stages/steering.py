@@ -39,7 +39,7 @@ class Asked:
     def keeps(self, kinds: Kinds) -> bool:
         """Whether a region of these kinds counts.
 
-        It is one of `look_for` where they have together a fifth of the chance of any other word, and
+        It is one of `look_for` where they together have a fifth of any other word's chance, and
         one of `ignore` only where they have more than half: a defect that is missed costs more.
         """
         if sum(p for word, p in kinds.items() if word in self.ignore) > 0.5:
