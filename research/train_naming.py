@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip_weights", type=Path, help="default: as for `clipsam train`")
     add("--umci_weights", type=Path, help="default: the repository's, for tiny alone")
     add("--pictures", type=whole_number(64), default=4352, help="procedural ones")
-    add("--steps", type=whole_number(), default=6000)
+    add("--steps", type=whole_number(), default=10_000)
     add("--batch_size", type=whole_number(2), default=96)
     add("--learning_rate", type=number(0), default=2e-3)
     add("--seed", type=whole_number(0, 1000), default=0)

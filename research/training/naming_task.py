@@ -31,7 +31,7 @@ _KEPT = 0.95  # of the rightly found regions that "unknown" may not take
 class NamingOptions:
     """How long, and how."""
 
-    steps: int = 6000
+    steps: int = 10_000
     batch_size: int = 96
     learning_rate: float = 2e-3
     seed: int = 0
