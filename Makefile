@@ -48,8 +48,9 @@ fast: $(STAMP)
 		-m "not slow and not full_size and not gpu and not ray and not long"
 
 # Two workers with a thread each. The bundles that tests share are built once for both.
-# A worker that a hanging test ended is not started again: it would run that test again.
-WORKERS := -n 2 --dist loadfile --max-worker-restart 0
+# A worker that a hanging test ended is not started again: it would run that test again. xdist would
+# put the files of few tests last, which are the long ones, and a worker would wait for the other.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not full_size and not gpu and not ray and not long"
