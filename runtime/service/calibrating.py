@@ -194,7 +194,10 @@ class Calibrations:
 
         observe = partial(model.observe, category=run.category)
         area = model.options.area
-        done = calibrate(observe, run.parts, [], wanted, made_with, area, progress)
+        # Parts that are sent at the same time come in any order, and a part is compared with those
+        # of other folds: by name the same parts give the same limit, as in a folder.
+        parts = sorted(run.parts, key=lambda path: (path.name.split("-", 1)[1], path.name))
+        done = calibrate(observe, parts, [], wanted, made_with, area, progress)
         run.skipped = [sentence.replace(f"{run.folder}/", "") for sentence in done.skipped]
         return done.calibration
 

@@ -34,9 +34,9 @@ def learning(model: ClipSAM, tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def begun(service: Service, parts: int = 0, **wish: object) -> str:
+def begun(service: Service, parts: int = 0, turned: bool = False, **wish: object) -> str:
     path = f"/calibrations/{service.post_json('/calibrations', wish).json['id']}"
-    for number in range(parts):
+    for number in reversed(range(parts)) if turned else range(parts):
         data = png(good_part(number))
         assert service.send("POST", f"{path}/parts?name=p{number}.png", data).status == 200
     return path
@@ -46,6 +46,15 @@ def ended(service: Service, path: str) -> dict[str, Any]:
     """What is told of a calibration that has run; it may take long on a busy machine."""
     until(lambda: service.get(path).json["state"] != "running", 300)
     return dict(service.get(path).json)
+
+
+def test_the_order_in_which_parts_come_changes_nothing(learning: Service) -> None:
+    limits = []
+    for turned in (False, True):
+        path = begun(learning, 20, turned)
+        learning.send("POST", f"{path}/start")
+        limits.append(ended(learning, path)["calibration"]["limit"])
+    assert limits[0] == limits[1]
 
 
 def test_from_good_parts_to_a_verdict_by_them(learning: Service, tmp_path: Path) -> None:
