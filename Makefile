@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo
 
-.PHONY: demo env bundle test check lint types fast unit trt-api test-full test-long test-ray test-gpu gpu-day mutants clean
+.PHONY: demo env bundle test check lint types fast unit trt-api test-full test-ray test-gpu gpu-day mutants clean
 
 demo: bundle
 	$(BIN)/clipsam inspect bundles/tiny examples/images --output demo
@@ -45,7 +45,7 @@ check: lint types fast
 
 fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -o faulthandler_timeout=120 \
-		-m "not slow and not full_size and not gpu and not ray and not long"
+		-m "not slow and not full_size and not gpu and not ray"
 
 # Two workers with a thread each. The bundles that tests share are built once for both.
 # A worker that a hanging test ended is not started again: it would run that test again. xdist would
@@ -53,7 +53,7 @@ fast: $(STAMP)
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not full_size and not gpu and not ray and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not full_size and not gpu and not ray"
 
 # Our TensorRT code against NVIDIA's own bindings: of the oldest TensorRT we are for and the newest.
 # Needs no GPU and no TensorRT, but pip, gcc, nm and readelf; without them it is skipped, with the
@@ -72,10 +72,6 @@ trt-api: $(STAMP)
 # The paper's full-size graphs with random weights: about half an hour, and 17 GB of memory.
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full_size -o faulthandler_timeout=0
-
-# What `make test` leaves out for its length alone: some minutes.
-test-long: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m long
 
 # `clipsam batch` on Ray: alone, and on three nodes of which one dies. A minute or two, and the extra
 # `ray`; a machine that is busy may be too slow for Ray, which gives its processes 30 s to start.

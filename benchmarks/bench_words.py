@@ -102,9 +102,10 @@ def procedural(model: ClipSAM, count: int) -> list[Seen]:
 
 def found(namer: Namer, picture: Seen) -> Iterator[Region]:
     """Every region that the map finds."""
+    cells = Cells.of(picture.looks.picture, namer.grid)
     for component in find_prompts(picture.rough, picture.gate).components:
         mask = component_mask(component, picture.rough.shape)
-        region_look = look_at(mask, Cells.of(picture.looks.picture, namer.grid))
+        region_look = look_at(mask, cells)
         vector = namer.head.embed(picture.tokens, region_look)
         yield Region(kind_of(mask, picture.drawn), vector, 1)
 

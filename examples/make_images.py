@@ -1,4 +1,6 @@
-"""Make the sample images in examples/images: procedural parts, no photographs.
+"""Make the sample images in examples/images and examples/words: procedural parts, no photographs.
+
+Those in examples/images were drawn before the generator changed: now it draws other ones.
 
 python examples/make_images.py
 """

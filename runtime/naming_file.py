@@ -107,7 +107,7 @@ def _layers(
         weight = _floats(archive, f"{name}_{number}")
         known = {window * inputs}
         if number == 0:
-            known.add(inputs + optional_extra)
+            known.add(window * inputs + optional_extra)
         if weight.ndim != 2 or len(weight) not in known:
             raise ValueError(f"{name}_{number} is float32{list(weight.shape)}")
         inputs = weight.shape[1]

@@ -19,7 +19,6 @@ def run(*args: str, code: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *args], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.long
 def test_malformed_requests_are_answered_as_they_should_be() -> None:
     pytest.importorskip("uvicorn", reason="needs pip install 'clipsam[serve]'")
     # Memory settles over thousands of requests: that is the long run's to say.
@@ -29,7 +28,6 @@ def test_malformed_requests_are_answered_as_they_should_be() -> None:
     assert ", 0 wrong;" in done.stdout
 
 
-@pytest.mark.long
 def test_an_answer_that_is_not_allowed_is_seen() -> None:
     pytest.importorskip("uvicorn", reason="needs pip install 'clipsam[serve]'")
     done = run("--count", "20", code="abuse.KINDS[abuse.bomb] = {'200'}; abuse.MOST_MB = 1000")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,12 @@ def test_a_head_comes_back_as_it_was_written(
 
 def test_a_head_for_other_close_ups_is_refused(toy_bundle: Bundle, tmp_path: Path) -> None:
     assert toy_bundle.namer is not None
-    other = head(toy_bundle, channels=CHANNELS - 1)
-    write_naming(tmp_path / NAMING, toy_bundle.namer.words, toy_bundle.namer.features, other)
-    with pytest.raises(BundleError, match="closeup_0 is float32"):
-        read_naming(tmp_path / NAMING, toy_bundle.manifest)
+    right = head(toy_bundle)
+    without_window = [(right.closeup[0][0][:CHANNELS], right.closeup[0][1]), right.closeup[1]]
+    for other in (
+        head(toy_bundle, channels=CHANNELS - 1),
+        replace(right, closeup=without_window),
+    ):
+        write_naming(tmp_path / NAMING, toy_bundle.namer.words, toy_bundle.namer.features, other)
+        with pytest.raises(BundleError, match="closeup_0 is float32"):
+            read_naming(tmp_path / NAMING, toy_bundle.manifest)

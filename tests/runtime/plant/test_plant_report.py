@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
-from support.postgres import Server, binaries, running
+from support.postgres import Server
 from support.station_parts import draw_store
 
 from clipsam.runtime.cli import main
@@ -17,14 +16,6 @@ from clipsam.runtime.plant.push import push
 from clipsam.runtime.station.store import Store
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'clipsam[postgres]'")
-
-
-@pytest.fixture(scope="module")
-def plant() -> Iterator[Server]:
-    if (found := binaries()) is None:
-        pytest.skip("PostgreSQL is not installed: apt install postgresql")
-    with running(found) as server:
-        yield server
 
 
 def block(page: Path, name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from support.postgres import PASSWORD, Server, binaries, running
+from support.postgres import PASSWORD, Server
 from support.station_parts import draw_store
 
 from clipsam.runtime.cli import main
@@ -30,21 +30,6 @@ from clipsam.runtime.station.schema import iso
 from clipsam.runtime.station.store import Store
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'clipsam[postgres]'")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    if (found := binaries()) is None:
-        pytest.skip("PostgreSQL is not installed: apt install postgresql")
-    with running(found) as server:
-        yield server
-
-
-@pytest.fixture
-def plant(server: Server) -> Server:
-    """The server with an empty database."""
-    server.sql("DROP SCHEMA IF EXISTS clipsam CASCADE")
-    return server
 
 
 @pytest.fixture
