@@ -4,6 +4,7 @@
     python -m clipsam.research.pretrain_tiny sam  --save_path runs/tiny   # beside its clip
     python -m clipsam.research.train --preset tiny --dataset synthetic --save_path runs/tiny
 
+`attention` takes a CLIP that was trained attending among all tokens (training/attention_task.py).
 `research/synthetic` makes everything they see. The same commands run on a CPU and on a GPU, resume
 after an interruption, and end with `clip.safetensors` and `sam.safetensors` in the save path.
 """
@@ -15,16 +16,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
-from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
+from clipsam.research.models.checkpoints import (
+    CLIP_TENSORS,
+    check_pair,
+    load_clip,
+    load_umci,
+    read_state,
+    save_weights,
+    tensors_digest,
+)
 from clipsam.research.models.device import best_device, torch_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.tiny import own_tensors
 from clipsam.research.training import clip_task as pretrain_clip
 from clipsam.research.training import sam_task as pretrain_sam
+from clipsam.research.training.attention_task import AttentionTask
 from clipsam.research.training.loop import LoopConfig, run
+from clipsam.runtime.core.errors import OptionError
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
@@ -56,6 +68,39 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
     save_weights(clip.state_dict(), args.save_path / "clip.safetensors", "clip")
 
 
+def pretrain_attention_stage(
+    preset: Preset, args: argparse.Namespace, device: torch.device
+) -> None:
+    """The blocks of a CLIP that was trained attending among all tokens: `--initial_weights`."""
+    if args.initial_weights is None:
+        raise OptionError("`pretrain-tiny attention` begins with a CLIP: give --initial_weights.")
+    clip, digest = load_clip(preset, args.initial_weights)
+    for path in args.keep_umci:
+        check_pair(preset, path, clip, digest)
+    task = AttentionTask(preset, clip, device, args.validation_images)
+    config = LoopConfig(
+        args.steps, args.batch_size, args.learning_rate, args.save_path / "clip-attention",
+        weight_decay=0.0, workers=args.workers, validate_every=args.validate_every, beta2=0.98,
+        warmup=20, average=0.98,
+    )  # fmt: skip
+    first = _first_picture(args.seed)
+    dataset = pretrain_clip.CaptionedImages(preset, first, args.steps * args.batch_size, args.fine)
+    print(f"clip, attention: {run(task, dataset, config)}")
+    path = args.save_path / "clip.safetensors"
+    save_weights(clip.state_dict(), path, "clip")
+    for kept in args.keep_umci:
+        _keep_umci(kept, preset, path, args.save_path / kept.name)
+
+
+def _keep_umci(path: Path, preset: Preset, clip: Path, copy: Path) -> None:
+    """The UMCI of `path` for another CLIP, whose taps are as good as those it was trained on."""
+    model, digest = load_clip(preset, clip)
+    umci, _ = load_umci(preset, path)
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata() | {"clip_sha256": digest, CLIP_TENSORS: tensors_digest(model)}
+    save_weights(umci.state_dict(), copy, "umci", said)
+
+
 def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
     """SAM around the embedding of the CLIP that the save path holds."""
     clip, _ = load_clip(preset, args.save_path / "clip.safetensors")
@@ -74,6 +119,13 @@ def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.d
     save_weights(tensors, args.save_path / "sam.safetensors", "sam", metadata)
 
 
+_STAGES = {
+    "clip": pretrain_clip_stage,
+    "attention": pretrain_attention_stage,
+    "sam": pretrain_sam_stage,
+}
+
+
 def _first_picture(seed: int) -> int:
     """Never one of those held out: they follow powers of two from 2**40 on (`VALIDATION_SEED`)."""
     return seed * 2**36 + 2**35
@@ -88,8 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     device = torch_device(args.device)
     torch.manual_seed(args.seed)
-    stage = pretrain_clip_stage if args.model == "clip" else pretrain_sam_stage
-    stage(PRESETS["tiny"], args, device)
+    _STAGES[args.model](PRESETS["tiny"], args, device)
     return 0
 
 
@@ -99,16 +150,22 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", choices=("clip", "sam"))
+    parser.add_argument("model", choices=tuple(_STAGES))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
     steps = whole_number(0)
     parser.add_argument("--steps_embedding", type=steps, default=3000, help="CLIP's, alone")
-    parser.add_argument("--steps", type=steps, default=600, help="CLIP's transformer; all of SAM")
+    parser.add_argument(
+        "--steps", type=steps, default=600, help="CLIP's transformer; its attention; all of SAM"
+    )
     parser.add_argument("--steps_full", type=steps, default=100, help="CLIP on whole pictures")
     parser.add_argument("--batch_size", type=whole_number(), default=8)
     parser.add_argument(
         "--initial_weights", type=Path, help="a clip.safetensors (or sam.safetensors) to go on from"
     )
+    parser.add_argument(
+        "--keep_umci", type=Path, nargs="+", default=[], metavar="FILE",
+        help="`attention`: UMCIs of --initial_weights, to be written for the CLIP that comes out",
+    )  # fmt: skip
     parser.add_argument(
         "--fine", type=number(0, 1), default=0.0, metavar="SHARE",
         help="of the pictures that show small and thin defects, too",

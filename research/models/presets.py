@@ -20,6 +20,7 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
+from clipsam.research.models.coarse_attention import CoarseAttention
 from clipsam.research.models.mobile_sam import TinyVitEncoder
 from clipsam.research.models.tiny import TwoScaleEmbedding, UNetEmbedding
 from clipsam.research.models.umci import UMCIConfig
@@ -142,6 +143,8 @@ def build_clip(clip_name: str) -> CLIP:
             ),
         )
         model.visual.conv1 = UNetEmbedding(128)
+        for block in model.visual.transformer.resblocks:
+            block.attn = CoarseAttention(width=128, heads=2, cell=2)
     else:
         # Not `create_model`, which warns on the root logger about the weights it did not load.
         model = CLIP(**open_clip.get_model_config(clip_name))
