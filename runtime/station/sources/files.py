@@ -11,7 +11,7 @@ from clipsam.runtime.core.files import sha256
 State = tuple[int, int, int]  # size, time of writing in ns, inode
 
 _TAIL = 64  # bytes, of which the end of a picture is told
-_ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+_ENDS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8": b"\xff\xd9"}  # by how a file begins
 
 
 def state_of(path: Path) -> State | None:
@@ -34,8 +34,8 @@ def file_digest(path: Path) -> str | None:
 
 
 def ends_well(path: Path) -> bool | None:
-    """Whether the file ends as a picture of its suffix does; None where that cannot be told."""
-    suffix = path.suffix.lower()
+    """Whether the file ends as it should by how it begins, whatever it is called; None where that
+    cannot be told."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -44,10 +44,11 @@ def ends_well(path: Path) -> bool | None:
             tail = file.read()
     except OSError:
         return False
-    if suffix in _ENDS:
-        return tail.rstrip(b"\0\r\n").endswith(_ENDS[suffix])
-    if suffix == ".bmp":
+    for begin, end in _ENDS.items():
+        if head.startswith(begin):
+            return tail.rstrip(b"\0\r\n").endswith(end)
+    if head.startswith(b"BM"):
         return size >= int.from_bytes(head[2:6], "little") > 0
-    if suffix == ".webp":
+    if head.startswith(b"RIFF"):
         return size >= int.from_bytes(head[4:8], "little") + 8 > 8
-    return None
+    return None if head.startswith((b"II", b"MM")) else False  # TIFF ends anyhow

@@ -123,6 +123,21 @@ def test_a_file_is_given_when_it_is_whole(folder: Path, watch: Watch, suffix: st
     assert ends_well(path) in (True, None)
 
 
+@pytest.mark.parametrize("form", [".png", ".jpg", ".bmp", ".webp", ".tiff"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff"])
+def test_the_end_is_told_by_what_a_file_holds_whatever_it_is_called(
+    folder: Path, form: str, suffix: str
+) -> None:
+    data, path = cv2.imencode(form, good_part())[1].tobytes(), folder / f"part{suffix}"
+    path.write_bytes(data)
+    assert ends_well(path) is (None if form == ".tiff" else True)
+    if form != ".tiff":
+        path.write_bytes(data[:-9])
+        assert ends_well(path) is False
+    path.write_bytes(b"")
+    assert ends_well(path) is False
+
+
 def test_a_file_that_stays_torn_is_given_in_the_end(folder: Path, watch: Watch) -> None:
     (folder / "torn.png").write_bytes(b"\x89PNG\r\n")
     (folder / "empty.jpg").touch()

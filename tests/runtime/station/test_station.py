@@ -434,7 +434,9 @@ def test_names_that_are_no_text_do_not_stop_the_line(
     torn = os.fsdecode(os.fsencode(folder) + b"/\xfe.png")
     Path(os.fsdecode(folder_name)).write_bytes(good)
     Path(torn).write_bytes(b"no picture")
-    source = FolderSource(folder, lambda kind, message: None, lambda name, state: False, rescan=0.1)
+    source = FolderSource(
+        folder, lambda kind, message: None, lambda name, state: False, rescan=0.1, patience=0.5
+    )
     answers: list[Part] = []
 
     def stop_after_three(part: Part) -> None:
