@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 Map = NDArray[np.float32]
 
 _SIDE = 128  # pixels a side of the smaller map that a search starts from
+_PIXELS = 30  # that `area` is to be there, if half the size allows it
 _STEP = 0.004  # how far from that map's answer the whole map's is looked for first
 
 
@@ -20,18 +21,25 @@ def component_level(values: Map, area: int) -> float:
     """
     if area <= 1:
         return float(values.max())
-    low, high = _bracket(values, area)
-    values = _large(values, low, area)
-    # Of all levels only values of the map differ. The lowest of them holds, by the bracket.
-    levels = np.unique(values[(values >= low) & (values < high)])
-    first, last = 0, len(levels)
+    low, found = _start(values, area)
+    if found is None:  # at the lowest level all of the map is one component
+        ranked = np.partition(values.ravel(), values.size - area)
+        low, found = float(values.min()), (values, float(ranked[-area]))
+    values, most = found
+    # Of all levels only values of the map differ; the answer is at least `low` and at most `most`.
+    levels = np.unique(values[(values >= low) & (values <= most)])
+    first, last, halve = 0, len(levels), False
     while last - first > 1:
-        middle = (first + last) // 2
-        smaller = _holding(values, float(levels[middle]), area)
-        if smaller is None:
-            last = middle
+        probe = last - 1  # where one peak is all there is, that is the answer
+        if halve:
+            middle = float(levels[first]) + float(levels[last - 1] - levels[first]) / 2
+            probe = min(max(int(np.searchsorted(levels, middle)), first + 1), last - 1)
+        found = _large(values, float(levels[probe]), area)
+        if found is None:
+            last, halve = probe, True
         else:
-            first, values = middle, smaller
+            first, (values, most), halve = probe, found, False
+            last = min(last, int(np.searchsorted(levels, most, "right")))
     return float(levels[first])
 
 
@@ -46,54 +54,45 @@ def below(limit: float) -> np.float32:
     return rounded
 
 
-def _bracket(values: Map, area: int) -> tuple[float, float]:
-    """(low, high): `area` holds at low, and not at high."""
-    low, high = float(values.min()), float("inf")
+def _start(values: Map, area: int) -> tuple[float, tuple[Map, float] | None]:
+    """A level somewhat below the answer and what is large there (None where none was found).
+
+    The answer of a smaller map, in which `area` still is some pixels, says where to look.
+    """
+    lowest = float(values.min())
     step = int(values.size**0.5) // _SIDE
     if step < 2:
-        return low, high
+        return lowest, None
+    step = min(step, max(2, int((area / _PIXELS) ** 0.5)))
     smaller = np.ascontiguousarray(values[::step, ::step])
-    guess = component_level(smaller, max(1, round(area / step**2)))
-    reach = _STEP
-    while guess - reach > low:
-        if _holds(values, guess - reach, area):
-            low = guess - reach
-            break
-        high, reach = guess - reach, 4 * reach
-    reach = _STEP
-    while guess + reach < high:
-        if not _holds(values, guess + reach, area):
-            high = guess + reach
-            break
-        low, reach = guess + reach, 4 * reach
-    return low, high
+    guess, reach = component_level(smaller, max(1, round(area / step**2))), _STEP
+    while guess - reach > lowest:
+        found = _large(values, guess - reach, area)
+        if found is not None:
+            return guess - reach, found
+        reach *= 4
+    return lowest, None
 
 
-def _large(values: Map, level: float, area: int) -> Map:
+def _large(values: Map, level: float, area: int) -> tuple[Map, float] | None:
     """The part of the map that holds every component of {values >= level} of `area` pixels; what
-    belongs to none of them is -inf."""
+    belongs to none of them is -inf. And the highest level that as many pixels of one of them
+    reach, above which the answer cannot lie. None where no component is as large."""
     window, labels, stats = _components(values, level)
     kept = stats[:, cv2.CC_STAT_AREA] >= area
     kept[0] = False
-    return np.where(kept[labels], values[window], np.float32(-np.inf))
-
-
-def _holding(values: Map, level: float, area: int) -> Map | None:
-    """The window of the map around all components of {values >= level} of `area` pixels, outside
-    which no higher level has one; None where there is none. A view."""
-    window, _, stats = _components(values, level)
-    large = stats[1:][stats[1:, cv2.CC_STAT_AREA] >= area]
+    large = stats[kept]
     if not len(large):
         return None
     left, top = large[:, cv2.CC_STAT_LEFT], large[:, cv2.CC_STAT_TOP]
     right, bottom = left + large[:, cv2.CC_STAT_WIDTH], top + large[:, cv2.CC_STAT_HEIGHT]
-    return values[window][top.min() : bottom.max(), left.min() : right.max()]
-
-
-def _holds(values: Map, level: float, area: int) -> bool:
-    """Whether {values >= level} has a component of `area` pixels."""
-    stats = _components(values, level)[2]
-    return bool(stats[1:, cv2.CC_STAT_AREA].max(initial=0) >= area)
+    part = slice(top.min(), bottom.max()), slice(left.min(), right.max())
+    labels, values = labels[part], values[window][part]
+    inside = kept[labels]
+    levels = values[inside]
+    ranked = levels[np.lexsort((levels, labels[inside]))]  # component by component, rising
+    most = float(ranked[np.cumsum(large[:, cv2.CC_STAT_AREA]) - area].max())
+    return np.where(inside, values, np.float32(-np.inf)), most
 
 
 def _components(
