@@ -38,7 +38,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	@mkdir -p build/types/clipsam
 	@for p in runtime export research; do ln -sfn ../../../$$p build/types/clipsam/$$p; done
-	MYPYPATH=build/types:tests:benchmarks $(BIN)/mypy build/types/clipsam tests benchmarks examples
+	MYPYPATH=build/types:tests:benchmarks:examples $(BIN)/mypy build/types/clipsam tests benchmarks examples
 
 # What to run while working: two minutes on two cores.
 check: lint types fast
