@@ -1,7 +1,5 @@
 """Make the sample images in examples/images and examples/words: procedural parts, no photographs.
 
-Those in examples/images were drawn before the generator changed: now it draws other ones.
-
 python examples/make_images.py
 """
 
