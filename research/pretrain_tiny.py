@@ -37,6 +37,7 @@ from clipsam.research.training import sam_task as pretrain_sam
 from clipsam.research.training.attention_task import AttentionTask
 from clipsam.research.training.loop import LoopConfig, run
 from clipsam.runtime.core.errors import OptionError
+from clipsam.runtime.core.files import sha256
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
@@ -75,8 +76,12 @@ def pretrain_attention_stage(
     if args.initial_weights is None:
         raise OptionError("`pretrain-tiny attention` begins with a CLIP: give --initial_weights.")
     clip, digest = load_clip(preset, args.initial_weights)
+    kept = []  # read now, so that a wrong one is told of before the training
     for path in args.keep_umci:
         check_pair(preset, path, clip, digest)
+        umci, _ = load_umci(preset, path)
+        with safe_open(path, framework="pt") as file:
+            kept.append((path.name, umci, file.metadata()))
     task = AttentionTask(preset, clip, device, args.validation_images)
     config = LoopConfig(
         args.steps, args.batch_size, args.learning_rate, args.save_path / "clip-attention",
@@ -88,17 +93,10 @@ def pretrain_attention_stage(
     print(f"clip, attention: {run(task, dataset, config)}")
     path = args.save_path / "clip.safetensors"
     save_weights(clip.state_dict(), path, "clip")
-    for kept in args.keep_umci:
-        _keep_umci(kept, preset, path, args.save_path / kept.name)
-
-
-def _keep_umci(path: Path, preset: Preset, clip: Path, copy: Path) -> None:
-    """The UMCI of `path` for another CLIP, whose taps are as good as those it was trained on."""
-    model, digest = load_clip(preset, clip)
-    umci, _ = load_umci(preset, path)
-    with safe_open(path, framework="pt") as file:
-        said = file.metadata() | {"clip_sha256": digest, CLIP_TENSORS: tensors_digest(model)}
-    save_weights(umci.state_dict(), copy, "umci", said)
+    # Their taps are as good to UMCI as those that it was trained on.
+    now = {"clip_sha256": sha256(path), CLIP_TENSORS: tensors_digest(clip)}
+    for name, umci, said in kept:
+        save_weights(umci.state_dict(), args.save_path / name, "umci", said | now)
 
 
 def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:

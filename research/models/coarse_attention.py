@@ -1,6 +1,6 @@
 """Self-attention of a square grid of tokens on a coarser grid.
 
-Attention costs the square of the number of tokens, and `tiny` has 2,305 of them: nearly half the
+Attention costs the square of the number of tokens, and `tiny` has 2,305 of them: some 40 % of the
 time of a look. What it adds to a token is what the rest of the picture says, which changes slowly
 over the picture (what is particular to a place, the convolutions of the embedding have seen), so
 it is computed among averages of `cell` x `cell` tokens and given to each of them.

@@ -131,6 +131,10 @@ def test_attention_learns_towards_that_among_all_tokens(
     assert all(name.startswith("visual.transformer.") for name in moved)  # SAM keeps its embedding
     assert _pretrain("attention", tmp_path, ["--steps", "1"]) == 1
     assert "--initial_weights" in capsys.readouterr().err
+    missing = ["--initial_weights", str(start), "--keep_umci", str(tmp_path / "none.safetensors")]
+    assert _pretrain("attention", tmp_path / "untouched", missing) == 1
+    assert "There is no file" in capsys.readouterr().err
+    assert not (tmp_path / "untouched").exists()  # nothing was trained
 
 
 def test_attention_among_all_tokens_is_what_is_learned() -> None:

@@ -35,6 +35,21 @@ def test_the_level_is_the_one_that_halving_finds(seed: int) -> None:
             assert component_level(values, area) == plain_level(values, area)
 
 
+@pytest.mark.parametrize("peaks", [1, 3, 40])
+def test_the_level_of_a_large_map_is_the_one_that_halving_finds(peaks: int) -> None:
+    """Where smaller maps say at which level to look: hills of many sizes, rough or smooth."""
+    rng = np.random.default_rng(peaks)
+    values = np.zeros((900, 1300), np.float32)
+    for _ in range(peaks):
+        x, y, size = int(rng.integers(1300)), int(rng.integers(900)), int(rng.integers(3, 90))
+        cv2.circle(values, (x, y), size, float(rng.uniform(0.2, 1)), -1)
+    values = np.asarray(cv2.GaussianBlur(values, (0, 0), 9), np.float32)
+    for noise in (0, 0.003):
+        rough = values + noise * rng.random(values.shape, np.float32)
+        for area in (2, 40, 1170, 30_000):
+            assert component_level(rough, area) == plain_level(rough, area)
+
+
 def test_the_whole_map_is_a_component_at_its_lowest_value() -> None:
     values = random_map(6)
     assert component_level(values, values.size) == values.min()
