@@ -13,7 +13,6 @@ this head sees, rightly or wrongly, is prompted for as well: mistakes that CLIP 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.image_size, self.seed, self.length, self.fine = image_size, seed, length, fine
         self.zoomed = zoomed
-        self._large = lru_cache(maxsize=1)(self._draw_large)
+        self._large: tuple[int, Sample | None] = (-1, None)  # the last group and its picture
 
     def __len__(self) -> int:
         return self.length
@@ -75,7 +74,7 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
         group = index // CROPS
         grid = GRID
         if self.zoomed and np.random.default_rng([self.seed, group, 2]).random() < self.zoomed:
-            sample = crop(self._large(group), rng, self.image_size)
+            sample = crop(self._large_picture(group), rng, self.image_size)
             grid = int(rng.choice(ZOOMED_GRIDS))
         else:
             sample = sample_from_seed(
@@ -93,11 +92,16 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
             "seed": torch.tensor(self.seed + index),
         }
 
-    def _draw_large(self, group: int) -> Sample:
+    def _large_picture(self, group: int) -> Sample:
         """A picture of 1.5 to 3 times the size that always has a defect."""
-        rng = np.random.default_rng([self.seed, group, 3])
-        size = 32 * round(self.image_size * float(rng.uniform(1.5, 3)) / 32)
-        return make_sample(rng, size, defect_rate=1, fine=bool(rng.random() < max(self.fine, 0.5)))
+        number, sample = self._large
+        if sample is None or number != group:
+            rng = np.random.default_rng([self.seed, group, 3])
+            size = 32 * round(self.image_size * float(rng.uniform(1.5, 3)) / 32)
+            fine = bool(rng.random() < max(self.fine, 0.5))
+            sample = make_sample(rng, size, defect_rate=1, fine=fine)
+            self._large = group, sample
+        return sample
 
 
 class SamTask:
