@@ -232,7 +232,7 @@ class ClipSAM:
             masks = self._segment(view, looks, prompts, crops, clock)  # Eq. 8
         with clock("fuse"):
             weight = options.fusion.mask_weight
-            total = fuse(rough, masks, weight)  # Eq. 9
+            total = fuse(rough, masks, options.fusion.weight(bool(crops)))  # Eq. 9
             if ignored is not None:
                 total[ignored] = 0
             final = fixed_scale(total, self.masks_per_box, weight)

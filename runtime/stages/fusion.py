@@ -23,11 +23,18 @@ class FusionOptions:
     # What a mask's score is multiplied by before it is added (paper: 1). A SAM that draws worse
     # than CLIP and UMCI gets less; it is chosen where masks are known, never on the box.
     mask_weight: float = 1.0
+    # The same of masks that were drawn in crops (`zoom.py`), where SAM sees more; 0: mask_weight.
+    # The scale stays mask_weight's, so that a place of a part reads the same with zoom or without.
+    crop_mask_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-        if not 0 <= self.mask_weight <= 1:
-            raise ValueError("mask_weight must lie in [0,1]")
+        if not 0 <= self.mask_weight <= 1 or not 0 <= self.crop_mask_weight <= 1:
+            raise ValueError("mask_weight and crop_mask_weight must lie in [0,1]")
+
+    def weight(self, cropped: bool) -> float:
+        """What masks are multiplied by that were drawn in crops, or in the whole image."""
+        return (self.crop_mask_weight or self.mask_weight) if cropped else self.mask_weight
 
 
 def check_norm(norm: str) -> None:

@@ -198,6 +198,7 @@ for section, key in (
     ("prompts", "limit"),
     ("prompts", "seed"),
     ("fusion", "mask_weight"),
+    ("fusion", "crop_mask_weight"),
     ("decision", "threshold"),
     ("decision", "min_area"),
 ):

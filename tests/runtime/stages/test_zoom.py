@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from support.toy_bundle import SAM_SIZE, SCORES, build_toy_bundle, plain_part
 
 from clipsam.runtime import ClipSAM, InspectOptions, OptionError
+from clipsam.runtime.stages.fusion import FusionOptions
 from clipsam.runtime.stages.preprocess import PreprocessOptions
 from clipsam.runtime.stages.prompts import PromptOptions, Prompts, find_prompts
 from clipsam.runtime.stages.zoom import MOST, choose_crops, crop_prompts
@@ -163,6 +164,20 @@ def test_the_bundle_chooses_where_nobody_says(tmp_path: Path) -> None:
         options = InspectOptions(tiles="4x4", zoom=zoom)
         with ClipSAM.open(folder, threads=1, options=options) as model:
             assert model.inspect(part_with(FAR)).crops == crops
+
+
+def test_masks_of_crops_have_a_weight_of_their_own(tmp_path: Path) -> None:
+    fusion = FusionOptions(mask_weight=0.02, crop_mask_weight=0.2)
+    folder = build_toy_bundle(tmp_path / "b", fusion=fusion)
+    image, gained = part_with([(100, 100, 150, 150)]), []  # large enough for the whole, too
+    for zoom in ("off", "auto"):
+        options = InspectOptions(tiles="4x4", zoom=zoom)
+        with ClipSAM.open(folder, threads=1, options=options) as model:
+            rough = model.inspect(image, deadline_ms=0)
+            result = model.inspect(image)
+        assert result.map_limit == rough.map_limit  # one scale, whatever the weight
+        gained.append((result.score_map - rough.score_map).max() * 1.06)
+    assert gained == pytest.approx([0.02 * sum(SCORES), 0.2 * sum(SCORES)], abs=1e-4)
 
 
 def test_a_line_zooms_as_inspect_does(zoomed: ClipSAM) -> None:
