@@ -1,13 +1,11 @@
-"""Large pictures: fusing tiles with the look at the whole, zoom for SAM, memory and time.
+"""Large pictures: fusing tiles with the look at the whole, memory and time.
 
     python benchmarks/bench_large.py tiles bundles/tiny --side 1024 --count 16
     python benchmarks/bench_large.py tiles bundles/tiny --dataset path/to/cookie --category cookie
-    python benchmarks/bench_large.py zoom bundles/tiny --side 1024 --count 16
     python benchmarks/bench_large.py peak bundles/tiny --megapixels 50
     python benchmarks/bench_large.py time bundles/tiny --megapixels 5 --grids off 2x2 auto
 
-Procedural pictures are drawn at `--side` pixels with defects planted at native size, `--sizes`
-pixels long; every fourth picture is good.
+Procedural pictures are those of `harness/large_pictures.py`. What zoom does: `bench_zoom.py`.
 """
 
 from __future__ import annotations
@@ -18,29 +16,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from harness.large_pictures import Mask, add_pictures, pictures
 from harness.memory import peak_mb
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from clipsam.research.data.selection import select_items
-from clipsam.research.synthetic.sample import make_sample
 from clipsam.runtime import ClipSAM, InspectOptions, read_image
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.level import component_level
-from clipsam.runtime.planting.plant import plant
-from clipsam.runtime.stages.prompts import Prompts, find_prompts
-from clipsam.runtime.stages.rough_map import Looks, at_image_size, find_looks, look_map
-from clipsam.runtime.stages.zoom import Crop, choose_crops, crop_prompts
+from clipsam.runtime.stages.rough_map import Looks, at_image_size, find_looks
 
 Map = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 FUSIONS: dict[str, Callable[[Map, Map], Map]] = {
     "tiles alone": lambda whole, tiles: tiles,
     "mean": lambda whole, tiles: np.asarray((whole + tiles) / 2, np.float32),
@@ -49,31 +41,6 @@ FUSIONS: dict[str, Callable[[Map, Map], Map]] = {
     "maximum": np.maximum,
 }
 _SMALLEST = 60  # pixels of a component that counts for an image's score
-
-
-def draw(number: int, side: int, sizes: tuple[float, float]) -> tuple[Image, Mask]:
-    """One procedural picture [side,side,3] and its defects."""
-    sample = make_sample(np.random.default_rng([87, side, number]), side, defect_rate=0.0)
-    image, mask = sample.image, np.zeros((side, side), np.bool_)
-    rng = np.random.default_rng([88, side, number])
-    if number % 4 != 3:
-        for _ in range(int(rng.integers(3, 7))):
-            size = float(np.exp(rng.uniform(*np.log(sizes))))
-            planted = plant(image, rng, size=size, part=sample.present > 0)
-            if planted is not None:
-                image, mask = planted.image, mask | planted.mask
-    return image, mask
-
-
-def pictures(args: argparse.Namespace) -> Iterator[tuple[Image, Mask, str]]:
-    """What the arguments name, with the word that the parts are called."""
-    if args.dataset is None:
-        for number in tqdm(range(args.count)):
-            yield *draw(number, args.side, tuple(args.sizes)), "object"
-        return
-    for item in tqdm(select_items(args.dataset, args.category, 0, 0, None)):
-        image, mask = item.load()
-        yield image, mask, item.category
 
 
 def tiles(args: argparse.Namespace) -> None:
@@ -104,61 +71,6 @@ def tiles(args: argparse.Namespace) -> None:
         ranked = roc_auc_score(bad, [s for _, _, s in seen]) if len(set(bad)) == 2 else np.nan
         pixel, precise = roc_auc_score(truth, values), average_precision_score(truth, values)
         print(f"{name:28s} {100 * pixel:11.1f} {100 * precise:6.1f} {100 * ranked:12.1f}")
-
-
-def zoom(args: argparse.Namespace) -> None:
-    """IoU with the true defect of what is drawn around every component that touches one."""
-    overlaps: dict[str, list[float]] = {"rough map": [], "whole": [], "crop": []}
-    encoded = []
-    with ClipSAM.open(args.bundle, threads=args.threads) as model:
-        session, sam = model.sessions["clip_umci"], model.segmenter
-        options = InspectOptions(limit=args.limit)
-        for image, mask, word in pictures(args):
-            looks = Looks.of(session, image, args.grids[-1])
-            ((maps, _),) = find_looks(session, [looks], model.bundle.text(word)[None])
-            rough = look_map(maps, image, looks.grid)
-            gate = options.gate(model.bundle.manifest.prompts, rough.shape, looks.grid.share)
-            prompts = find_prompts(rough, gate)
-            crops = choose_crops("auto", prompts, image.shape, sam.image_size)
-            if not mask.any() or not crops:
-                continue
-            encoded.append(len(crops))
-            _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-            drawn: dict[str, tuple[Crop, ...]] = {"whole": (), "crop": crops}
-            for index in range(len(prompts)):
-                own = np.zeros(mask.size, np.bool_)
-                own[prompts.components[index].pixels] = True
-                met = np.unique(labels.ravel()[own])
-                truth = np.isin(labels, met[met > 0])
-                if not truth.any():
-                    continue
-                overlaps["rough map"].append(_iou(own.reshape(mask.shape), truth))
-                for name, shown in drawn.items():
-                    overlaps[name].append(_iou(_best(model, image, prompts, shown, index), truth))
-    print(f"{len(overlaps['crop'])} components, {np.mean(encoded):.1f} crops a picture; mean IoU:")
-    for name, values in overlaps.items():
-        print(f"  {name:10s} {np.mean(values):.3f}")
-
-
-def _best(
-    model: ClipSAM, image: Image, prompts: Prompts, crops: tuple[Crop, ...], index: int
-) -> Mask:
-    """The mask of a box that SAM itself scores highest, shown the whole or the box's crop."""
-    own = Crop(0, 0, image.shape[1], image.shape[0], (index,))
-    for crop in crops:
-        if index in crop.boxes:
-            own = replace(crop, boxes=(index,))
-    sam, options = model.segmenter, model.bundle.manifest.prompts
-    embedding = sam.encode(own.of(image) if crops else image)
-    masks = sam.decode(embedding, crop_prompts(own, prompts, options))
-    best, _ = max(masks.binary(), key=lambda found: found[1])
-    drawn = np.zeros(image.shape[:2], np.bool_)
-    drawn[own.top : own.bottom, own.left : own.right] = best
-    return drawn
-
-
-def _iou(one: Mask, other: Mask) -> float:
-    return float((one & other).sum() / (one | other).sum())
 
 
 def _plain(megapixels: float, defect: bool) -> Image:
@@ -230,23 +142,17 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("what", choices=("tiles", "zoom", "peak", "time"))
+    add("what", choices=("tiles", "peak", "time"))
     add("bundle", type=Path)
     add("--threads", type=int)
-    add("--side", type=int, default=1024, help="of procedural pictures (default: 1024)")
-    add("--count", type=int, default=16, help="of procedural pictures, or rounds (default: 16)")
-    add("--sizes", type=float, nargs=2, default=(20, 120), help="of defects (default: 20 120)")
-    add("--dataset", help="pictures of a folder instead")
-    add("--category")
+    add_pictures(parser)
     add("--grids", nargs="+", default=["2x2", "3x3", "4x4"])
-    add("--every", type=int, default=2, help="pixel of a row and a column counts (default: 2)")
-    add("--limit", type=float, default=0.3, help="from which zoom looks (default: 0.3)")
     add("--megapixels", type=float, default=50)
     add("--tiles", default="auto", help="for peak (default: auto)")
     add("--zoom", default="auto", help="for peak (default: auto)")
     add("--defect", action="store_true", help="peak: draw a defect, so that SAM runs")
     args = parser.parse_args()
-    {"tiles": tiles, "zoom": zoom, "peak": peak, "time": times}[args.what](args)
+    {"tiles": tiles, "peak": peak, "time": times}[args.what](args)
     return 0
 
 

@@ -102,7 +102,7 @@ def pretrain_attention_stage(
 def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
     """SAM around the embedding of the CLIP that the save path holds."""
     clip, _ = load_clip(preset, args.save_path / "clip.safetensors")
-    task = pretrain_sam.SamTask(preset, clip, device, args.validation_images, args.zoomed)
+    task = pretrain_sam.SamTask(preset, clip, device, args.validation_images)
     if args.initial_weights is not None:  # another round
         task.start_from(read_state(args.initial_weights, "--initial_weights takes the tiny SAM"))
     config = LoopConfig(
@@ -110,11 +110,7 @@ def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.d
         workers=args.workers, validate_every=args.validate_every, beta2=0.98, average=0.995,
     )  # fmt: skip
     dataset = pretrain_sam.PromptedMasks(
-        preset.sam.image_size,
-        _first_picture(args.seed),
-        args.steps * args.batch_size,
-        args.fine,
-        args.zoomed,
+        preset.sam.image_size, _first_picture(args.seed), args.steps * args.batch_size, args.fine
     )
     print(f"sam: {run(task, dataset, config)}")
     tensors, metadata = own_tensors(task.sam.state_dict())
@@ -171,10 +167,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fine", type=number(0, 1), default=0.0, metavar="SHARE",
         help="of the pictures that show small and thin defects, too",
-    )  # fmt: skip
-    parser.add_argument(
-        "--zoomed", type=number(0, 1), default=0.0, metavar="SHARE",
-        help="`sam`: of the pictures that are crops of large ones, as zoom makes them",
     )  # fmt: skip
     parser.add_argument("--learning_rate", type=number(0), default=1e-3)
     parser.add_argument("--validate_every", type=whole_number(), default=250)

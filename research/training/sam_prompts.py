@@ -7,9 +7,7 @@ prompts on sound places, whose mask is empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +17,6 @@ from clipsam.research.synthetic.sample import Sample
 
 POINTS = 5  # points a prompt; the bundle draws as many
 GRID = 48  # CLIP's grid, through which the imitated rough map is seen
-ZOOMED_GRIDS = (16, 24, 32, 48)  # as many tokens may lie along a crop of a large picture
 FILLED = 0.35  # share of a quarter-size pixel that counts: thin things never fill one
 Prompt = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
@@ -34,35 +31,31 @@ def pad(sample: Sample, rng: np.random.Generator) -> Sample:
         rows, columns = columns, rows
     seen[:rows, :columns] = True
     image = np.where(seen[..., None], sample.image, np.array([124, 116, 104], np.uint8))
-    return _limited(sample, lambda mask: mask * seen, image)
+    defects = tuple(replace(d, mask=d.mask & seen) for d in sample.defects)
+    parts = tuple(replace(p, mask=p.mask & seen) for p in sample.parts)
+    return replace(
+        sample,
+        image=image,
+        mask=sample.mask * seen,
+        kind_map=sample.kind_map * seen,
+        outline=sample.outline * seen,
+        present=sample.present * seen,
+        defects=tuple(d for d in defects if d.mask.any()),
+        parts=tuple(p for p in parts if p.mask.any()),
+    )
 
 
-def crop(sample: Sample, rng: np.random.Generator, size: int) -> Sample:
-    """A square of `size` pixels of a larger sample, around one of its defects where it has any:
-    what zoom shows SAM."""
-    side = sample.mask.shape[0]
-    centre = rng.integers(0, side, 2)
-    if sample.defects:
-        mask = sample.defects[int(rng.integers(len(sample.defects)))].mask
-        at = np.argwhere(mask)
-        centre = at[int(rng.integers(len(at)))] + rng.integers(-size // 3, size // 3 + 1, 2)
-    top, left = np.clip(centre - size // 2, 0, side - size).tolist()
-    cut = np.s_[top : top + size, left : left + size]
-    return _limited(sample, lambda mask: mask[cut], sample.image[cut])
-
-
-def make_prompt(sample: Sample, rng: np.random.Generator, grid: int = GRID) -> Prompt:
-    """Box [4], points [P,2] and the target [S/4,S/4] in {0,1} of one imitated prompt; `grid`
-    tokens of CLIP lie along the picture."""
+def make_prompt(sample: Sample, rng: np.random.Generator) -> Prompt:
+    """Box [4], points [P,2] and the target [S/4,S/4] in {0,1} of one imitated prompt."""
     truth = sample.mask
     size = truth.shape[0]
     if not sample.defects or rng.random() < 0.12:
         region = _false_alarm(sample, rng)
     elif rng.random() < 0.75:
-        region = _rough_component(truth, rng, grid)
+        region = _rough_component(truth, rng)
     else:
         region = _component(truth, rng)
-    near = np.asarray(cv2.dilate(region, np.ones((size // grid, size // grid), np.uint8)))
+    near = np.asarray(cv2.dilate(region, np.ones((size // GRID, size // GRID), np.uint8)))
     target = np.minimum(truth, near)
     ys, xs = np.nonzero(region)
     box = np.array([xs.min(), ys.min(), xs.max(), ys.max()], np.float32)
@@ -101,24 +94,6 @@ def seen_prompts(
     return prompts
 
 
-def _limited(
-    sample: Sample, part: Callable[[NDArray[Any]], NDArray[Any]], image: NDArray[np.uint8]
-) -> Sample:
-    """The sample with another picture, and of its masks what `part` leaves."""
-    defects = tuple(replace(d, mask=part(d.mask)) for d in sample.defects)
-    parts = tuple(replace(p, mask=part(p.mask)) for p in sample.parts)
-    return replace(
-        sample,
-        image=image,
-        mask=part(sample.mask),
-        kind_map=part(sample.kind_map),
-        outline=part(sample.outline),
-        present=part(sample.present),
-        defects=tuple(d for d in defects if d.mask.any()),
-        parts=tuple(p for p in parts if p.mask.any()),
-    )
-
-
 def _false_alarm(sample: Sample, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A region that is no defect: a hole or mark of the part, or any spot."""
     size = sample.mask.shape[0]
@@ -141,14 +116,12 @@ def _component(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     return np.asarray(labels == label, np.uint8)
 
 
-def _rough_component(
-    mask: NDArray[np.uint8], rng: np.random.Generator, grid: int
-) -> NDArray[np.uint8]:
+def _rough_component(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """A component of the mask as stage one might see it: coarse, blurred, too large or small."""
     size = mask.shape[0]
-    coarse = cv2.resize(mask.astype(np.float32), (grid, grid), interpolation=cv2.INTER_AREA)
+    coarse = cv2.resize(mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
     coarse = cv2.GaussianBlur(np.sqrt(coarse), (0, 0), float(rng.uniform(0.4, 1.6)))
-    coarse = coarse * (1 + 0.3 * _smooth_noise(rng, grid)) + 0.06 * _smooth_noise(rng, grid)
+    coarse = coarse * (1 + 0.3 * _smooth_noise(rng)) + 0.06 * _smooth_noise(rng)
     full = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
     near = cv2.dilate(mask, np.ones((size // 8, size // 8), np.uint8))
     full = np.where(near > 0, full, 0)
@@ -158,8 +131,8 @@ def _rough_component(
     return _component(rough.astype(np.uint8), rng)
 
 
-def _smooth_noise(rng: np.random.Generator, grid: int) -> NDArray[np.float32]:
-    """[grid,grid] with mean 0, deviation 1 and features of about five tokens."""
+def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float32]:
+    """[GRID,GRID] with mean 0, deviation 1 and features of about five tokens."""
     small = rng.standard_normal((10, 10)).astype(np.float32)
-    large = cv2.resize(small, (grid, grid), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(large, np.float32)
+    grid = cv2.resize(small, (GRID, GRID), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(grid, np.float32)

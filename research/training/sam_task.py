@@ -25,44 +25,24 @@ from torch.utils.data import Dataset
 
 from clipsam.research.models.presets import Preset, build_sam
 from clipsam.research.models.tiny import IN_SAM
-from clipsam.research.synthetic.sample import Sample, make_sample, sample_from_seed
+from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.research.training.clip_task import share_loss, token_shares
 from clipsam.research.training.losses import binary_focal_dice
-from clipsam.research.training.sam_prompts import (
-    GRID,
-    ZOOMED_GRIDS,
-    crop,
-    make_prompt,
-    pad,
-    seen_prompts,
-)
+from clipsam.research.training.sam_prompts import make_prompt, pad, seen_prompts
 from clipsam.runtime.core.errors import WeightsError
 
 PROMPTS = 4  # imitated prompts an image
 SEEN = 2  # at most as many of what the head sees
-CROPS = 4  # of a large picture
 VALIDATION_SEED = 2**41
 Prompts = tuple[Tensor, Tensor, Tensor]  # of one image: boxes [K,4], points [K,P,2], masks [K,h,w]
 
 
 class PromptedMasks(Dataset[dict[str, Tensor]]):
-    """Item i is a sample with `PROMPTS` prompts and their masks at logit resolution.
+    """Item i is sample `seed + i`, a share of them `fine`, with `PROMPTS` prompts and their masks
+    at logit resolution."""
 
-    Args:
-      image_size: pixels a side.
-      seed: sample i of the whole pictures is that of `seed + i`.
-      length: items.
-      fine: the share of `fine` samples.
-      zoomed: the share of items that are crops of large pictures, as zoom makes them: `CROPS` of a
-        picture one after the other, since a large picture takes long to draw.
-    """
-
-    def __init__(
-        self, image_size: int, seed: int, length: int, fine: float = 0, zoomed: float = 0
-    ) -> None:
+    def __init__(self, image_size: int, seed: int, length: int, fine: float = 0) -> None:
         self.image_size, self.seed, self.length, self.fine = image_size, seed, length, fine
-        self.zoomed = zoomed
-        self._large: tuple[int, Sample | None] = (-1, None)  # the last group and its picture
 
     def __len__(self) -> int:
         return self.length
@@ -71,20 +51,14 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
         """image uint8 [S,S,3]; box [K,4] xyxy and points [K,P,2] in pixels; mask [K,S/4,S/4];
         share [S/4,S/4] of every 4 x 4 pixels that is defective; seed, of further draws."""
         rng = np.random.default_rng([self.seed, index, 1])
-        group = index // CROPS
-        grid = GRID
-        if self.zoomed and np.random.default_rng([self.seed, group, 2]).random() < self.zoomed:
-            sample = crop(self._large_picture(group), rng, self.image_size)
-            grid = int(rng.choice(ZOOMED_GRIDS))
-        else:
-            sample = sample_from_seed(
-                self.seed + index, self.image_size, defect_rate=0.9, fine=self.fine
-            )
-            if rng.random() < 0.5:
-                sample = pad(sample, rng)
-        prompts = [make_prompt(sample, rng, grid) for _ in range(PROMPTS)]
+        sample = sample_from_seed(
+            self.seed + index, self.image_size, defect_rate=0.9, fine=self.fine
+        )
+        if rng.random() < 0.5:
+            sample = pad(sample, rng)
+        prompts = [make_prompt(sample, rng) for _ in range(PROMPTS)]
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(sample.image)),
+            "image": torch.from_numpy(sample.image),
             "box": torch.from_numpy(np.stack([box for box, _, _ in prompts])),
             "points": torch.from_numpy(np.stack([points for _, points, _ in prompts])),
             "mask": torch.from_numpy(np.stack([mask for _, _, mask in prompts])),
@@ -92,29 +66,11 @@ class PromptedMasks(Dataset[dict[str, Tensor]]):
             "seed": torch.tensor(self.seed + index),
         }
 
-    def _large_picture(self, group: int) -> Sample:
-        """A picture of 1.5 to 3 times the size that always has a defect."""
-        number, sample = self._large
-        if sample is None or number != group:
-            rng = np.random.default_rng([self.seed, group, 3])
-            size = 32 * round(self.image_size * float(rng.uniform(1.5, 3)) / 32)
-            fine = bool(rng.random() < max(self.fine, 0.5))
-            sample = make_sample(rng, size, defect_rate=1, fine=fine)
-            self._large = group, sample
-        return sample
-
 
 class SamTask:
-    """SAM's loss over prompted masks (see the module's text), a share of them `zoomed`."""
+    """SAM's loss over prompted masks (see the module's text)."""
 
-    def __init__(
-        self,
-        preset: Preset,
-        clip: CLIP,
-        device: torch.device,
-        validation: int,
-        zoomed: float = 0,
-    ) -> None:
+    def __init__(self, preset: Preset, clip: CLIP, device: torch.device, validation: int) -> None:
         self.device = device
         self.sam: Sam = build_sam(preset.sam)
         encoder: Any = self.sam.image_encoder
@@ -126,7 +82,7 @@ class SamTask:
         # [B,C,S/16,S/16] -> [B,1,S/4,S/4]: of pre-training only.
         head = nn.Sequential(nn.Conv2d(preset.sam.prompt_dim, 16, 1), nn.PixelShuffle(4))
         self.module = nn.ModuleDict({"sam": self.sam, "head": head}).to(device)
-        held_out = PromptedMasks(preset.sam.image_size, VALIDATION_SEED, validation, zoomed=zoomed)
+        held_out = PromptedMasks(preset.sam.image_size, VALIDATION_SEED, validation)
         self._validation = [held_out[i] for i in range(validation)]
 
     def start_from(self, state: dict[str, Tensor]) -> None:
