@@ -88,6 +88,14 @@ class GraphSource:
         images = varied_images(count, seed=_TRIAL_SEED)
         yield from _arrays(image_cases(self.name, images, self._image_size, self.text))
 
+    def noise(self, count: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The graph's inputs for images that are nothing but noise, other than those of checks."""
+        rng, size = np.random.default_rng(_TRIAL_SEED), self._image_size
+        images = (
+            (f"noise {i}", rng.integers(0, 256, (size, size, 3), np.uint8)) for i in range(count)
+        )
+        yield from _arrays(image_cases(self.name, images, size, self.text))
+
     def _image_cases(self, paths: Sequence[Any]) -> Iterator[GraphCase]:
         assert self.images is not None
         images = self.images.read(tuple(paths))
