@@ -1,7 +1,7 @@
 """int8 for CPUs: the convolutions of a graph in 8-bit integers, with ranges taken beforehand.
 
 Activations are uint8, one scale and zero point a tensor; weights are symmetric, one scale an
-output channel, and have 7 bits, so that every CPU returns the same integers (`dynamic_int8.py`).
+output channel, and have 7 bits, so that no CPU saturates in silence (see `dynamic_int8.py`).
 All of it is known before the first picture, so images of a batch do not touch each other. Plain
 ONNX operators (`QLinearConv`), which ONNX Runtime runs channels last, on AMX and VNNI.
 
