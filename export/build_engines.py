@@ -6,6 +6,7 @@
         --categories "gear wheel" "brake disc"                 # the paper's models
     python export/build_engines.py --precision fp16 int8 --calibration good_parts/
     python export/build_engines.py --precision int8-dynamic    # faster large models on a CPU
+    python export/build_engines.py --precision int8-conv       # faster looks of tiny on a CPU
     python export/build_engines.py --engines-only BUNDLE       # on the box: TensorRT engines of it
 
 Every graph is held against PyTorch, and the whole against the plain reference; a bundle that does
@@ -201,10 +202,10 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=PRECISIONS,
         help="of the graphs, beside fp32, which is always there (bf16 is for TensorRT only, int8 "
-        "brings fp16 along and needs --calibration, int8-dynamic is for CPUs only and leaves a "
-        "graph that does not pass in fp32; default: fp16, for tiny none); of engines (tf32: those "
-        "of the fp32 graphs, rounded as GPUs do), default: the one TensorRT prefers of those the "
-        "bundle has",
+        "brings fp16 along and needs --calibration, int8-dynamic and int8-conv are for CPUs only "
+        "and leave a graph that does not pass in fp32; default: fp16, for tiny none); of engines "
+        "(tf32: those of the fp32 graphs, rounded as GPUs do), default: the one TensorRT prefers "
+        "of those the bundle has",
     )
     add(
         "--attention",
@@ -218,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="images of good parts, from which int8 takes its ranges and on which it is checked; "
-        "int8-dynamic is tried and checked on them, too",
+        "int8-dynamic and int8-conv are tried and checked on them, too",
     )
     add(
         "--opset",

@@ -61,7 +61,7 @@ class BuildOptions:
     Attributes:
       categories: beside the default list; defects: words for defects, likewise.
       precisions: of the graphs; float32 is always built, and fp16 with int8. In int8-dynamic
-        float32 stands in for a graph that does not pass.
+        and int8-conv float32 stands in for a graph that does not pass.
       attention: how SAM's encoder writes its attention, see `sam_attention.py`.
       calibration: a folder of the user's good images; int8 needs it.
       adapted: what the weights were fine-tuned on and what that brought, for the manifest.

@@ -40,8 +40,8 @@ def write_parity(
         "end_to_end": [check.to_dict() for check in whole],
         "prepare": [check.to_dict() for check in prepared],
         "refused": dict(refused),
-        # Which MatMuls are int8, and which would not stand it.
-        "matmuls": {
+        # Which MatMuls or convolutions are int8, and which MatMuls would not stand it.
+        "layers": {
             precision: {
                 name: asdict(RECIPES[precision].load().read_record(folder / entry.file))
                 for name, entry in variants[precision].items()

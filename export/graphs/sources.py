@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -43,7 +43,7 @@ class GraphSource:
       example, axes: see `onnx_export.export_graph`.
       cases: what every precision but int8 is checked on.
       images: the user's, if there are any; int8 takes its ranges from them and is checked on them
-        alone, since it is made for nothing else. int8-dynamic is checked on them, too.
+        alone, since it is made for nothing else. The int8 of CPUs is checked on them, too.
       facts: what decides the graph's content beside the code: weights and configuration.
     """
 
@@ -71,19 +71,30 @@ class GraphSource:
     def calibration(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The graph's inputs for every image that ranges are taken from."""
         if self.images is not None:
-            for case in self._image_cases(self.images.calibration):
-                yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
+            yield from _arrays(self._image_cases(self.images.calibration))
 
     def trial(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The graph's inputs for a few images that no check sees: the user's, or procedural ones.
 
         On them int8-dynamic tries its MatMuls.
         """
-        images = varied_images(_TRIAL_IMAGES, seed=_TRIAL_SEED)
-        if self.images is not None:
-            images = self.images.read(self.images.calibration[:_TRIAL_IMAGES])
-        for case in image_cases(self.name, images, self._image_size, self.text):
-            yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
+        if self.images is None:
+            yield from self.procedural(_TRIAL_IMAGES)
+        else:
+            yield from _arrays(self._image_cases(self.images.calibration[:_TRIAL_IMAGES]))
+
+    def procedural(self, count: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The graph's inputs for procedural images that no check sees."""
+        images = varied_images(count, seed=_TRIAL_SEED)
+        yield from _arrays(image_cases(self.name, images, self._image_size, self.text))
+
+    def noise(self, count: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The graph's inputs for images that are nothing but noise, other than those of checks."""
+        rng, size = np.random.default_rng(_TRIAL_SEED), self._image_size
+        images = (
+            (f"noise {i}", rng.integers(0, 256, (size, size, 3), np.uint8)) for i in range(count)
+        )
+        yield from _arrays(image_cases(self.name, images, size, self.text))
 
     def _image_cases(self, paths: Sequence[Any]) -> Iterator[GraphCase]:
         assert self.images is not None
@@ -155,6 +166,11 @@ def graph_sources(
         sam_facts,
         text,
     )
+
+
+def _arrays(cases: Iterable[GraphCase]) -> Iterator[Mapping[str, NDArray[Any]]]:
+    for case in cases:
+        yield {name: tensor.numpy() for name, tensor in case.feeds.items()}
 
 
 def _pixels(batch: int, size: int) -> Tensor:

@@ -125,6 +125,14 @@ RECIPES = {
         optional=True,
         checked_on="both",
     ),
+    "int8-conv": Recipe(
+        f"{_QUANTIZATION}.conv_int8",
+        "onnxruntime on the CPU, which is what it is for",
+        base="fp32",
+        graphs=("clip_umci",),
+        optional=True,
+        checked_on="both",
+    ),
 }
 
 # Of float32's overlap: a logit that rounds to the other side of zero flips a pixel of an edge, and
@@ -132,7 +140,7 @@ RECIPES = {
 # OpenCV's by 1e-7). The others leave room above what was measured: depth adds errors, and trained
 # weights have outliers. What goes wrong in half precision goes wrong by far more.
 # The trained tiny in bf16 has an overlap of 0.983, and 0.916 if the edges of small masks counted.
-# int8-dynamic is what a CPU uses unasked, so its masks must be as near as those of fp16.
+# A CPU uses int8-dynamic and int8-conv unasked, so their masks must be as near as those of fp16.
 TOLERANCES = {
     # max_rel, rms_rel, mask_iou, scores, final_map
     "fp32": Tolerance(
@@ -159,6 +167,9 @@ TOLERANCES = {
         "small models with random weights (largest error 0.019, overlap 0.994), with room",
     ),
 }  # fmt: skip
+TOLERANCES["int8-conv"] = replace(
+    TOLERANCES["int8-dynamic"], basis="those of int8-dynamic, which a CPU uses unasked as well"
+)
 TOLERANCES["tf32"] = replace(
     TOLERANCES["fp16"], basis="those of fp16, whose products have as many bits; never measured"
 )

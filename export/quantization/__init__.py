@@ -1,1 +1,1 @@
-"""Graphs in lower precision: half and bfloat16, static int8 (TensorRT), dynamic int8 (CPU)."""
+"""Graphs in lower precision: half, bfloat16, int8 (TensorRT), and the two int8 of CPUs."""

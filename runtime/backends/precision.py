@@ -32,8 +32,8 @@ class Precision:
         return (self.graphs or self.name) in built
 
 
-# In the order in which they are built and listed. A bundle has int8-dynamic only where the build
-# found it as good, graph by graph.
+# In the order in which they are built and listed. A bundle has int8-dynamic and int8-conv only
+# where the build found them as good, graph by graph.
 PRECISIONS = {
     precision.name: precision
     for precision in (
@@ -44,6 +44,8 @@ PRECISIONS = {
         Precision("tf32", safer="fp32", made_for=("cuda", "tensorrt"), graphs="fp32"),
         Precision("int8", safer="fp16"),
         Precision("int8-dynamic", safer="fp32", made_for=("cpu",)),
+        # Convolutions, with ranges that a picture unlike all others may leave; products have none.
+        Precision("int8-conv", safer="int8-dynamic", made_for=("cpu",)),
     )
 }
 

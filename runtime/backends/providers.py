@@ -32,7 +32,7 @@ _ORT = ("clipsam.runtime.backends.ort.session", "OrtSession")
 _TRT = ("clipsam.runtime.backends.trt.session", "TrtSession")
 # A new backend is its folder beside these and one entry here.
 PROVIDERS = {
-    "cpu": Provider(*_ORT, "ort", prefers="int8-dynamic", lacks=("bf16",)),
+    "cpu": Provider(*_ORT, "ort", prefers="int8-conv", lacks=("bf16",)),
     "cuda": Provider(*_ORT, "ort-gpu", prefers="fp16", lacks=("bf16",), prepares_shapes=True),
     "tensorrt": Provider(*_TRT, "trt", prefers="fp16", prepares_shapes=True),
 }

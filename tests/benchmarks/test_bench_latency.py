@@ -139,7 +139,7 @@ def test_no_row_is_there_that_could_never_run() -> None:
         if row.kind == "session":
             rows[row.device].append(row.name)
     assert rows == {
-        "cpu": [f"ort-cpu-{p}" for p in ("fp32", "fp16", "int8", "int8-dynamic")],
+        "cpu": [f"ort-cpu-{p}" for p in ("fp32", "fp16", "int8", "int8-dynamic", "int8-conv")],
         "cuda": [f"ort-cuda-{p}" for p in ("fp32", "fp16", "tf32", "int8")],
         "tensorrt": [f"tensorrt-{p}" for p in ("fp32", "fp16", "bf16", "tf32", "int8")],
     }

@@ -106,9 +106,9 @@ def test_every_precision_is_built_and_checked(precise: tuple[Path, BuildReport])
     figures = json.loads((folder / "parity.json").read_text())
     assert figures["how"] == {precision: RECIPES[precision].how for precision in bundle.precisions}
     assert "does not run bf16" in figures["how"]["bf16"]
-    assert set(figures["matmuls"]) == {"int8"}
-    assert set(figures["matmuls"]["int8"]) == {"clip_umci", "sam_encoder"}
-    assert len(figures["matmuls"]["int8"]["sam_encoder"]["int8"]) == 8
+    assert set(figures["layers"]) == {"int8"}
+    assert set(figures["layers"]["int8"]) == {"clip_umci", "sam_encoder"}
+    assert len(figures["layers"]["int8"]["sam_encoder"]["int8"]) == 8
     parity = bundle.manifest.parity
     assert set(parity) == set(bundle.precisions)
     assert set(parity["int8"]["graphs"]) == {"clip_umci", "sam_encoder"}

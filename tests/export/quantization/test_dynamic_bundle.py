@@ -74,8 +74,8 @@ def test_int8_dynamic_is_built_and_within_tolerance(dynamic: tuple[Path, BuildRe
     assert any(c.prompts for c in whole)
     figures = json.loads((folder / "parity.json").read_text())
     assert figures["refused"] == {}
-    assert figures["matmuls"][PRECISION]["sam_encoder"]["share"] == 1.0
-    assert len(figures["matmuls"][PRECISION]["sam_encoder"]["int8"]) == 8
+    assert figures["layers"][PRECISION]["sam_encoder"]["share"] == 1.0
+    assert len(figures["layers"][PRECISION]["sam_encoder"]["int8"]) == 8
     assert set(bundle.manifest.parity[PRECISION]["graphs"]) == {"clip_umci", "sam_encoder"}
 
 
@@ -153,7 +153,7 @@ def test_float32_stands_in_for_a_graph_that_fails(
     }  # fmt: skip
     assert not list(folder.glob("clip_umci.int8*"))
     figures = json.loads((folder / "parity.json").read_text())
-    assert set(figures["matmuls"][PRECISION]) == {"sam_encoder"}
+    assert set(figures["layers"][PRECISION]) == {"sam_encoder"}
 
 
 def test_graphs_that_fail_together_are_all_left_in_float32(
