@@ -23,6 +23,7 @@ MOST = 64  # windows, however large the picture
 OVERLAP = 0.25  # of a window's side, with the next one
 AUTO_MOST = 9  # windows that `auto` spends at most: the time of a part is bounded by them
 AUTO_TOKEN = 8.0  # pixels of the image a side that one of CLIP's tokens may cover
+AUTO_SLACK = 1.2  # times as many where that takes too many windows, if fewer windows do it
 
 Map = NDArray[np.float32]
 
@@ -115,7 +116,8 @@ def choose_grid(option: str, shape: tuple[int, ...], clip_size: int, tokens: int
     `option` is that of `check_tiles`, `clip_size` the side of CLIP's input, `tokens` how many of
     them lie along it. No window is smaller than CLIP's input, whatever is asked for: enlarged, it
     shows nothing new. "auto" takes the fewest tiles in which a token covers `AUTO_TOKEN` pixels
-    at most or, where `AUTO_MOST` tiles do not reach that, those in which it covers fewest.
+    at most or, where `AUTO_MOST` tiles do not reach that, the fewest within `AUTO_SLACK` of the
+    finest that they reach.
     """
     height, width = shape[:2]
     across = [Axis(width, n) for n in range(1, _most(width, clip_size) + 1)]
@@ -127,11 +129,13 @@ def choose_grid(option: str, shape: tuple[int, ...], clip_size: int, tokens: int
         return Grid(across[min(columns, len(across)) - 1], down[min(rows, len(down)) - 1])
     grids = [Grid(a, d) for a, d in product(across, down) if len(Grid(a, d)) <= AUTO_MOST]
 
-    def cost(grid: Grid) -> tuple[float, int, float]:
-        covered = max(grid.across.length, grid.down.length) / tokens
-        return max(covered, AUTO_TOKEN), len(grid), covered
+    def covered(grid: Grid) -> float:
+        return max(grid.across.length, grid.down.length) / tokens
 
-    return min(grids, key=cost)
+    finest = min(map(covered, grids))
+    enough = AUTO_TOKEN if finest <= AUTO_TOKEN else AUTO_SLACK * finest
+    fine = [grid for grid in grids if covered(grid) <= enough]
+    return min(fine, key=lambda grid: (len(grid), covered(grid)))
 
 
 def _most(side: int, clip_size: int) -> int:

@@ -81,6 +81,19 @@ def test_auto_grows_with_the_picture_up_to_its_ceiling() -> None:
     assert len(wide) <= AUTO_MOST
 
 
+@pytest.mark.parametrize(
+    ("shape", "grid"),
+    [
+        ((1826, 2739), "3x2"),  # 4x2 would be 5 % finer
+        ((2048, 2448), "3x2"),  # 3x3: 20 %
+        ((2048, 2048), "3x3"),  # 43 %
+        ((700, 1050), "3x2"),  # the fewest in which a token covers 8 pixels
+    ],
+)
+def test_auto_spends_no_tiles_on_a_little_more(shape: tuple[int, int], grid: str) -> None:
+    assert str(choose_grid("auto", shape, 192, 48)) == grid
+
+
 @pytest.mark.parametrize("text", ["", "on", "2", "0x2", "2x", "9x9", "-1x2", "2x2x2", "100x1"])
 def test_other_tiles_are_refused(text: str) -> None:
     with pytest.raises(OptionError, match="tiles"):
