@@ -32,6 +32,7 @@ from tqdm import tqdm
 from clipsam.research.data.selection import select_items
 from clipsam.research.synthetic.sample import make_sample
 from clipsam.runtime import ClipSAM, InspectOptions, read_image
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.level import component_level
 from clipsam.runtime.planting.plant import plant
@@ -226,9 +227,7 @@ def main() -> int:
     if sys.argv[1:2] == ["one"]:
         one(*sys.argv[2:])
         return 0
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     add = parser.add_argument
     add("what", choices=("tiles", "zoom", "peak", "time"))
     add("bundle", type=Path)

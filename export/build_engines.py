@@ -31,6 +31,7 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
     sys.modules["clipsam"] = _namespace
 
 from clipsam.runtime.backends.precision import PRECISIONS
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.core.stop import heed_stop_signals
 
@@ -143,18 +144,8 @@ def _categories(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam export" if __package__ else "build_engines.py",
-        description="Build a bundle from weights, and check it against PyTorch.",
-    )
+    parser = command_parser("clipsam export" if __package__ else "build_engines.py", __doc__)
     add = parser.add_argument
     add("--preset", choices=PRESET_NAMES, default="tiny", help="which models (default: tiny)")
     add(
@@ -234,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SEED",
         help="seeded noise for every model without a weights file: for checks only",
     )
-    add("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+    add("--threads", type=whole_number(), metavar="N", help="CPU threads (default: all cores)")
     _engine_options(parser)
     return parser
 

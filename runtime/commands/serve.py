@@ -22,6 +22,7 @@ from pathlib import Path
 from clipsam.runtime.commands.amounts import byte_count, seconds
 from clipsam.runtime.commands.engine import add_engine, open_model
 from clipsam.runtime.commands.line import add_keeping, add_limits, read_keeping, read_limits
+from clipsam.runtime.commands.parser import command_parser, port
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import ClipSAMError, SessionError
 from clipsam.runtime.service.app import make_app
@@ -117,19 +118,9 @@ def _keep_pruning(stack: ExitStack, recorder: Recorder) -> None:
     stack.callback(end.set)
 
 
-def _port(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port from 0 to 65535")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     usual = Settings()
-    parser = argparse.ArgumentParser(
-        prog="clipsam serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam serve", __doc__)
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add_limits(parser)
@@ -137,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         help="let clients calibrate, and judge by what they made; the files go here")  # fmt: skip
     add("--store", type=Path, help="keep a row for every part, e.g. line.db; made if missing")
     add("--host", default=usual.host, help="default: %(default)s, this machine alone")
-    add("--port", type=_port, default=8000, help="default: %(default)s; 0: any that is free")
+    add("--port", type=port(0), default=8000, help="default: %(default)s; 0: any that is free")
     add("--token-file", type=Path, metavar="FILE", help="holds the bearer token to ask for")
     add_options(parser)
     group = parser.add_argument_group("bounds")
