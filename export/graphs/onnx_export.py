@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from clipsam.export.graphs.fixed_shapes import fix_shapes
 from clipsam.runtime.backends.base import TensorSpec
-from clipsam.runtime.core.errors import ExportError
+from clipsam.runtime.core.errors import ExportError, first_line
 from clipsam.runtime.core.files import DATA_SUFFIX
 
 OPSETS = (20, 23)  # tested: 20 is portable, 23 has one `Attention` node per attention
@@ -92,8 +92,9 @@ def export_graph(
         raise  # a full disk is the caller's affair
     except Exception as error:
         raise ExportError(
-            f"PyTorch could not export {path.stem} at opset {opset} ({_first_line(error)}): use "
-            f"opset {OPSETS[0]} and the library versions of the constraints file."
+            f"PyTorch could not export {path.stem} at opset {opset} ({type(error).__name__}: "
+            f"{first_line(error)}): use opset {OPSETS[0]} and the library versions of the "
+            "constraints file."
         ) from error
     inputs, _ = tensor_specs(path)
     for spec in inputs:
@@ -205,8 +206,3 @@ def _without_pairs() -> Iterator[None]:
         yield
     finally:
         setattr(rewriter, rules, every)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:160]}" if text else type(error).__name__

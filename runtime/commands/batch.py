@@ -24,9 +24,9 @@ from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.calibration.apply import word
 from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.commands.engine import add_graphs
-from clipsam.runtime.commands.parser import command_parser
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.commands.progress import counting
-from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.commands.sensitivity import add_options, read_options
 from clipsam.runtime.core.log import log_to_stderr
 from clipsam.runtime.opening import check_threads
 from clipsam.runtime.options import calibrated
@@ -111,11 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add(
         "--workers",
-        type=positive(int),
+        type=whole_number(),
         metavar="N",
         help="default: as many as there are cores; on a GPU, one for each",
     )
-    add("--threads", type=positive(int), default=1, metavar="N", help="of each worker (default: 1)")
+    add(
+        "--threads", type=whole_number(), default=1, metavar="N", help="of each worker (default: 1)"
+    )
     add(
         "--address",
         metavar="HOST:PORT",
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--shard-size",
-        type=positive(int),
+        type=whole_number(),
         default=256,
         metavar="N",
         help="pictures of a file of results, and most that are done again when a machine dies "

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)")
     add(
         "--deadline-ms",
-        type=positive(float),
+        type=positive,
         help="answer with the rough map when SAM would take longer than this in all",
     )
     add_options(parser)

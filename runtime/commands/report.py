@@ -16,9 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipsam.runtime.calibration.record import Calibration
-from clipsam.runtime.commands.parser import command_parser, number
+from clipsam.runtime.commands.parser import command_parser, number, whole_number
 from clipsam.runtime.commands.progress import counted
-from clipsam.runtime.commands.sensitivity import positive
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.plant.database import is_address
@@ -71,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--calibration", type=Path, help="show the scores beside those of its good parts")
     add(
         "--last",
-        type=positive(int),
+        type=whole_number(),
         default=20_000,
         help="parts, the newest ones (default: %(default)s)",
     )

@@ -226,6 +226,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--health-file", type=Path, metavar="FILE", help="write JSON every 5 s")
     add("--metrics-file", type=Path, metavar="FILE.prom", help="the same for Prometheus")
     add("--metrics-port", type=port(), metavar="PORT", help="the same, served on 127.0.0.1")
-    add_engine(parser).add_argument("--deadline-ms", type=positive(float), metavar="MS",
+    add_engine(parser).add_argument("--deadline-ms", type=positive, metavar="MS",
         help="leave SAM out when it would take longer than this in all")  # fmt: skip
     return parser

@@ -329,6 +329,28 @@ def test_a_floor_is_the_longer_of_arithmetic_and_memory() -> None:
     assert "share" not in rooflines(figures, {})[0]  # nothing was measured
 
 
+def test_latencies_come_with_the_operations_that_the_roofline_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench_latency
+
+    def bench(arguments: list[str]) -> int:
+        path = Path(arguments[-1])
+        path.parent.mkdir()
+        path.write_text(
+            "row,status,part,precision,stage,p50_ms\n"
+            "r,measured,defective part,fp32,sam_encoder,4\nr,measured,defective part,fp32,whole,9\n"
+        )
+        return 0
+
+    monkeypatch.setattr(bench_latency, "main", bench)
+    build_golden_toy(tmp_path / "bundles" / "tiny")
+    figures = tasks_module.latency(preset="tiny", library="ort", folder=str(tmp_path))
+    (row,) = rooflines(figures, {})
+    assert row["graph"] == "sam_encoder"
+    assert row["gflop"] > 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

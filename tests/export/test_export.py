@@ -293,7 +293,7 @@ def _fail(error: BaseException) -> Callable[..., None]:
     ("error", "code", "words"),
     [
         (ExportError("does not agree"), 1, "error: does not agree"),
-        (KeyboardInterrupt(), 130, "interrupted: nothing was changed."),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was changed."),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
     ],
     ids=["parity", "ctrl-c", "full disk"],
