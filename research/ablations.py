@@ -30,8 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import add_dataset
-from clipsam.research.cli.run import check_outputs, run_command
+from clipsam.research.cli.run import add_dataset, check_outputs, run_command
 from clipsam.research.data.datasets import LabelledImage, recognise
 from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.ablation_rows import (

@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import add_dataset
-from clipsam.research.cli.run import check_outputs, run_command
+from clipsam.research.cli.run import add_dataset, check_outputs, run_command
 from clipsam.research.data.datasets import (
     LabelledImage,
     limits,

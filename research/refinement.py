@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import add_dataset
-from clipsam.research.cli.run import run_command
+from clipsam.research.cli.run import add_dataset, run_command
 from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.opening import add_bundle_flags, open_bundle, runs_on

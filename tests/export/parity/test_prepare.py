@@ -28,7 +28,7 @@ def test_it_makes_the_hosts_pictures(clip: int, sam: int, opset: int, tmp_path: 
     with open_session(tmp_path / "prepare.onnx", "cpu", 1) as session:
         checks = check_prepare(session, progress=lambda: steps.append(None))
     found = worst(checks)
-    assert json.loads(json.dumps([vars(check) for check in checks]))[0]["passed"] is True
+    assert json.loads(json.dumps([check.to_dict() for check in checks]))[0]["passed"] is True
     assert len(steps) == len(SIZES)
     assert found["clip_off"] <= 1
     assert found["sam_off"] <= 1
