@@ -198,16 +198,14 @@ def test_numbers_are_within_tolerance(exported: Exported) -> None:
     assert [p.name for p in exported.path.parent.iterdir()] == [exported.path.name]
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+# CLIP's tokens leave their graph as fp16 in every precision.
+@pytest.mark.parametrize("name", ["sam_encoder", "sam_decoder"])
 def test_bf16_is_fp16_with_another_type(name: str, export: Callable[[str, str], Exported]) -> None:
     """onnxruntime does not run bf16; its graph is the one that was run in fp16, node by node."""
     nodes = {}
     for precision, half in HALF_TYPES.items():
         graph = onnx.load(export(name, precision).path).graph
-        nodes[precision] = [
-            str(node).replace(f"i: {half}\n", "i: HALF\n").replace(f"fixed_{half}_", "fixed_HALF_")
-            for node in graph.node
-        ]
+        nodes[precision] = [str(n).replace(f"i: {half}\n", "i: HALF\n") for n in graph.node]
     assert nodes["bf16"] == nodes["fp16"]
 
 
