@@ -40,17 +40,18 @@ types: $(STAMP)
 	@for p in runtime export research; do ln -sfn ../../../$$p build/types/clipsam/$$p; done
 	MYPYPATH=build/types:tests:benchmarks:examples $(BIN)/mypy build/types/clipsam tests benchmarks examples
 
-# What to run while working: three minutes on two cores.
+# What to run while working: two minutes on two cores.
 check: lint types fast
 
 fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -o faulthandler_timeout=120 \
 		-m "not slow and not full_size and not gpu and not ray"
 
-# Two workers with a thread each. The bundles that tests share are built once for both.
+# A thread each, and one worker more than two cores have: tests wait for processes, and for bundles,
+# which are built once for all.
 # A worker that a hanging test ended is not started again: it would run that test again. xdist would
-# put the files of few tests last, which are the long ones, and a worker would wait for the other.
-WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# put the files of few tests last, which are the long ones, and the others would wait for one.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not full_size and not gpu and not ray"

@@ -12,7 +12,6 @@ neither PyTorch nor onnx. A precision without engines of its own for a graph use
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from clipsam.runtime.backends.base import Session
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.pipeline import ClipSAM
 
@@ -69,9 +69,7 @@ def whole_rows(
 
 def parse(arguments: Sequence[str] | None = None) -> Any:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--provider", choices=PROVIDERS, default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32"])

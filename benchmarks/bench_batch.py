@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow.parquet
 from harness.ray_nodes import Nodes, ray_nodes
 
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.images.reader import read_image
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.jobs import find_jobs
@@ -49,9 +50,7 @@ class Ran(NamedTuple):
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     add = parser.add_argument
     add("bundle", type=Path)
     add("--images", type=Path, default=Path("examples/images"), help="what they are drawn from")

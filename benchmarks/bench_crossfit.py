@@ -10,7 +10,6 @@ are like those that calibrated, 1 / (n + 1) of them score above the highest of n
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +22,13 @@ from clipsam.runtime.calibration.scores import (
     measure_good,
     measure_other,
 )
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.results.jobs import find_jobs
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("good", type=Path, nargs="+")
     parser.add_argument("--category", default="object")

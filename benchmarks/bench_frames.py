@@ -9,7 +9,6 @@ does not call good are false refusals.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime import ClipSAM, read_image
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.result import VERDICTS
 from clipsam.runtime.results.jobs import find_jobs
 
@@ -60,9 +60,7 @@ SPOILT: dict[str, Callable[[Picture], Picture]] = {
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("calibration", type=Path)
     parser.add_argument("good", type=Path)

@@ -31,6 +31,7 @@ from gpu_day.runner import Day
 from gpu_day.wheels import archives
 
 from clipsam.export.build_engines import ATTENTIONS, PRESET_NAMES
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.errors import ClipSAMError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.core.stop import heed_stop_signals
@@ -40,9 +41,7 @@ ALWAYS = ("wheels", "machine")  # whatever else is asked for
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     add = parser.add_argument
     add("--output", type=Path, default=Path("build/gpu-day"), metavar="FOLDER")
     add("--wheels", type=Path, metavar="FOLDER",

@@ -12,7 +12,6 @@ of one thread, which other work on the machine changes less than the wall clock;
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,8 @@ from harness.host import SIZES, answering, steps, times_ms
 from harness.machine import machine
 from harness.planted import MOST_BOXES, picture
 from harness.report import show_facts, table
+
+from clipsam.runtime.commands.parser import command_parser
 
 WAYS = {"before": False, "after": True}
 
@@ -49,9 +50,7 @@ def whole(name: str, boxes: int) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument(
         "--boxes", type=int, choices=range(1, MOST_BOXES + 1), default=4, metavar="N",
         help="defects of the defective part (default: 4)",

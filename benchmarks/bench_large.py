@@ -28,6 +28,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
 from clipsam.runtime import ClipSAM, InspectOptions, read_image
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.level import component_level
 from clipsam.runtime.stages.rough_map import Looks, at_image_size, find_looks
@@ -138,9 +139,7 @@ def main() -> int:
     if sys.argv[1:2] == ["one"]:
         one(*sys.argv[2:])
         return 0
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     add = parser.add_argument
     add("what", choices=("tiles", "peak", "time"))
     add("bundle", type=Path)

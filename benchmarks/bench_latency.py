@@ -53,6 +53,7 @@ from harness.report import Line, show_facts, write_csv
 from harness.rows import EAGER, KEEPS_PAGES, ROWS, Row, select
 from harness.subjects import Plan
 
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.images.reader import SUFFIXES
 from clipsam.runtime.manifest import MANIFEST, Manifest
 
@@ -118,9 +119,7 @@ def missing_bundle(args: argparse.Namespace, row: Row) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options, completed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="tiny", help="default: tiny, or the bundle's")
     add("--bundle", type=Path, nargs="+", metavar="FOLDER",

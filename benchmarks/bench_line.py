@@ -39,6 +39,7 @@ from harness.report import Line, show_facts, spread, write_csv
 from clipsam.runtime import ClipSAM, Result, read_image
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
+from clipsam.runtime.commands.parser import command_parser
 
 BATCHES = {"loop": 0, "line 1": 1, "line 4": 4}
 
@@ -137,9 +138,7 @@ def measure_processes(args: argparse.Namespace, folder: Path) -> list[Line]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options, completed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     add = parser.add_argument
     add("--bundle", type=Path, default=Path("bundles/tiny"))
     add("--provider", choices=tuple(PROVIDERS), default="cpu")

@@ -11,7 +11,6 @@ what share of all of them is above it. A promise at 95 % may be broken in 5 draw
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.calibration.bounds import false_alarm_bound, limit_of, most_above
+from clipsam.runtime.commands.parser import command_parser
 
 PARTS = (20, 59, 150, 300)
 
@@ -50,9 +50,7 @@ def simulate(
 
 def main() -> None:
     """Print a table for every file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--false-alarms", type=float, default=0.05)
     parser.add_argument("--confidence", type=float, default=0.95)

@@ -10,7 +10,6 @@ pictures pooled.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -21,6 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clipsam.research.data.datasets import LabelledImage, open_dataset
 from clipsam.runtime import ClipSAM, read_image
 from clipsam.runtime.calibration.coreset import make_reference
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.results.jobs import find_jobs
 from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.reference import Reference
@@ -39,9 +39,7 @@ def far_map(reference: Reference, tokens: NDArray[np.float16], size: int) -> Map
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--category", default="object")

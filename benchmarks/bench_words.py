@@ -12,7 +12,6 @@ that the bundle does not have need PyTorch and the weights that it was built fro
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from clipsam.research.training.naming_data import (
     sample_of,
 )
 from clipsam.runtime import Bundle, ClipSAM
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.appearance import Cells
 from clipsam.runtime.stages.kinds import KindOptions
@@ -276,9 +276,7 @@ def best_of(namer: Namer, vector: NDArray[np.float32]) -> str:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument("what", choices=("names", "ask", "steel"))
     parser.add_argument("bundle", type=Path, help="built from the repository's weights")
     parser.add_argument("--pictures", type=int, default=640, help="procedural ones")

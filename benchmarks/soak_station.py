@@ -35,6 +35,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
 from harness.machine import machine  # noqa: E402
 from harness.station_child import FAKE, draw  # noqa: E402
+from support.memory_plot import write_plot  # noqa: E402
 from support.toy_bundle import build_toy_bundle  # noqa: E402
 
 from clipsam.runtime.station.store import Store  # noqa: E402
@@ -219,33 +220,6 @@ def judge_store(store: Path, expected: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def plot(path: Path, runs: list[Watch], marks: dict[str, list[float]]) -> None:
-    """Memory over time; red where it was killed, blue where the disk was full."""
-    samples = [sample for run in runs for sample in run.memory]
-    start, end = samples[0][0], samples[-1][0]
-    top = 1.2 * max(megabytes for _, megabytes in samples)
-    height, width, left = 360, 1000, 60
-    image = np.full((height + 60, width + left + 20, 3), 255, np.uint8)
-
-    def at(moment: float, megabytes: float) -> tuple[int, int]:
-        x = left + round((moment - start) / (end - start) * width)
-        return x, 20 + height - round(megabytes / top * height)
-
-    for name, colour in (("killed", (120, 120, 255)), ("full", (255, 120, 60))):
-        for moment in marks[name]:
-            cv2.line(image, at(moment, 0), at(moment, top), colour, 1)
-    for moment, megabytes in samples:
-        cv2.circle(image, at(moment, megabytes), 1, (60, 60, 60), -1)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    for megabytes in range(0, int(top) + 1, 50):
-        x, y = at(start, megabytes)
-        cv2.putText(image, f"{megabytes}", (10, y + 4), font, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-        cv2.line(image, (x, y), (x + width, y), (225, 225, 225), 1)
-    text = f"resident MB of the station over {end - start:.0f} s; red: killed, blue: disk full"
-    cv2.putText(image, text, (left, height + 45), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    cv2.imwrite(str(path), image)
-
-
 def growth(samples: list[tuple[float, float]]) -> dict[str, float]:
     """Median MB of the second and the last quarter of a run that was not killed."""
     values = [megabytes for _, megabytes in samples]
@@ -292,7 +266,11 @@ def main() -> int:
         "machine": machine(1),
     }
     (work / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    plot(work / "memory.png", [folder, camera], marks)
+    panels = [
+        (name, [(0, round(at - watch.memory[0][0]), mb) for at, mb in watch.memory])
+        for name, watch in (("killed, its disk filled", folder), ("a camera that is lost", camera))
+    ]
+    write_plot(work / "memory.svg", panels, "seconds")
     print(json.dumps(report, indent=1))
     bad = ("lost", "unknown", "twice", "unfinished", "wrong_verdicts", "check")
     return int(any(report[run][name] for run in ("folder", "camera") for name in bad))

@@ -31,7 +31,6 @@ from clipsam.export.bundle.staging import check_replaceable
 from clipsam.export.graphs.checkpoints import Checkpoints, built_from, seed_of, weights_folder
 from clipsam.export.graphs.sam_attention import usual_attention
 from clipsam.export.words import PRODUCT
-from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.data.file_lock import locked
 from clipsam.research.models.checkpoints import save_weights
@@ -39,6 +38,7 @@ from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.training.adaptation import LEAST_GAIN, Adapted, AdaptOptions, adapt, finish
 from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.commands.parser import command_parser, number, whole_number
 from clipsam.runtime.commands.sensitivity import add_view, read_view
 from clipsam.runtime.core.errors import BundleError, OutputError, WeightsError
 from clipsam.runtime.core.files import sha256, write_bytes
@@ -255,11 +255,7 @@ def _alone(work: Path) -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam adapt",
-        description="Fine-tune a model to one product from pictures of good parts, and build a "
-        "bundle if it is better; see docs/adapt.md.",
-    )
+    parser = command_parser("clipsam adapt", __doc__)
     add = parser.add_argument
     add("model", metavar="BUNDLE_OR_PRESET", help=f"a bundle, or one of {', '.join(PRESETS)}")
     add("--good", type=Path, required=True, metavar="FOLDER", help="pictures of good parts")

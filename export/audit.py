@@ -10,7 +10,6 @@ something, or a file that cannot be read.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,16 +22,13 @@ from clipsam.runtime.backends.ort.placement import computes
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import can_run
 from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.errors import ExportError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code. Raises BundleError or ExportError."""
-    parser = argparse.ArgumentParser(
-        prog="clipsam audit",
-        description="What of a bundle's graphs TensorRT and ONNX Runtime's CUDA provider would "
-        "not run; told from the files, without a GPU.",
-    )
+    parser = command_parser("clipsam audit", __doc__)
     parser.add_argument(
         "path", type=Path, nargs="+", help="folder of a bundle, or ONNX files (taken as fp32)"
     )

@@ -31,8 +31,9 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
     _namespace.__path__ = [str(_root)]
     sys.modules["clipsam"] = _namespace
 
+from clipsam.research.cli.run import run_command
 from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.core.errors import ClipSAMError
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.core.stop import heed_stop_signals
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
@@ -47,16 +48,8 @@ DEFAULT_PRECISIONS = dict.fromkeys(PRESET_NAMES, ("fp32", "fp16")) | {"tiny": ("
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.engines_only is not None:
-            return _build_engines(options)
-        return _build(options)
-    except ClipSAMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was changed.", file=sys.stderr)
-        return 130
+    work = _build if options.engines_only is None else _build_engines
+    return run_command(lambda: work(options), "nothing was changed")
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -97,9 +90,9 @@ def _build(options: argparse.Namespace) -> int:
         )
     )
     print("\nEvery graph against PyTorch:")
-    print(format_table([check.to_dict() for check in report.graphs]))
+    print(format_table([vars(check) for check in report.graphs]))
     print("\nThe bundle against the PyTorch reference:")
-    print(format_table([check.to_dict() for check in report.end_to_end]))
+    print(format_table([vars(check) for check in report.end_to_end]))
     print("\nThe tolerances:")
     for precision in dict.fromkeys(check.precision for check in report.end_to_end):
         print(f"{precision}: {TOLERANCES[precision].origin()}")
@@ -144,18 +137,8 @@ def _categories(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam export" if __package__ else "build_engines.py",
-        description="Build a bundle from weights, and check it against PyTorch.",
-    )
+    parser = command_parser("clipsam export" if __package__ else "build_engines.py", __doc__)
     add = parser.add_argument
     add("--preset", choices=PRESET_NAMES, default="tiny", help="which models (default: tiny)")
     add(
@@ -235,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SEED",
         help="seeded noise for every model without a weights file: for checks only",
     )
-    add("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+    add("--threads", type=whole_number(), metavar="N", help="CPU threads (default: all cores)")
     _engine_options(parser)
     return parser
 

@@ -36,6 +36,7 @@ from clipsam.runtime.bundle import (
     write_naming,
     write_text_features,
 )
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.errors import BundleError, OptionError, WeightsError
 from clipsam.runtime.core.files import sha256
 from clipsam.runtime.naming_file import MOST_WORDS
@@ -184,10 +185,7 @@ def _other_weights(bundle: Bundle, probe: str) -> WeightsError:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam words",
-        description="Add words for products, or for defects, to a bundle; see docs/words.md.",
-    )
+    parser = command_parser("clipsam words", __doc__)
     parser.add_argument("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     parser.add_argument("words", nargs="+", metavar="WORD", help='a word or phrase: "gear wheel"')
     parser.add_argument(

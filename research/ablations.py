@@ -30,8 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import add_dataset, whole_number
-from clipsam.research.cli.run import check_outputs, run_command
+from clipsam.research.cli.run import add_dataset, check_outputs, run_command
 from clipsam.research.data.datasets import LabelledImage, recognise
 from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.ablation_rows import (
@@ -57,6 +56,7 @@ from clipsam.research.models.presets import PRESETS, Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.research.models.umci import UMCIConfig
 from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.core.errors import DatasetError, WeightsError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.image import Image
@@ -227,11 +227,7 @@ def summary(tally: Tally) -> Row:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam ablations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam ablations", __doc__)
     parser.add_argument("bundle", type=Path, help="whose SAM and prompt options are used")
     add_dataset(parser)
     parser.add_argument("--table", type=int, choices=(2, 3), default=2)

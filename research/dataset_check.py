@@ -34,6 +34,7 @@ from clipsam.research.data.datasets import (
 )
 from clipsam.research.data.layouts import MTD_EMPTY_MASKS
 from clipsam.research.data.samples import read_mask
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.errors import ImageError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.headers import read_header
@@ -200,11 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `clipsam dataset`."""
-    parser = argparse.ArgumentParser(
-        prog="clipsam dataset",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam dataset", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("check", help="count and check images and masks")
     command.add_argument("root", type=Path)

@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import add_dataset, whole_number
-from clipsam.research.cli.run import check_outputs, run_command
+from clipsam.research.cli.run import add_dataset, check_outputs, run_command
 from clipsam.research.data.datasets import (
     LabelledImage,
     limits,
@@ -72,6 +71,7 @@ from clipsam.research.evaluation.tables import (
     to_csv,
     verdicts,
 )
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.core.result import NOT_JUDGED
 from clipsam.runtime.images.image import Image
@@ -215,10 +215,9 @@ def _without(arguments: Sequence[str], flag: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "clipsam evaluate",
+        __doc__,
         allow_abbrev=False,  # what is not known here may be meant for `ablations`
     )
     parser.add_argument("bundle", help="a bundle's folder; with --torch a preset's name")

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import (
     CLIP_TENSORS,
@@ -36,6 +35,7 @@ from clipsam.research.training import clip_task as pretrain_clip
 from clipsam.research.training import sam_task as pretrain_sam
 from clipsam.research.training.attention_task import AttentionTask
 from clipsam.research.training.loop import LoopConfig, run
+from clipsam.runtime.commands.parser import command_parser, number, whole_number
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import sha256
 
@@ -143,11 +143,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam pretrain-tiny",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam pretrain-tiny", __doc__)
     parser.add_argument("model", choices=tuple(_STAGES))
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
     steps = whole_number(0)

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clipsam.research.cli.arguments import add_dataset, number
-from clipsam.research.cli.run import run_command
+from clipsam.research.cli.run import add_dataset, run_command
 from clipsam.research.data.datasets import LabelledImage
 from clipsam.research.data.selection import select_items
 from clipsam.research.evaluation.opening import add_bundle_flags, open_bundle, runs_on
 from clipsam.research.evaluation.subjects import BundleModel, known_word
 from clipsam.research.evaluation.tables import Tally, dataset_row, format_rows, table
+from clipsam.runtime.commands.parser import command_parser, number
 from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
@@ -131,11 +131,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam refinement",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam refinement", __doc__)
     parser.add_argument("bundle", type=Path)
     add_dataset(parser)
     add_bundle_flags(parser)

@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.data.augmentation import AUGMENTATIONS
 from clipsam.research.data.datasets import LabelledImage
@@ -59,6 +58,7 @@ from clipsam.research.training.setup import (
     run_settings,
 )
 from clipsam.research.training.umci_task import UmciTask
+from clipsam.runtime.commands.parser import command_parser, number, whole_number
 from clipsam.runtime.core.errors import ClipSAMError, OutputError, WeightsError
 
 
@@ -222,9 +222,7 @@ def _overfit_batch(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam train", description="Train UMCI on a frozen CLIP."
-    )
+    parser = command_parser("clipsam train", __doc__)
     add, count = parser.add_argument, whole_number()
     add("--preset", choices=tuple(PRESETS), default="paper")
     add("--dataset", choices=(*DATASETS, "synthetic"), default="mvtec")

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import run_command
 from clipsam.research.models.checkpoints import load_clip, load_umci, trained_preset
 from clipsam.research.models.device import best_device, torch_device
@@ -25,6 +24,7 @@ from clipsam.research.models.naming import NAMING_FILE, new_naming, save_naming
 from clipsam.research.models.presets import PRESETS, get_tokenizer
 from clipsam.research.training.naming_data import Looker, gather
 from clipsam.research.training.naming_task import NamingOptions, Phrases, train_naming
+from clipsam.runtime.commands.parser import command_parser, number, whole_number
 
 FIRST_PICTURE = 2**45  # seeds that nothing else uses; those held out follow 2**46
 
@@ -55,11 +55,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam train-naming",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam train-naming", __doc__)
     add = parser.add_argument
     add("--preset", choices=tuple(PRESETS), default="tiny")
     add("--save_path", type=Path, default=Path("runs/tiny"))

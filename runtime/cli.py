@@ -91,7 +91,7 @@ def _run(name: str, arguments: list[str]) -> int:
     module, extra, _ = COMMANDS[name]
     try:
         with stops_held():
-            command = importlib.import_module(module)
+            command = importlib.import_module(f"clipsam.{module}")
         code: int = command.main(arguments)
         return code
     except ImportError as error:

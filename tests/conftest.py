@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipsam.research.models.presets import Preset
 
 
-BUNDLES = {"random_bundle", "tiny_bundle", "small_bundle"}
+BUNDLES = {"tiny_bundle", "small_bundle"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,17 +57,6 @@ def _once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], ob
 
 
 @pytest.fixture(scope="session")
-def random_bundle(exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a `tiny` bundle with random weights (seed 0). Copy it before changing it."""
-    from clipsam.export.build_engines import main
-
-    def build(folder: Path) -> None:
-        assert main(["--random-weights", "0", "--threads", "1", "--output", str(folder)]) == 0
-
-    return _once(tmp_path_factory, "tiny-random", build)
-
-
-@pytest.fixture(scope="session")
 def tiny_bundle(exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the `tiny` bundle, built from the repository's weights as `make demo` does."""
     from clipsam.export.build_engines import main
@@ -80,7 +69,7 @@ def tiny_bundle(exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def small_preset(exporter: None) -> Preset:
-    """`tiny` with fewer blocks and a smaller SAM, for tests that export."""
+    """`tiny` with a smaller UMCI and SAM, for tests that export: nodes cost time, not weights."""
     from clipsam.research.models.presets import PRESETS, SamConfig
     from clipsam.runtime.stages.decision import DecisionOptions
     from clipsam.runtime.stages.fusion import FusionOptions
@@ -100,7 +89,8 @@ def small_preset(exporter: None) -> Preset:
             prompt_dim=64,
             mlp_dim=64,
         ),
-        umci=replace(PRESETS["tiny"].umci, hidden_dim=16),
+        # One size of UMCI's pooling: the other adds nodes of the same kinds.
+        umci=replace(PRESETS["tiny"].umci, hidden_dim=16, pool_sizes=(3,)),
         # The paper's options: tiny's were chosen for its trained weights.
         prompts=PromptOptions(points="per_region"),
         fusion=FusionOptions(),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.machine import machine
+from harness.peaks import product_graph
 
-from clipsam.runtime.core.errors import ClipSAMError
+from clipsam.runtime.core.errors import ClipSAMError, first_line
 
 # Wheels that decide whether a GPU can be used at all; with NVIDIA's own libraries, by prefix.
 _PREFIXES = ("nvidia-", "tensorrt", "onnxruntime", "torch", "timm", "polygraphy", "onnx", "triton")
@@ -94,7 +95,7 @@ def _by_onnxruntime() -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "product.onnx"
-        _write_product(path)
+        path.write_bytes(product_graph(8).SerializeToString())
         with open_session(path, "cuda"):
             return f"onnxruntime {onnxruntime.__version__} opened a graph on CUDA"
 
@@ -111,17 +112,6 @@ def _by_tensorrt() -> str:
     return f"TensorRT {trt.__version__} made a builder"
 
 
-def _write_product(path: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper
-
-    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [8, 8]) for n in "abc"]
-    node = helper.make_node("MatMul", ["a", "b"], ["c"])
-    graph = helper.make_graph([node], "product", tensors[:2], tensors[2:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.save(model, path)
-
-
 def _output(*command: str) -> str:
     """What a command says, "" where there is no such command or it fails."""
     try:
@@ -132,10 +122,5 @@ def _output(*command: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    words = text[0][:300] if text else type(error).__name__
-    return (
-        words
-        if isinstance(error, (ClipSAMError, RuntimeError))
-        else f"{type(error).__name__}: {words}"
-    )
+    told = isinstance(error, (ClipSAMError, RuntimeError))
+    return first_line(error) if told else f"{type(error).__name__}: {first_line(error)}"

@@ -82,12 +82,12 @@ def parity(*, preset: str, provider: str, precisions: Sequence[str], folder: str
                     for output, expected in case.outputs.items()
                 ]
                 worst = max(checks, key=lambda check: check.max_rel)
-                graphs.append({"provider": session.provider, **worst.to_dict()})
+                graphs.append({"provider": session.provider, **vars(worst)})
                 wrong += [f"{name} {precision}"] * (not all(c.passed for c in checks))
             remembering = {n: Remembering(s) for n, s in sessions.items()}
             for picture in recording.pictures_for(precision):
                 check = compare_picture(model.bundle, dict(remembering), picture, precision)
-                whole.append(check.to_dict())
+                whole.append(vars(check))
                 wrong += [f"{check.image} {precision}"] * (not check.passed)
     found = {"graphs": graphs, "whole": whole}
     return {**found, "failed": f"out of tolerance: {', '.join(wrong)}"} if wrong else found
@@ -112,7 +112,7 @@ def prepare(*, preset: str, provider: str, folder: str) -> dict[str, Any]:
             pictures = worst(check_prepare(session, (*SIZES, *LARGE)))
             own = {name: model.sessions[name] for name in GRAPHS}
             golden = read_golden(target).pictures_for("fp32")
-            masks = [m.to_dict() for m in compare_masks(model.bundle, own, session, golden)]
+            masks = [vars(m) for m in compare_masks(model.bundle, own, session, golden)]
             times = resize_times(session, own["clip_umci"], own["sam_encoder"])
     found = {"provider": provider, "pictures": pictures, "masks": masks, "times": times}
     wrong = [mask["image"] for mask in masks if not mask["same_verdict"]]
@@ -165,8 +165,9 @@ def diagnose(*, preset: str, precision: str, folder: str) -> dict[str, Any]:
 def latency(*, preset: str, library: str, folder: str, rows: str = "") -> dict[str, Any]:
     """`bench_latency.py` on the bundle, one round of one library's rows."""
     import bench_latency
+    from harness.peaks import count_flops
 
-    from gpu_day.roofline import bytes_of
+    from gpu_day.roofline import BOXES, bytes_of
 
     target = bundle_folder(folder, preset)
     path = Path(folder) / "latency" / f"{preset}-{library}.csv"
@@ -176,11 +177,12 @@ def latency(*, preset: str, library: str, folder: str, rows: str = "") -> dict[s
          "--repeats", "100", "--warmup", "5", "--seconds", "15", "--csv", str(path)]
     )  # fmt: skip
     with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
+        lines: list[dict[str, Any]] = list(csv.DictReader(file))
+    flops = count_flops(preset=preset, boxes=BOXES)
+    lines = [{**line, "gflop": flops.get(line.get("stage", ""), 0) / 1e9} for line in lines]
     found = {"lines": lines, "bytes": bytes_of(target)}
-    rows_of = [line for line in lines if line["row"] != "matrix peak"]
-    if all(line["status"].startswith("not run") for line in rows_of):
-        return {**found, "not_run": rows_of[0]["status"].removeprefix("not run: ")}
+    if all(line["status"].startswith("not run") for line in lines):
+        return {**found, "not_run": lines[0]["status"].removeprefix("not run: ")}
     return {**found, "failed": "rows failed or differ, see the log"} if code else found
 
 

@@ -13,11 +13,9 @@ SIDES = {"cuda": 8192, "cpu": 2048}
 _ROUNDS = 10
 
 
-def count_flops(
-    *, threads: int | None, started: float, preset: str, boxes: int
-) -> dict[str, dict[str, int]]:
-    """A task: floating-point operations of every graph for a part with `boxes` boxes (a multiply
-    and an add are two), under "flops".
+def count_flops(preset: str, boxes: int) -> dict[str, int]:
+    """Floating-point operations of every graph for a part with `boxes` boxes (a multiply and an add
+    are two).
 
     Counted on tensors without data, so that the paper's models need no memory.
     """
@@ -51,7 +49,7 @@ def count_flops(
             with FlopCounterMode(display=False) as counter:
                 module(*inputs)
             flops[name] = int(counter.get_total_flops())
-    return {"flops": flops}
+    return flops
 
 
 def measure_peaks(
@@ -141,9 +139,9 @@ def _torch_product(multiply: Any, b: Any, wait: Callable[[], object]) -> Callabl
     return lambda: (multiply(b, b), wait())
 
 
-def _onnx_product(side: int, threads: int | None) -> Any:
+def product_graph(side: int) -> Any:
+    """The ONNX model of one product of square matrices."""
     import onnx
-    import onnxruntime
     from onnx import TensorProto, helper
 
     tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [side, side]) for n in "abc"]
@@ -151,10 +149,16 @@ def _onnx_product(side: int, threads: int | None) -> Any:
     graph = helper.make_graph([node], "product", tensors[:2], tensors[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model)
+    return model
+
+
+def _onnx_product(side: int, threads: int | None) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        product_graph(side).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 

@@ -36,8 +36,8 @@ def write_parity(
     figures = {
         "how": {precision: RECIPES[precision].how for precision in variants},
         "tolerances": {precision: asdict(TOLERANCES[precision]) for precision in variants},
-        "graphs": [check.to_dict() for check in graphs],
-        "end_to_end": [check.to_dict() for check in whole],
+        "graphs": [asdict(check) for check in graphs],
+        "end_to_end": [asdict(check) for check in whole],
         "prepare": [check.to_dict() for check in prepared],
         "refused": dict(refused),
         # Which MatMuls or convolutions are int8, and which MatMuls would not stand it.

@@ -6,6 +6,8 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from clipsam.export.bundle.progress import stage
 from clipsam.export.graphs.calibration import CalibrationImages
 from clipsam.export.parity.bundle_vs_reference import (
@@ -15,17 +17,12 @@ from clipsam.export.parity.bundle_vs_reference import (
     run_reference,
 )
 from clipsam.export.parity.golden import GOLDEN, write_golden
-from clipsam.export.parity.golden_record import (
-    Asked,
-    golden_steps,
-    make_golden,
-    open_all,
-    shrink,
-)
+from clipsam.export.parity.golden_record import LARGEST, Asked, golden_steps, make_golden, open_all
 from clipsam.export.parity.inputs import varied_images
 from clipsam.export.parity.inspection import EndToEndCheck
 from clipsam.research.models.reference import Reference
 from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.images.thumbnail import shrink
 from clipsam.runtime.stages.rough_map import rough_map
 
 _STANDARD = 4  # images
@@ -71,7 +68,7 @@ def record(bundle: Bundle, expected: References, threads: int | None) -> None:
         stage("golden", golden_steps(asked, chosen)) as bar,
     ):
         for item in chosen:
-            image = shrink(item.image)
+            image = np.asarray(shrink(item.image, LARGEST), np.uint8)
             rough = rough_map(sessions["clip_umci"], image, bundle.text(item.category))
             own.append((item.name, image, item.category, check_options(rough, item.options)))
         golden = make_golden(bundle, sessions, asked, own, bar.update)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +29,7 @@ from clipsam.runtime.stages.prompts import (
 from clipsam.runtime.stages.rough_map import rough_map
 from clipsam.runtime.stages.sam import Segmenter
 
-LARGEST = 512  # pixels a side of a golden picture of the user's
+LARGEST = 512  # pixels a side of the user's: of a photograph the maps alone would be gigabytes
 
 # An image by name, its category, and how its prompts are found.
 Asked = tuple[str, Image, str, PromptOptions]
@@ -44,16 +43,6 @@ def open_all(bundle: Bundle, threads: int | None = None) -> Iterator[dict[str, S
             name: stack.enter_context(open_session(bundle.graph_path(name), "cpu", threads))
             for name in GRAPHS
         }
-
-
-def shrink(image: Image) -> Image:
-    """At most `LARGEST` pixels a side: of a photograph the maps alone would be gigabytes."""
-    height, width = image.shape[:2]
-    scale = min(1.0, LARGEST / max(height, width))
-    if scale == 1.0:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def make_golden(

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from clipsam.runtime.core.errors import ExportError
+from clipsam.runtime.core.errors import ExportError, first_line
 
 HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -98,10 +98,9 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     try:
         graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     except onnx.shape_inference.InferenceError as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise ExportError(
-            f"A graph breaks ONNX's rules ({reason}): use another --opset, or the library versions "
-            "of the constraints file."
+            f"A graph breaks ONNX's rules ({first_line(error)}): use another --opset, or the "
+            "library versions of the constraints file."
         ) from error
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

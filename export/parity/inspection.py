@@ -7,8 +7,7 @@ the bundle's golden outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -64,10 +63,6 @@ class EndToEndCheck:
     final_map: float  # largest difference where no mask differs
     same_verdict: bool
     passed: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `parity.json`."""
-        return asdict(self)
 
 
 def compare_picture(

@@ -107,10 +107,6 @@ class MaskCheck:
     final_map: float
     same_verdict: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """For reports."""
-        return asdict(self)
-
 
 def compare_masks(
     bundle: Bundle,

@@ -5,7 +5,7 @@ No torch and no onnx in here: an engine is judged by it where neither is.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,6 @@ class GraphCheck:
     tolerance: float  # of max_rel
     rms_tolerance: float
     passed: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `parity.json`."""
-        return asdict(self)
 
 
 def compare(

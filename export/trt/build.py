@@ -123,11 +123,15 @@ def build_engines(
 
 @dataclass
 class _Fresh:
-    """An engine that passed alone and waits for the others, in its temporary folder."""
+    """An engine that is there in its temporary folder alone."""
 
     sidecar: Sidecar
     path: Path
     layers: str
+
+    def passed(self, **gate: Any) -> _Fresh:
+        """The same, with more that the gate said of it."""
+        return replace(self, sidecar=replace(self.sidecar, gate={**self.sidecar.gate, **gate}))
 
 
 class _Job:
@@ -183,17 +187,12 @@ class _Job:
                 self.bundle, sessions, self.golden.pictures_for(precision), precision
             )
         together = {
-            "end_to_end": {
-                "pictures": len(whole),
-                "mask_iou": min(check.mask_iou for check in whole),
-                "scores": max(check.scores for check in whole),
-                "final_map": max(check.final_map for check in whole),
-            }
+            "pictures": len(whole),
+            "mask_iou": min(check.mask_iou for check in whole),
+            "scores": max(check.scores for check in whole),
+            "final_map": max(check.final_map for check in whole),
         }
-        return [
-            replace(made, sidecar=replace(made.sidecar, gate={**made.sidecar.gate, **together}))
-            for made in fresh
-        ]
+        return [made.passed(end_to_end=together) for made in fresh]
 
     def _prepare(self, temporary: Path) -> list[_Fresh]:
         """The engine of `prepare`, if it was missing and passed; always in float32."""
@@ -203,7 +202,7 @@ class _Job:
         if self._holds(PREPARE, entry):
             self.report.kept.append(f"{PREPARE} {entry.precision}")
             return []
-        session, sidecar, path, layers = self._built(PREPARE, entry, temporary)
+        session, made = self._built(PREPARE, entry, temporary)
         with session:
             try:
                 gate = worst(check_prepare(session, (*SIZES, *LARGE)))
@@ -212,7 +211,7 @@ class _Job:
                 self.say(refusal)
                 self.report.refused.append(refusal)
                 return []
-        return [_Fresh(replace(sidecar, gate=gate), path, layers)]
+        return [made.passed(**gate)]
 
     def _graph(self, name: str, precision: str, temporary: Path) -> tuple[Session, _Fresh | None]:
         """The engine of a graph, opened; that which is there, or a fresh one that passed alone."""
@@ -249,10 +248,8 @@ class _Job:
     def _folder(self, precision: str) -> Path:
         return self.box.folder(self.bundle.folder, precision)
 
-    def _built(
-        self, name: str, entry: GraphEntry, temporary: Path
-    ) -> tuple[Session, Sidecar, Path, str]:
-        """A fresh engine in `temporary`, opened and not judged; its sidecar, file and layers."""
+    def _built(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
+        """A fresh engine in `temporary`, opened and not judged."""
         self.say(f"Building {name} in {entry.precision} for {self.box}.")
         profiles = graph_profiles(entry, axis_sizes(self.bundle.manifest))
         built = build_engine(
@@ -278,13 +275,13 @@ class _Job:
             flags=self._flags(entry.precision),
         )
         path = write_engine(self.box.folder(temporary, entry.precision), built.plan, sidecar)
-        layers = built.layers
+        made = _Fresh(sidecar, path, built.layers)
         del built  # gigabytes, which the session reads again
-        return self._open(temporary, entry), sidecar, path, layers
+        return self._open(temporary, entry), made
 
     def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
         """A fresh engine that passed alone, opened."""
-        session, sidecar, path, layers = self._built(name, entry, temporary)
+        session, made = self._built(name, entry, temporary)
         try:
             checks = check_session(
                 name,
@@ -297,11 +294,10 @@ class _Job:
             session.close()
             raise
         self.report.checks += checks
-        gate = {
-            "max_rel": max(check.max_rel for check in checks),
-            "rms_rel": max(check.rms_rel for check in checks),
-        }
-        return session, _Fresh(replace(sidecar, gate=gate), path, layers)
+        return session, made.passed(
+            max_rel=max(check.max_rel for check in checks),
+            rms_rel=max(check.rms_rel for check in checks),
+        )
 
     def _open(self, folder: Path, entry: GraphEntry) -> Session:
         return open_session(

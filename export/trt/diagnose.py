@@ -33,6 +33,7 @@ from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.trt.library import import_tensorrt
 from clipsam.runtime.backends.trt.sidecar import Profile
 from clipsam.runtime.bundle import GRAPHS, Bundle
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.core.errors import ClipSAMError, ExportError
 from clipsam.runtime.core.files import DATA_SUFFIX, write_bytes
 
@@ -188,19 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _two(text: str) -> int:
-    value = int(text)
-    if value < 2:  # the first and the last of a range
-        raise argparse.ArgumentTypeError("must be at least 2")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam diagnose",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam diagnose", __doc__)
     add = parser.add_argument
     add("bundle", type=Path)
     add("graph", choices=GRAPHS)
@@ -209,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--case", metavar="NAME", help="the recorded input, as the gate names it (default: first)")
     add(
         "--at-once",
-        type=_two,
+        type=whole_number(2),  # the first and the last of a range
         default=100,
         metavar="N",
         help="layers marked in one run (default: 100); fewer take less memory and more runs",

@@ -24,7 +24,7 @@ from polygraphy.logger import G_LOGGER
 
 from clipsam.export.parity.half_emulation import HALF_TYPES, tensor_types
 from clipsam.export.parity.tensors import GraphCheck, compare
-from clipsam.runtime.core.errors import ClipSAMError, ExportError
+from clipsam.runtime.core.errors import ClipSAMError, ExportError, first_line
 
 Arrays = Mapping[str, NDArray[Any]]
 # A graph's file and its outputs in, something of polygraphy's that runs it out.
@@ -169,7 +169,7 @@ def _run(side: tuple[Path, Side], names: Sequence[str], feeds: Arrays) -> dict[s
         raise
     except Exception as error:  # polygraphy's, and those of the libraries it runs
         raise ExportError(
-            f"{path.name} does not run with its layers marked ({_first_line(error)}): mark fewer "
+            f"{path.name} does not run with its layers marked ({first_line(error)}): mark fewer "
             "with --at-once, or use --provider cpu."
         ) from error
 
@@ -199,8 +199,3 @@ def _compare(
 
 def _name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,7 +1,8 @@
-"""What the commands of `research` have in common: numbers, devices, files, how they end."""
+"""What the commands of `research` have in common: the data set, files, how they end."""
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import sys
@@ -9,6 +10,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from clipsam.research.data.layouts import LAYOUTS
+from clipsam.runtime.commands.parser import whole_number
 from clipsam.runtime.core.errors import ClipSAMError, OutputError
 from clipsam.runtime.core.stop import is_closed_pipe
 
@@ -78,3 +81,13 @@ def run_command(work: Callable[[], int], after_interrupt: str = "nothing was wri
         _let_go(error)
         return 130
     return 1
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """The data set to work on, as `selection.select_items` takes it."""
+    add = parser.add_argument
+    add("dataset", help="a folder, `synthetic`, or `synthetic-fine`: small defects")
+    add("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
+    add("--category", help="the prompts' word (default: the folder's name)")
+    add("--each", type=whole_number(), help="only N images of each defect, evenly spread")
+    add("--count", type=whole_number(), default=200, help="images of the synthetic set")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipsam.research.cli.arguments import whole_number
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.bundle import Bundle
+from clipsam.runtime.commands.parser import whole_number
 from clipsam.runtime.core.errors import SessionError
 from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM

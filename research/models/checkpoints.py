@@ -29,7 +29,7 @@ from clipsam.research.models.mobile_sam import from_published
 from clipsam.research.models.presets import SAM_CONFIGS, Preset, build_clip, build_sam
 from clipsam.research.models.tiny import with_embedding
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
-from clipsam.runtime.core.errors import WeightsError
+from clipsam.runtime.core.errors import WeightsError, first_line
 from clipsam.runtime.core.files import sha256, write_with
 
 # The weights of `tiny` are kept in the repository, not in the wheel.
@@ -213,10 +213,9 @@ def read_state(path: Path, origin: str) -> dict[str, Tensor]:
     try:
         state = _read(path)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
         raise WeightsError(
-            f"{path} is truncated or not a checkpoint ({type(error).__name__}: {reason}); fetch it "
-            f"again: {origin}."
+            f"{path} is truncated or not a checkpoint ({type(error).__name__}: "
+            f"{first_line(error)}); fetch it again: {origin}."
         ) from error
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:

@@ -30,15 +30,9 @@ def draw_histogram(groups: Mapping[str, NDArray[np.float64]], limit: float, titl
         counts, edges = np.histogram(scores, _BINS, (low, high))
         for count, left, right in zip(counts, edges, edges[1:], strict=False):
             top = base - round((_ROW - 34) * count / counts.max())
-            corners = (
-                (round(_LEFT + (left - low) * across), top),
-                (
-                    round(_LEFT + (right - low) * across) - 1,
-                    base,
-                ),
-            )
+            x0, x1 = (round(_LEFT + (edge - low) * across) for edge in (left, right))
             if count:
-                cv2.rectangle(picture, *corners, colour, -1)
+                cv2.rectangle(picture, (x0, top), (x1 - 1, base), colour, -1)
         cv2.line(picture, (_LEFT, base), (_WIDTH - _LEFT, base), (120, 120, 120), 1)
         above = int((scores > limit).sum())
         _write(

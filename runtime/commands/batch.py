@@ -1,5 +1,8 @@
 """`clipsam batch`: inspect any number of pictures, on all cores of one machine or on many.
 
+With Ray. OUTPUT becomes a folder of Parquet files, a row a picture, with the fields of
+`results.jsonl`.
+
 Exit codes: 0 every picture is good or anomalous; 1 it could not be done, or an engine failed on
 some pictures; 2 wrong usage; 3 some pictures are not judged (unreadable, black, ...: each has a row
 that says why); 130 interrupted. The same command goes on where it stopped.
@@ -21,14 +24,13 @@ from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.calibration.apply import word
 from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.commands.engine import add_graphs
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.commands.progress import counting
-from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.commands.sensitivity import add_options, read_options
 from clipsam.runtime.core.log import log_to_stderr
 from clipsam.runtime.opening import check_threads
 from clipsam.runtime.options import calibrated
 from clipsam.runtime.stages.fusion import NORMS
-
-EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,12 +86,7 @@ def _task(args: argparse.Namespace) -> Task:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam batch",
-        description="Inspect any number of pictures with Ray. OUTPUT becomes a folder of Parquet "
-        "files, a row a picture, with the fields of `results.jsonl`.",
-        epilog=EPILOG,
-    )
+    parser = command_parser("clipsam batch", __doc__)
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, by the same path on every machine")
     add(
@@ -114,11 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add(
         "--workers",
-        type=positive(int),
+        type=whole_number(),
         metavar="N",
         help="default: as many as there are cores; on a GPU, one for each",
     )
-    add("--threads", type=positive(int), default=1, metavar="N", help="of each worker (default: 1)")
+    add(
+        "--threads", type=whole_number(), default=1, metavar="N", help="of each worker (default: 1)"
+    )
     add(
         "--address",
         metavar="HOST:PORT",
@@ -127,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--shard-size",
-        type=positive(int),
+        type=whole_number(),
         default=256,
         metavar="N",
         help="pictures of a file of results, and most that are done again when a machine dies "

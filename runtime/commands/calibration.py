@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from clipsam.runtime.calibration.histogram import draw_histogram
 from clipsam.runtime.calibration.record import SUFFIX
 from clipsam.runtime.commands.amounts import share
 from clipsam.runtime.commands.engine import add_engine, open_model
+from clipsam.runtime.commands.parser import command_parser, whole_number
+from clipsam.runtime.commands.progress import counted
 from clipsam.runtime.commands.sensitivity import add_options, read_options
 from clipsam.runtime.core.errors import CalibrationError, OptionError, OutputError
 from clipsam.runtime.images.reader import write_png
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         made_with = to_calibrate(options, model.bundle.id, args.category)
         model.bundle.text(args.category)
         observe = partial(model.observe, category=args.category)
-        done = calibrate(observe, good, defective, wanted, made_with, options.area, _progress())
+        done = calibrate(observe, good, defective, wanted, made_with, options.area, _show)
     title = f"{args.category}, bundle {done.calibration.bundle}"
     sheet = contact_sheet(done.examples, done.found) if done.examples else None
     identity = done.calibration.write(output)
@@ -116,13 +118,13 @@ def report(done: Calibrated) -> str:
     return "\n".join(lines)
 
 
+def _show(what: str, done: int, total: int) -> None:
+    counted(what)(done, total)
+
+
 def _parser() -> argparse.ArgumentParser:
     usual = Wanted()
-    parser = argparse.ArgumentParser(
-        prog="clipsam calibrate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam calibrate", __doc__)
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add("--good", type=Path, help="folder of pictures of good parts")
@@ -145,14 +147,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--reference",
-        type=_count,
+        type=whole_number(0, 10_000),
         default=usual.reference,
         metavar="N",
         help="good parts to compare with (default: %(default)s)",
     )
     add(
         "--planted",
-        type=_count,
+        type=whole_number(0, 10_000),
         default=usual.planted,
         metavar="N",
         help="defects to draw (default: %(default)s)",
@@ -161,24 +163,3 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser, limit=False)
     add_engine(parser)
     return parser
-
-
-def _progress() -> Callable[[str, int, int], None]:
-    """A line on stderr that counts; quiet when nobody watches."""
-
-    def show(what: str, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{what}: {done}/{total} ", end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 10000")
-    return value
-
-
-_count.__name__ = "count"

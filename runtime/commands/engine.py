@@ -9,7 +9,7 @@ from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.calibration.record import Calibration
-from clipsam.runtime.commands.sensitivity import positive
+from clipsam.runtime.commands.parser import whole_number
 from clipsam.runtime.options import InspectOptions
 from clipsam.runtime.pipeline import ClipSAM
 
@@ -25,7 +25,7 @@ def add_engine(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         metavar="N",
         help="which GPU, as CUDA counts them (default: the first)",
     )
-    add("--threads", type=positive(int), help="CPU threads (default: all cores)")
+    add("--threads", type=whole_number(), help="CPU threads (default: all cores)")
     return group
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipsam.runtime.bundle import PREPARE, Bundle
+from clipsam.runtime.commands.parser import command_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises BundleError."""
-    parser = argparse.ArgumentParser(prog="clipsam info", description="Print what a bundle is.")
+    parser = command_parser("clipsam info", __doc__)
     parser.add_argument("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     bundle = Bundle.open(parser.parse_args(argv).bundle)
     manifest = bundle.manifest

@@ -1,5 +1,8 @@
 """`clipsam inspect`: inspect image files and folders with a bundle.
 
+For every image, under its relative path: NAME.overlay.png, NAME.mask.png (0/255), NAME.score.tiff
+(float32), as --save says, and a line in results.jsonl.
+
 Exit codes: 0 every image is good or anomalous; 1 it could not be done, or an engine failed on some
 images; 2 wrong usage; 3 some images are not judged (unreadable, black, ...: each is named in
 results.jsonl, files that cannot be read on stderr, too); 130 interrupted.
@@ -14,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipsam.runtime.commands.engine import add_engine, open_model
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.commands.progress import counting
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
@@ -21,8 +25,6 @@ from clipsam.runtime.core.log import log_to_stderr
 from clipsam.runtime.folder import Counts, find_jobs, inspect_files
 from clipsam.runtime.results.names import EVERYTHING, Save
 from clipsam.runtime.stages.fusion import NORMS
-
-EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,13 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam inspect",
-        description="Inspect images; for every image, under its relative path: NAME.overlay.png, "
-        "NAME.mask.png (0/255), NAME.score.tiff (float32), as --save says, and a line in "
-        "results.jsonl.",
-        epilog=EPILOG,
-    )
+    parser = command_parser("clipsam inspect", __doc__)
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add("images", type=Path, nargs="+", help="image files or folders")
@@ -62,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--norm", choices=NORMS, help="scale of the score map (default: the bundle's, fixed)")
     add(
         "--deadline-ms",
-        type=positive(float),
+        type=positive,
         help="answer with the rough map when SAM would take longer than this in all",
     )
     add_options(parser)

@@ -1,4 +1,7 @@
-"""`clipsam label`: keep what a person said about a part, for the next calibration."""
+"""`clipsam label`: keep what a person said about a part, for the next calibration.
+
+`clipsam calibrate --store` learns from it. A part with a label is never pruned.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.station.part import LABELS, Part
 from clipsam.runtime.station.store import Store
@@ -44,11 +48,7 @@ def _find(store: Store, text: str) -> list[Part]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam label",
-        description="Keep what a person said about a part: `clipsam calibrate --store` learns from "
-        "it. A part with a label is never pruned.",
-    )
+    parser = command_parser("clipsam label", __doc__)
     parser.add_argument("store", type=Path, help="e.g. line.db")
     parser.add_argument(
         "part", nargs="+", help="its id, serial number or name; a range of ids such as 1-60"

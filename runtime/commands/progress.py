@@ -9,6 +9,17 @@ from collections.abc import Callable
 from clipsam.runtime.folder import Counts
 
 
+def counted(what: str) -> Callable[[int, int], None]:
+    """A function that shows how many of how many `what` are done; quiet when nobody watches."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{done}/{total} {what} ", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
 def counting() -> Callable[[int, int, Counts], None]:
     """A function that shows how many of how many are done, and for how long the rest will take;
     quiet when nobody watches or all is one image."""

@@ -8,10 +8,12 @@ import sys
 import time
 
 from clipsam.runtime.commands.amounts import seconds
+from clipsam.runtime.commands.parser import whole_number
+from clipsam.runtime.commands.progress import counted
 from clipsam.runtime.core.errors import OutputError, UnreachableError
 from clipsam.runtime.core.log import log_to_stderr
 from clipsam.runtime.plant.database import shown
-from clipsam.runtime.plant.push import Progress, Pushed, push
+from clipsam.runtime.plant.push import Pushed, push
 from clipsam.runtime.station.store import Store
 
 ABOUT = "send what changed since the last time to a plant's PostgreSQL database"
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--every", type=seconds, metavar="TIME", help="go on and push every so often, e.g. 1min")
     add(
         "--thumbnails",
-        type=_side,
+        type=whole_number(0, _MOST_SIDE),
         default=320,
         metavar="PIXELS",
         help="longest side of the pictures that are sent; 0: none (default: %(default)s)",
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
                     args.box,
                     side=args.thumbnails,
                     everything=everything,
-                    progress=_progress(),
+                    progress=counted("rows"),
                 )
             except (UnreachableError, OutputError) as error:
                 if args.every is None:
@@ -73,24 +75,3 @@ def _told(done: Pushed, place: str) -> str:
         f"{done.parts} parts, {done.pictures} thumbnails and {done.events} events sent to "
         f"{place}{refused}"
     )
-
-
-def _progress() -> Progress:
-    """A line on stderr that counts; quiet when nobody watches."""
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{done}/{total} rows ", end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
-def _side(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= _MOST_SIDE:
-        raise argparse.ArgumentTypeError(f"{text} must be between 0 and {_MOST_SIDE}")
-    return value
-
-
-_side.__name__ = "number"

@@ -1,5 +1,7 @@
 """`clipsam report`: one HTML file of a run or a line, and a contact sheet.
 
+The file opens in any browser, without a network.
+
 Exit codes: 0 written; 1 it could not be done; 2 wrong usage; 130 interrupted.
 """
 
@@ -14,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipsam.runtime.calibration.record import Calibration
-from clipsam.runtime.commands.sensitivity import positive
+from clipsam.runtime.commands.parser import command_parser, number, whole_number
+from clipsam.runtime.commands.progress import counted
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.plant.database import is_address
 from clipsam.runtime.report.folder import read_folder
-from clipsam.runtime.report.parts import Progress, Run, Usual
+from clipsam.runtime.report.parts import Run, Usual
 from clipsam.runtime.report.pictures import embed
 from clipsam.runtime.report.plant import read_plant
 from clipsam.runtime.report.sheet import SHEET_SUFFIXES, write_sheet
@@ -27,7 +30,6 @@ from clipsam.runtime.report.store import read_store
 from clipsam.runtime.results.index import RESULTS
 
 _PAGE_SUFFIXES = (".html", ".htm")
-EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,18 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.output is not None:
             _write_page(run, args.output, args.megabytes)
         if args.sheet is not None:
-            shown = write_sheet(args.sheet, run, _progress())
+            shown = write_sheet(args.sheet, run, counted("pictures"))
             print(f"the {shown} worst of {len(run.parts)} parts: {args.sheet}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam report",
-        description="Write a report on what was inspected: one HTML file that opens in any "
-        "browser, without a network.",
-        epilog=EPILOG,
-    )
+    parser = command_parser("clipsam report", __doc__)
     add = parser.add_argument
     add(
         "source",
@@ -73,11 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--calibration", type=Path, help="show the scores beside those of its good parts")
     add(
         "--last",
-        type=positive(int),
+        type=whole_number(),
         default=20_000,
         help="parts, the newest ones (default: %(default)s)",
     )
-    add("--megabytes", type=_size, default=20, help="of pictures at most (default: %(default)s)")
+    add(
+        "--megabytes",
+        type=number(0, 500),
+        default=20,
+        help="of pictures at most (default: %(default)s)",
+    )
     return parser
 
 
@@ -114,30 +116,9 @@ def _write_page(run: Run, output: Path, megabytes: float) -> None:
     from clipsam.runtime import __version__
     from clipsam.runtime.report.page import render
 
-    pictures = embed(run.parts, int(megabytes * 1e6), _progress())
+    pictures = embed(run.parts, int(megabytes * 1e6), counted("pictures"))
     page = render(run, pictures, time.time(), __version__).encode()
     write_bytes(output, page)
     print(
         f"{len(run.parts)} parts, {len(pictures)} with pictures, {len(page) / 1e6:.1f} MB: {output}"
     )
-
-
-def _progress() -> Progress:
-    """A line on stderr that counts; quiet when nobody watches."""
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{done}/{total} pictures ", end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
-def _size(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 500:
-        raise argparse.ArgumentTypeError(f"{text} must be between 0 and 500")
-    return value
-
-
-_size.__name__ = "number"

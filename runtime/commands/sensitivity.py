@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
     if limit:
         group.add_argument(
             "--limit",
-            type=positive(float),
+            type=positive,
             metavar="SCORE",
             help="anomalous is what scores above it (default: the bundle's or the calibration's)",
         )
@@ -36,11 +36,11 @@ def add_options(parser: argparse.ArgumentParser, limit: bool = True) -> None:
         )
     group.add_argument(
         "--min-area",
-        type=positive(float),
+        type=positive,
         metavar="AREA",
         help="the smallest defect that counts, in pixels; in mm² with --mm-per-pixel",
     )
-    group.add_argument("--mm-per-pixel", type=positive(float), metavar="MM")
+    group.add_argument("--mm-per-pixel", type=positive, metavar="MM")
     add_view(group)
     group.add_argument(
         "--tiles",
@@ -127,14 +127,9 @@ def _tiles(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """An argument's type: numbers of this kind above 0."""
-
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not value > 0:  # nan, too
-            raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
-        return value
-
-    parse.__name__ = kind.__name__
-    return parse
+def positive(text: str) -> float:
+    """An argument's type: numbers above 0."""
+    value = float(text)
+    if not value > 0:  # nan, too
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    return value

@@ -22,7 +22,8 @@ from pathlib import Path
 from clipsam.runtime.commands.amounts import byte_count, seconds
 from clipsam.runtime.commands.engine import add_engine, open_model
 from clipsam.runtime.commands.line import add_keeping, add_limits, read_keeping, read_limits
-from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
+from clipsam.runtime.commands.parser import command_parser, port, whole_number
+from clipsam.runtime.commands.sensitivity import add_options, read_options
 from clipsam.runtime.core.errors import ClipSAMError, SessionError
 from clipsam.runtime.service.app import make_app
 from clipsam.runtime.service.calibrating import Calibrations
@@ -117,19 +118,9 @@ def _keep_pruning(stack: ExitStack, recorder: Recorder) -> None:
     stack.callback(end.set)
 
 
-def _port(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port from 0 to 65535")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     usual = Settings()
-    parser = argparse.ArgumentParser(
-        prog="clipsam serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam serve", __doc__)
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add_limits(parser)
@@ -137,14 +128,14 @@ def _parser() -> argparse.ArgumentParser:
         help="let clients calibrate, and judge by what they made; the files go here")  # fmt: skip
     add("--store", type=Path, help="keep a row for every part, e.g. line.db; made if missing")
     add("--host", default=usual.host, help="default: %(default)s, this machine alone")
-    add("--port", type=_port, default=8000, help="default: %(default)s; 0: any that is free")
+    add("--port", type=port(0), default=8000, help="default: %(default)s; 0: any that is free")
     add("--token-file", type=Path, metavar="FILE", help="holds the bearer token to ask for")
     add_options(parser)
     group = parser.add_argument_group("bounds")
     add = group.add_argument
-    add("--queue", type=positive(int), default=usual.queue, metavar="N",
+    add("--queue", type=whole_number(), default=usual.queue, metavar="N",
         help="pictures under way at once; more get 429 (default: %(default)s)")  # fmt: skip
-    add("--batch", type=positive(int), metavar="N",
+    add("--batch", type=whole_number(), metavar="N",
         help="pictures that CLIP takes at once "
         f"(default: {_CPU_BATCH} on a CPU, {_GPU_BATCH} on a GPU)")  # fmt: skip
     add("--timeout", type=seconds, default=usual.timeout, metavar="TIME",
@@ -153,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         help="in which a body has to arrive (default: %(default)gs)")  # fmt: skip
     add("--max-body", type=byte_count, default=usual.max_body, metavar="SIZE",
         help=f"of a request (default: {usual.max_body >> 20} MiB)")  # fmt: skip
-    add("--max-pixels", type=positive(int), default=usual.max_pixels, metavar="N",
+    add("--max-pixels", type=whole_number(), default=usual.max_pixels, metavar="N",
         help="of a picture (default: %(default)s)")  # fmt: skip
     add_keeping(parser)
     add_engine(parser)

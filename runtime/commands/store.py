@@ -14,14 +14,13 @@ from pathlib import Path
 
 from clipsam.runtime.commands import push
 from clipsam.runtime.commands.amounts import byte_count, days
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.core.result import VERDICTS
 from clipsam.runtime.station.exporting import FORMATS, export, write_csv, write_jsonl
 from clipsam.runtime.station.part import LABELS, Part
 from clipsam.runtime.station.schema import iso
 from clipsam.runtime.station.store import Store
 from clipsam.runtime.station.upkeep import check, prune
-
-EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,12 +96,7 @@ def _time(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam store",
-        description="Check, export, prune and push a station's store.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam store", __doc__)
     commands = parser.add_subparsers(required=True, metavar="check|export|prune|push")
     for name, run, about in (
         ("check", _check, "SQLite's own check; pictures that are gone or belong to no part"),

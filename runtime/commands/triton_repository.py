@@ -11,11 +11,9 @@ from pathlib import Path
 
 from clipsam.runtime.commands.amounts import seconds
 from clipsam.runtime.commands.engine import add_graphs
-from clipsam.runtime.commands.sensitivity import positive
+from clipsam.runtime.commands.parser import command_parser, whole_number
 from clipsam.runtime.model_repository.config import Serving
 from clipsam.runtime.model_repository.repository import write_repository
-
-EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,13 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam triton",
-        description="Write a model repository for Triton Inference Server: the whole method and "
-        "its three graphs.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam triton", __doc__)
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add("--output", "-o", type=Path, required=True, help="the repository, a new folder")
@@ -58,9 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     add_graphs(parser)
     add("--engines", metavar="NAME", help="of tensorrt: a folder in the bundle's engines/")
     add("--name", default="clipsam", help="of the whole method's model (default: %(default)s)")
-    add("--instances", type=positive(int), default=1, help="of every model, on every GPU")
-    add("--gpus", type=_gpu, nargs="+", default=[], metavar="N", help="default: all there are")
-    add("--batch", type=positive(int), default=8, help="pictures at once (default: %(default)s)")
+    add("--instances", type=whole_number(), default=1, help="of every model, on every GPU")
+    add("--gpus", type=whole_number(0), nargs="+", default=[], metavar="N", help="default: all")
+    add("--batch", type=whole_number(), default=8, help="pictures at once (default: %(default)s)")
     add(
         "--delay",
         type=seconds,
@@ -68,11 +60,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="how long a request may wait for others to share a batch, e.g. 2ms (default: 0.5ms)",
     )
-    add("--threads", type=positive(int), help="CPU threads of a graph (default: all cores)")
+    add("--threads", type=whole_number(), help="CPU threads of a graph (default: all cores)")
     return parser
-
-
-def _gpu(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no GPU: give its number, e.g. 0")
-    return int(text)

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 from clipsam.runtime.commands.amounts import seconds
 from clipsam.runtime.commands.engine import add_engine, open_model
 from clipsam.runtime.commands.line import add_keeping, add_limits, read_keeping, read_limits
+from clipsam.runtime.commands.parser import command_parser, port
 from clipsam.runtime.commands.sensitivity import add_options, positive, read_options
 from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.pipeline import ClipSAM
@@ -49,7 +50,6 @@ from clipsam.runtime.station.station import Options, Station
 from clipsam.runtime.station.store import Store
 
 _PATIENCE = 10  # times the warm-up, for the watchdog
-EPILOG = __doc__.split("\n\n", 1)[1] if __doc__ else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,19 +188,8 @@ def _regex(text: str) -> re.Pattern[str]:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression ({error})") from None
 
 
-def _port(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipsam watch",
-        description="Judge parts as a camera brings them, and keep a row for every one.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("clipsam watch", __doc__)
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, e.g. bundles/tiny")
     add("source", help="a folder, a camera's index, an address, a video file, or -")
@@ -236,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="print no verdicts")
     add("--health-file", type=Path, metavar="FILE", help="write JSON every 5 s")
     add("--metrics-file", type=Path, metavar="FILE.prom", help="the same for Prometheus")
-    add("--metrics-port", type=_port, metavar="PORT", help="the same, served on 127.0.0.1")
-    add_engine(parser).add_argument("--deadline-ms", type=positive(float), metavar="MS",
+    add("--metrics-port", type=port(), metavar="PORT", help="the same, served on 127.0.0.1")
+    add_engine(parser).add_argument("--deadline-ms", type=positive, metavar="MS",
         help="leave SAM out when it would take longer than this in all")  # fmt: skip
     return parser

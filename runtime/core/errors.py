@@ -26,6 +26,11 @@ around a whole inspection, or a branch of the tree to tell causes apart::
 from __future__ import annotations
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, for use inside a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 class ClipSAMError(Exception):
     """Base class of every error raised on purpose by `clipsam`."""
 

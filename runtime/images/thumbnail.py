@@ -18,7 +18,9 @@ from clipsam.runtime.images.reader import MAX_PIXELS, read_image
 def shrink(array: cv2.typing.MatLike, side: int) -> cv2.typing.MatLike:
     """[H,W] or [H,W,C] with no side above `side` pixels, shape kept; never enlarged."""
     height, width = array.shape[:2]
-    scale = min(1, side / max(height, width))
+    scale = side / max(height, width)
+    if scale >= 1:
+        return array
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return cv2.resize(array, size, interpolation=cv2.INTER_AREA)
 

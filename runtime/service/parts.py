@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from clipsam.runtime.core.errors import ImageError
 from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.images.thumbnail import shrink
 from clipsam.runtime.service.inspecting import problem_answers
 from clipsam.runtime.service.models import Label, PartList
 from clipsam.runtime.service.problems import NOT_FOUND, Problem
@@ -97,9 +98,5 @@ def _smaller(path: Path, size: int) -> bytes:
         image = read_image(path)
     except ImageError as error:
         raise Problem(NOT_FOUND, str(error)) from error
-    scale = size / max(image.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(shrink(image, size), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()

@@ -9,6 +9,7 @@ import numpy as np
 
 from clipsam.runtime.core.result import BLACK, BLURRED, BURNT_OUT, EMPTY, MISPLACED, OTHER
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.images.thumbnail import shrink
 
 _SIDE = 256  # pixels a side that are looked at, about
 _DARK, _BRIGHT, _FLAT = 12, 250, 0.5  # levels of 0..255; the last is a standard deviation
@@ -47,10 +48,7 @@ def obvious_reasons(image: Image) -> tuple[str, ...]:
 
 def picture_facts(image: Image) -> dict[str, float]:
     """The facts of HxWx3 uint8 that good parts bound: `FACTS`, without the distance."""
-    scale = min(1.0, _SHARP / max(image.shape[:2]))
-    if scale < 1:
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    image = np.asarray(shrink(image, _SHARP), np.uint8)
     gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     red, green, blue = cv2.mean(image)[:3]
     mean, deviation = cv2.meanStdDev(gray)

@@ -27,6 +27,7 @@ from clipsam.runtime.core.files import not_written
 from clipsam.runtime.core.result import GOOD
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import SUFFIXES
+from clipsam.runtime.images.thumbnail import shrink
 from clipsam.runtime.station.schema import now
 
 _INCOMING = "incoming"
@@ -105,13 +106,7 @@ class Pictures:
 
         8-bit gray, 255 is 1.0; made smaller where a side is above 512 pixels.
         """
-        scale = min(1.0, _MAP_SIDE / max(score_map.shape))
-        if scale < 1:
-            height, width = (max(1, round(side * scale)) for side in score_map.shape)
-            score_map = np.asarray(
-                cv2.resize(score_map, (width, height), interpolation=cv2.INTER_AREA), np.float32
-            )
-        grey = np.rint(np.clip(score_map, 0, 1) * 255).astype(np.uint8)
+        grey = np.rint(np.clip(shrink(score_map, _MAP_SIDE), 0, 1) * 255).astype(np.uint8)
         write_safely(map_of(picture), cv2.imencode(".png", grey)[1].tobytes())
 
     def relative(self, path: Path) -> str:

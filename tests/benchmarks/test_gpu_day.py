@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bench_gpu_day
 import pytest
@@ -30,6 +31,9 @@ from support.interrupts import attend_interrupts
 
 from clipsam.export.parity import prepare as parity_of_prepare
 from clipsam.runtime.core.errors import OutputError
+
+if TYPE_CHECKING:
+    from clipsam.research.models.presets import Preset
 
 TASKS = """
 import os, subprocess, sys, time
@@ -325,6 +329,28 @@ def test_a_floor_is_the_longer_of_arithmetic_and_memory() -> None:
     assert "share" not in rooflines(figures, {})[0]  # nothing was measured
 
 
+def test_latencies_come_with_the_operations_that_the_roofline_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench_latency
+
+    def bench(arguments: list[str]) -> int:
+        path = Path(arguments[-1])
+        path.parent.mkdir()
+        path.write_text(
+            "row,status,part,precision,stage,p50_ms\n"
+            "r,measured,defective part,fp32,sam_encoder,4\nr,measured,defective part,fp32,whole,9\n"
+        )
+        return 0
+
+    monkeypatch.setattr(bench_latency, "main", bench)
+    build_golden_toy(tmp_path / "bundles" / "tiny")
+    figures = tasks_module.latency(preset="tiny", library="ort", folder=str(tmp_path))
+    (row,) = rooflines(figures, {})
+    assert row["graph"] == "sam_encoder"
+    assert row["gflop"] > 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -362,13 +388,15 @@ def test_an_output_that_cannot_be_made_is_one_sentence(
 
 @pytest.mark.slow
 def test_graphs_built_one_by_one_make_a_bundle_that_agrees_on_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_preset: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxscript")
     from gpu_day import tasks
 
+    from clipsam.research.models.presets import PRESETS
     from clipsam.runtime.bundle import GRAPHS
 
+    small = replace(small_preset, fusion=PRESETS["tiny"].fusion)
+    monkeypatch.setitem(PRESETS, "tiny", small)
     asked: dict[str, Any] = {
         "preset": "tiny", "attention": "mask-free", "precisions": ("fp32",), "folder": str(tmp_path)
     }  # fmt: skip

@@ -11,7 +11,7 @@ from harness import peaks
 
 def test_flops_are_those_counted_by_hand() -> None:
     """ViT-H's encoder: products of weights and of attention; the rest is under one percent."""
-    flops = peaks.count_flops(threads=1, started=0, preset="paper", boxes=4)["flops"]
+    flops = peaks.count_flops("paper", boxes=4)
     tokens, padded, width, window = 64**2, 70**2, 1280, 14**2
     by_hand = 32 * 16 * tokens * width**2  # MLPs
     by_hand += 8 * (28 * padded + 4 * tokens) * width**2  # queries, keys, values, projection

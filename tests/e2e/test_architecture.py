@@ -133,7 +133,7 @@ def test_the_runtime_imports_nothing_heavy_not_even_inside_a_function() -> None:
 
 def test_every_command_is_a_module_with_a_main() -> None:
     for command in COMMANDS.values():
-        assert callable(importlib.import_module(command.module).main)
+        assert callable(importlib.import_module(f"clipsam.{command.module}").main)
 
 
 @pytest.mark.parametrize(

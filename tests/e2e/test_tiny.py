@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def test_words_steer_the_map(tiny_bundle: Path) -> None:
     these weights hardly mind it."""
     clip, _ = load_clip(PRESETS["tiny"], None)
     tokenizer = get_tokenizer()
+    plain_of = cache(lambda word: text_features(clip, tokenizer, word))
+    other_of = cache(lambda word: state_feature(clip, tokenizer, word, ["musical {}"]))
     samples = [sample_from_seed(SYNTHETIC_TEST_SEED + i, 192) for i in range(60)]
     truth = np.stack([s.mask for s in samples]).astype(bool)
     found: dict[str, dict[str, float]] = {}
@@ -53,12 +56,11 @@ def test_words_steer_the_map(tiny_bundle: Path) -> None:
         for wording in ("plain", "swapped", "unrelated"):
             maps = []
             for sample in samples:
-                text = text_features(clip, tokenizer, sample.category)
+                text = plain_of(sample.category)
                 if wording == "swapped":
                     text = text.flip(1)
                 elif wording == "unrelated":
-                    other = state_feature(clip, tokenizer, sample.category, ["musical {}"])
-                    text = torch.stack([text[:, 0], other], dim=1)
+                    text = torch.stack([text[:, 0], other_of(sample.category)], dim=1)
                 maps.append(rough_map(model.sessions["clip_umci"], sample.image, text.numpy()))
             found[wording] = pixel_metrics(np.stack(maps), truth)
     assert found["plain"]["auroc"] > 0.91  # 0.931 when they were made

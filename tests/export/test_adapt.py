@@ -61,6 +61,7 @@ def figures(
     return {"planted": row, "procedural": procedural_row, "true": {"image_auroc": true}}
 
 
+@pytest.mark.slow  # trains
 def test_a_killed_run_ends_with_the_same_weights(parts: Path, tmp_path: Path) -> None:
     def go(work: Path, steps: int) -> Adapted:
         from clipsam.research.models.checkpoints import load_clip
@@ -82,6 +83,7 @@ def test_a_killed_run_ends_with_the_same_weights(parts: Path, tmp_path: Path) ->
     assert whole.after == resumed.after
 
 
+@pytest.mark.slow  # trains
 def test_the_embedding_is_trained_and_sam_keeps_its_own(parts: Path, tmp_path: Path) -> None:
     from clipsam.research.models.checkpoints import load_clip, load_sam
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from clipsam.research.cli.arguments import number, whole_number
 from clipsam.research.cli.run import check_outputs, run_command
 from clipsam.research.models.device import torch_device
+from clipsam.runtime.commands.parser import number, whole_number
 from clipsam.runtime.core.errors import ImageError, OutputError, ProviderError, WeightsError
 
 

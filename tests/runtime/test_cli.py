@@ -198,7 +198,7 @@ def test_an_unknown_command_is_answered_with_those_there_are(
 def test_a_mistake_in_a_command_is_not_taken_for_a_missing_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(COMMANDS, "wrong", Command("clipsam.research.nothing", "research", ""))
+    monkeypatch.setitem(COMMANDS, "wrong", Command("research.nothing", "research", ""))
     with pytest.raises(ModuleNotFoundError, match=r"clipsam\.research\.nothing"):
         main(["wrong"])
 

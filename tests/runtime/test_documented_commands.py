@@ -29,7 +29,7 @@ def commands() -> list[list[str]]:
                     words = shlex.split(part, comments=True) if "clipsam" in part else []
                     if words[:1] == ["clipsam"]:
                         found.append(words)
-    return [w for w in found if COMMANDS[w[1]].module.startswith("clipsam.runtime.")]
+    return [w for w in found if COMMANDS[w[1]].module.startswith("runtime.")]
 
 
 class TakenError(Exception):
@@ -46,7 +46,7 @@ def test_a_documented_command_is_taken(words: list[str], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     with pytest.raises(TakenError):
-        importlib.import_module(COMMANDS[words[1]].module).main(words[2:])
+        importlib.import_module(f"clipsam.{COMMANDS[words[1]].module}").main(words[2:])
 
 
 def test_the_pages_show_commands_of_every_kind() -> None:

@@ -11,10 +11,12 @@ _COLOURS = ("#2f6fab", "#c8662b")
 Sample = tuple[int, int, float]  # process, parts judged so far, MB
 
 
-def write_plot(path: Path, panels: Sequence[tuple[str, Sequence[Sample]]]) -> None:
-    """One panel below the other, each with its title and samples."""
+def write_plot(
+    path: Path, panels: Sequence[tuple[str, Sequence[Sample]]], unit: str = "parts judged"
+) -> None:
+    """One panel below the other, each with its title and samples; `unit`: of the second number."""
     height = _HEIGHT * len(panels)
-    body = "".join(_panel(*panel, _HEIGHT * n) for n, panel in enumerate(panels))
+    body = "".join(_panel(*panel, _HEIGHT * n, unit) for n, panel in enumerate(panels))
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'font-family="sans-serif" font-size="12">\n<rect width="{_WIDTH}" height="{height}" '
@@ -22,7 +24,7 @@ def write_plot(path: Path, panels: Sequence[tuple[str, Sequence[Sample]]]) -> No
     )
 
 
-def _panel(title: str, samples: Sequence[Sample], top: int) -> str:
+def _panel(title: str, samples: Sequence[Sample], top: int, unit: str) -> str:
     most_parts = max(parts for _, parts, _ in samples) or 1
     most_mb = max(mb for _, _, mb in samples) * 1.2
 
@@ -41,7 +43,7 @@ def _panel(title: str, samples: Sequence[Sample], top: int) -> str:
             f'<text x="{x(parts)}" y="{y(0) + 16}" text-anchor="middle">{parts:.0f}</text>'
         )
     lines.append(f'<text x="8" y="{y(most_mb) - 8}">MB</text>')
-    lines.append(f'<text x="{_WIDTH - 20}" y="{y(0) + 32}" text-anchor="end">parts judged</text>')
+    lines.append(f'<text x="{_WIDTH - 20}" y="{y(0) + 32}" text-anchor="end">{unit}</text>')
     for run, found in groupby(samples, lambda sample: sample[0]):
         points = list(found)
         thinned = points[:: max(1, len(points) // 300)]

@@ -20,7 +20,7 @@ from clipsam.runtime.backends.ort.options import (
 from clipsam.runtime.backends.ort.placement import check_placement
 from clipsam.runtime.backends.providers import PROVIDERS
 from clipsam.runtime.backends.wheels import install_advice
-from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError
+from clipsam.runtime.core.errors import MissingBackendError, ProviderError, SessionError, first_line
 from clipsam.runtime.core.stop import stops_held
 
 _DTYPES = {
@@ -64,11 +64,11 @@ class OrtSession(Session):
         except Exception as error:
             if device_id is not None and "device id" in str(error).lower().replace("_", " "):
                 raise ProviderError(
-                    f"onnxruntime finds no GPU {device_id} ({_first_line(error)}): choose one that "
+                    f"onnxruntime finds no GPU {device_id} ({first_line(error)}): choose one that "
                     "nvidia-smi lists."
                 ) from error
             raise SessionError(
-                f"onnxruntime cannot open {path.name} on {provider} ({_first_line(error)}): "
+                f"onnxruntime cannot open {path.name} on {provider} ({first_line(error)}): "
                 "build the bundle again, or use another provider."
             ) from error
         # onnxruntime-gpu lists CUDA on a machine without a GPU and runs on the CPU: ask it.
@@ -126,7 +126,7 @@ class OrtSession(Session):
 
     def _failure(self, error: Exception) -> SessionError:
         return SessionError(
-            f"onnxruntime failed on {self.provider} ({_first_line(error)}): free some memory, "
+            f"onnxruntime failed on {self.provider} ({first_line(error)}): free some memory, "
             "or build the bundle again."
         )
 
@@ -210,8 +210,3 @@ def _import_onnxruntime(provider: str) -> Any:
 def _spec(argument: Any) -> TensorSpec:
     shape = tuple(axis if isinstance(axis, int | str) else "?" for axis in argument.shape)
     return TensorSpec(argument.name, _DTYPES.get(argument.type, argument.type), shape)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

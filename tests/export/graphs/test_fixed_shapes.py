@@ -47,6 +47,7 @@ def _export(path: Path, monkeypatch: pytest.MonkeyPatch, fixed: bool) -> onnx.Mo
     return onnx.load(path)
 
 
+@pytest.mark.slow  # exports
 def test_nothing_asks_for_a_shape_and_the_bits_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ def test_what_it_costs_in_masks(tmp_path: Path) -> None:
     pictures = golden_toy_outputs(bundle).pictures
     with ClipSAM.open(bundle, threads=1) as model, open_session(path, "cpu", 1) as prepare:
         checks = compare_masks(model.bundle, model.sessions, prepare, pictures)
-    json.dumps([check.to_dict() for check in checks])
+    json.dumps([vars(check) for check in checks])
     assert [check.image for check in checks] == [picture.name for picture in pictures]
     assert any(check.prompts for check in checks)
     assert all(check.same_verdict for check in checks)

@@ -176,11 +176,11 @@ def test_session_errors_are_passed_on(bundle: Path, fake: Fake) -> None:
 @pytest.mark.skipif(not has_tensorrt(), reason="no TensorRT, or no GPU")
 @pytest.mark.parametrize("precision", ["fp32"])
 def test_a_real_gpu_builds_engines_that_inspect(
-    random_bundle: Path, tmp_path: Path, precision: str
+    tiny_bundle: Path, tmp_path: Path, precision: str
 ) -> None:
     """The whole way with NVIDIA's own library: build, gate, open, inspect."""
     folder = tmp_path / "bundle"
-    shutil.copytree(random_bundle, folder)
+    shutil.copytree(tiny_bundle, folder)
     report = build_engines(folder, [precision])
     assert len(report.written) == 3
     with ClipSAM.open(folder, "tensorrt") as model:

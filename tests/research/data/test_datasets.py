@@ -97,6 +97,7 @@ def test_fine_pictures_are_a_set_of_their_own() -> None:
     assert 0 < sum(same) < 12
 
 
+@pytest.mark.slow  # trains
 def test_training_on_a_folder_gives_weights_that_load(
     category: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,6 @@ from clipsam.research.data.feature_cache import (
     cached_features,
     images_digest,
 )
-from clipsam.research.data.file_lock import locked
 from clipsam.research.data.items import LabelledImages
 from clipsam.runtime.core.errors import OutputError, WeightsError
 
@@ -198,10 +198,14 @@ def test_features_beyond_float16_are_refused(tmp_path: Path, images: list[Labell
     assert counter.images == COUNT  # the bad ones were not counted as done
 
 
-def _hold_lock(folder: Path, seconds: float) -> None:
-    with locked(folder / "lock", lambda: None):
-        (folder / "held").touch()
-        time.sleep(seconds)
+HOLDER = """
+import time
+from pathlib import Path
+from clipsam.research.data.file_lock import locked
+with locked(Path("lock"), lambda: None):
+    Path("held").touch()
+    time.sleep(1)
+"""
 
 
 def test_a_second_process_waits(
@@ -209,10 +213,10 @@ def test_a_second_process_waits(
 ) -> None:
     folder = tmp_path / spec_of(images).key[:16]
     folder.mkdir()
-    holder = multiprocessing.get_context("spawn").Process(target=_hold_lock, args=(folder, 1.0))
-    holder.start()
+    # Not multiprocessing, which would import this file, and torch with it.
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], cwd=folder)
     while not (folder / "held").exists():
         time.sleep(0.01)
     fill(tmp_path, images, extract)
     assert "waiting for the process" in capsys.readouterr().out
-    holder.join()
+    assert holder.wait() == 0

@@ -85,6 +85,7 @@ def test_the_score_of_steered_training_asks_for_listening(
     assert scores["steered"] > scores["deaf"]
 
 
+@pytest.mark.slow  # trains
 def test_steered_training_runs_and_is_saved(tmp_path: Path) -> None:
     arguments = ["--preset", "tiny", "--dataset", "synthetic", "--save_path", str(tmp_path)]
     arguments += ["--clip_weights", str(write_weights(tmp_path) / "clip.safetensors")]
@@ -93,6 +94,7 @@ def test_steered_training_runs_and_is_saved(tmp_path: Path) -> None:
     assert (tmp_path / "umci.safetensors").exists()
 
 
+@pytest.mark.slow  # trains
 def test_features_of_a_fixed_number_of_images_are_kept_and_get_new_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,6 +155,7 @@ def test_windows_and_biases_are_those_of_the_published_attention() -> None:
         torch.testing.assert_close(block(x), x2 + block.mlp(x2), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # exports
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_its_graph_says_what_pytorch_says(tmp_path: Path, precision: str) -> None:
     torch.manual_seed(0)

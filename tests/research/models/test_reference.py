@@ -15,7 +15,7 @@ from clipsam.export.parity.bundle_vs_reference import (
 )
 from clipsam.export.parity.inputs import varied_images
 from clipsam.research.models.clip import ClipFeatures
-from clipsam.research.models.presets import PRESETS
+from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.reference import Reference, fuse
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.pipeline import ClipSAM
@@ -25,8 +25,7 @@ pytestmark = pytest.mark.slow  # exports
 IMAGES = 24
 
 
-def _reference(bundle: Bundle, checkpoints: Checkpoints) -> Reference:
-    preset = PRESETS["tiny"]
+def _reference(bundle: Bundle, checkpoints: Checkpoints, preset: Preset) -> Reference:
     clip, umci = checkpoints.load_clip(preset)[0], checkpoints.load_umci(preset)[0]
     features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
     text = {word: bundle.text(word) for word in ("object", "metal nut", "cookie")}
@@ -42,16 +41,16 @@ def _reference(bundle: Bundle, checkpoints: Checkpoints) -> Reference:
 
 
 @pytest.fixture(scope="module", params=["random", "shipped"])
-def pair(request: pytest.FixtureRequest) -> tuple[Bundle, Reference]:
+def pair(request: pytest.FixtureRequest, small_preset: Preset) -> tuple[Bundle, Reference]:
     """A bundle, and the reference with the same weights."""
     if request.param == "random":
-        folder: Path = request.getfixturevalue("random_bundle")
-        checkpoints = Checkpoints(random_seed=0)
+        folder: Path = request.getfixturevalue("small_bundle")
+        checkpoints, preset = Checkpoints(random_seed=1), small_preset
     else:
         folder = request.getfixturevalue("tiny_bundle")
-        checkpoints = Checkpoints()
+        checkpoints, preset = Checkpoints(), PRESETS["tiny"]
     bundle = Bundle.open(folder)
-    return bundle, _reference(bundle, checkpoints)
+    return bundle, _reference(bundle, checkpoints, preset)
 
 
 def test_pipeline_agrees_with_the_reference(pair: tuple[Bundle, Reference]) -> None:

@@ -85,6 +85,7 @@ def regions(count: int) -> list[NamedRegion]:
     return found
 
 
+@pytest.mark.slow  # trains
 def test_it_learns_kinds_and_to_say_that_it_knows_none() -> None:
     naming = Naming(WIDTH, TEXT)
     options = NamingOptions(steps=150, batch_size=32, learning_rate=5e-3)

@@ -1,12 +1,24 @@
-"""Arguments that the commands of `research` share: numbers within bounds, and a data set."""
+"""What the parsers of all commands have in common: help made of a docstring, and numbers."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
-from clipsam.research.data.layouts import LAYOUTS
+
+def command_parser(prog: str | None, doc: str | None, **more: Any) -> argparse.ArgumentParser:
+    """The parser of a program, whose `--help` is its module's docstring as it is written: the exit
+    codes, which are its last paragraph, below the arguments, the rest above."""
+    about, paragraph, codes = (doc or "").partition("\n\nExit code")
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=about,
+        epilog=paragraph.strip() + codes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **more,
+    )
 
 
 def whole_number(least: int = 1, most: int | None = None) -> Callable[[str], int]:
@@ -25,6 +37,11 @@ def whole_number(least: int = 1, most: int | None = None) -> Callable[[str], int
     return parse
 
 
+def port(least: int = 1) -> Callable[[str], int]:
+    """For argparse: a port of TCP."""
+    return whole_number(least, 65535)
+
+
 def number(low: float, high: float = math.inf) -> Callable[[str], float]:
     """For argparse: a finite number from `low` to `high`."""
 
@@ -39,13 +56,3 @@ def number(low: float, high: float = math.inf) -> Callable[[str], float]:
         return value
 
     return parse
-
-
-def add_dataset(parser: argparse.ArgumentParser) -> None:
-    """The data set to work on, as `selection.select_items` takes it."""
-    add = parser.add_argument
-    add("dataset", help="a folder, `synthetic`, or `synthetic-fine`: small defects")
-    add("--layout", choices=tuple(LAYOUTS), help="default: found by looking")
-    add("--category", help="the prompts' word (default: the folder's name)")
-    add("--each", type=whole_number(), help="only N images of each defect, evenly spread")
-    add("--count", type=whole_number(), default=200, help="images of the synthetic set")
