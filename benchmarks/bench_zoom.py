@@ -22,7 +22,9 @@ from harness.large_pictures import Mask, add_pictures, pictures
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+from clipsam.research.refinement import iou
 from clipsam.runtime import ClipSAM, InspectOptions
+from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
@@ -55,11 +57,6 @@ class Figures:
             self.edges.append(boundary_f(region, defect, tolerance))
 
 
-def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union of two masks [H,W], one of which is not empty."""
-    return float((one & other).sum() / (one | other).sum())
-
-
 def boundary_f(found: Mask, truth: Mask, tolerance: int) -> float:
     """F-score of a region's edge pixels: a pixel is right within `tolerance` pixels of the other's
     edge (Perazzi et al. 2016)."""
@@ -88,9 +85,7 @@ def draw_masks(model: ClipSAM, image: Image, prompts: Prompts, crops: tuple[Crop
 
 def main() -> int:
     """Command line of the module; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(None, __doc__)
     parser.add_argument("bundle", type=Path)
     add_pictures(parser)
     add = parser.add_argument

@@ -294,9 +294,10 @@ def test_a_mask_has_its_weight_in_equation_9() -> None:
     rough = np.full((8, 8), 0.4, np.float32)
     assert fixed_scale(rough, 3, 0.05)[0, 0] == pytest.approx(0.4 / 1.15)
     assert FusionOptions().mask_weight == 1
-    for wrong in ({"mask_weight": 1.5}, {"crop_mask_weight": -0.1}):
-        with pytest.raises(ValueError, match="mask_weight"):
-            FusionOptions(**wrong)
+    with pytest.raises(ValueError, match="mask_weight"):
+        FusionOptions(mask_weight=1.5)
+    with pytest.raises(ValueError, match="mask_weight"):
+        FusionOptions(crop_mask_weight=-0.1)
     assert FusionOptions(mask_weight=0.02).weight(cropped=True) == 0.02
     both = FusionOptions(mask_weight=0.02, crop_mask_weight=0.2)
     assert (both.weight(cropped=False), both.weight(cropped=True)) == (0.02, 0.2)
