@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo
+# Tests are many processes: what one has compiled the others need not.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo env bundle test check lint types fast unit trt-api test-full test-ray test-gpu gpu-day mutants clean
 
