@@ -141,37 +141,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("clipsam export" if __package__ else "build_engines.py", __doc__)
     add = parser.add_argument
     add("--preset", choices=PRESET_NAMES, default="tiny", help="which models (default: tiny)")
-    add(
-        "--clip-weights",
-        type=Path,
-        metavar="FILE",
-        help="OpenAI's CLIP; default: open_clip's cache, or the repository's file for tiny",
-    )
-    add(
-        "--sam-weights",
-        type=Path,
-        metavar="FILE",
-        help="Meta's sam_vit_*.pth; default for tiny only",
-    )
-    add(
-        "--umci-weights",
-        type=Path,
-        metavar="FILE",
-        help="umci.safetensors of research/train.py; default for tiny only",
-    )
+    for name, what in (
+        ("clip", "OpenAI's CLIP; default: open_clip's cache, or the repository's file for tiny"),
+        ("sam", "Meta's sam_vit_*.pth; default for tiny only"),
+        ("umci", "umci.safetensors of research/train.py; default for tiny only"),
+        ("naming", "naming.safetensors of `clipsam train-naming`; default: the repository's file "
+         "for tiny, else CLIP's own projection, untrained"),
+    ):  # fmt: skip
+        add(f"--{name}-weights", type=Path, metavar="FILE", help=what)
     add(
         "--categories",
         nargs="+",
         default=[],
         metavar="WORD",
         help="product words or phrases added to the default list; also several between commas",
-    )
-    add(
-        "--naming-weights",
-        type=Path,
-        metavar="FILE",
-        help="naming.safetensors of `clipsam train-naming`; default: the repository's file for "
-        "tiny, else CLIP's own projection, untrained",
     )
     add(
         "--defects",

@@ -4,7 +4,6 @@
     python -m clipsam.research.pretrain_tiny sam  --save_path runs/tiny   # beside its clip
     python -m clipsam.research.train --preset tiny --dataset synthetic --save_path runs/tiny
 
-`attention` takes a CLIP that was trained attending among all tokens (training/attention_task.py).
 `research/synthetic` makes everything they see. The same commands run on a CPU and on a GPU, resume
 after an interruption, and end with `clip.safetensors` and `sam.safetensors` in the save path.
 """
@@ -16,28 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from clipsam.research.cli.run import run_command
-from clipsam.research.models.checkpoints import (
-    CLIP_TENSORS,
-    check_pair,
-    load_clip,
-    load_umci,
-    read_state,
-    save_weights,
-    tensors_digest,
-)
+from clipsam.research.models.checkpoints import load_clip, read_state, save_weights
 from clipsam.research.models.device import best_device, torch_device
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.tiny import own_tensors
 from clipsam.research.training import clip_task as pretrain_clip
 from clipsam.research.training import sam_task as pretrain_sam
-from clipsam.research.training.attention_task import AttentionTask
 from clipsam.research.training.loop import LoopConfig, run
 from clipsam.runtime.commands.parser import command_parser, number, whole_number
-from clipsam.runtime.core.errors import OptionError
-from clipsam.runtime.core.files import sha256
 
 
 def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
@@ -69,36 +56,6 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
     save_weights(clip.state_dict(), args.save_path / "clip.safetensors", "clip")
 
 
-def pretrain_attention_stage(
-    preset: Preset, args: argparse.Namespace, device: torch.device
-) -> None:
-    """The blocks of a CLIP that was trained attending among all tokens: `--initial_weights`."""
-    if args.initial_weights is None:
-        raise OptionError("`pretrain-tiny attention` begins with a CLIP: give --initial_weights.")
-    clip, digest = load_clip(preset, args.initial_weights)
-    kept = []  # read now, so that a wrong one is told of before the training
-    for path in args.keep_umci:
-        check_pair(preset, path, clip, digest)
-        umci, _ = load_umci(preset, path)
-        with safe_open(path, framework="pt") as file:
-            kept.append((path.name, umci, file.metadata()))
-    task = AttentionTask(preset, clip, device, args.validation_images)
-    config = LoopConfig(
-        args.steps, args.batch_size, args.learning_rate, args.save_path / "clip-attention",
-        weight_decay=0.0, workers=args.workers, validate_every=args.validate_every, beta2=0.98,
-        warmup=20, average=0.98,
-    )  # fmt: skip
-    first = _first_picture(args.seed)
-    dataset = pretrain_clip.CaptionedImages(preset, first, args.steps * args.batch_size, args.fine)
-    print(f"clip, attention: {run(task, dataset, config)}")
-    path = args.save_path / "clip.safetensors"
-    save_weights(clip.state_dict(), path, "clip")
-    # Their taps are as good to UMCI as those that it was trained on.
-    now = {"clip_sha256": sha256(path), CLIP_TENSORS: tensors_digest(clip)}
-    for name, umci, said in kept:
-        save_weights(umci.state_dict(), args.save_path / name, "umci", said | now)
-
-
 def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.device) -> None:
     """SAM around the embedding of the CLIP that the save path holds."""
     clip, _ = load_clip(preset, args.save_path / "clip.safetensors")
@@ -119,7 +76,6 @@ def pretrain_sam_stage(preset: Preset, args: argparse.Namespace, device: torch.d
 
 _STAGES = {
     "clip": pretrain_clip_stage,
-    "attention": pretrain_attention_stage,
     "sam": pretrain_sam_stage,
 }
 
@@ -148,18 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--save_path", type=Path, default=Path("runs/tiny"))
     steps = whole_number(0)
     parser.add_argument("--steps_embedding", type=steps, default=3000, help="CLIP's, alone")
-    parser.add_argument(
-        "--steps", type=steps, default=600, help="CLIP's transformer; its attention; all of SAM"
-    )
+    parser.add_argument("--steps", type=steps, default=600, help="CLIP's transformer; all of SAM")
     parser.add_argument("--steps_full", type=steps, default=100, help="CLIP on whole pictures")
     parser.add_argument("--batch_size", type=whole_number(), default=8)
     parser.add_argument(
         "--initial_weights", type=Path, help="a clip.safetensors (or sam.safetensors) to go on from"
     )
-    parser.add_argument(
-        "--keep_umci", type=Path, nargs="+", default=[], metavar="FILE",
-        help="`attention`: UMCIs of --initial_weights, to be written for the CLIP that comes out",
-    )  # fmt: skip
     parser.add_argument(
         "--fine", type=number(0, 1), default=0.0, metavar="SHARE",
         help="of the pictures that show small and thin defects, too",

@@ -15,19 +15,16 @@ from safetensors import safe_open
 from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.research import pretrain_tiny
 from clipsam.research.data.datasets import SYNTHETIC_TEST_SEED
-from clipsam.research.models.checkpoints import check_pair, load_clip, load_sam, save_weights
+from clipsam.research.models.checkpoints import load_clip, load_sam, save_weights
 from clipsam.research.models.presets import PRESETS
 from clipsam.research.models.tiny import IN_SAM
-from clipsam.research.models.umci import UMCIStages
 from clipsam.research.pretrain_tiny import main as pretrain
 from clipsam.research.synthetic.sample import sample_from_seed
 from clipsam.research.training import sam_task as pretrain_sam
-from clipsam.research.training.attention_task import AttentionTask
 from clipsam.research.training.clip_task import VALIDATION_SEED, share_metrics
 from clipsam.research.training.sam_prompts import seen_prompts
 from clipsam.research.training.sam_task import PromptedMasks
 from clipsam.runtime.core.errors import WeightsError
-from clipsam.runtime.core.files import sha256
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -105,46 +102,6 @@ def test_sam_before_its_clip_says_what_is_missing(
     message = capsys.readouterr().err
     assert "There is no file" in message
     assert message.count("\n") == 1
-
-
-def test_attention_learns_towards_that_among_all_tokens(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start, umci = trained / "clip.safetensors", tmp_path / "old" / "umci.safetensors"
-    umci.parent.mkdir()
-    said = {"umci": TINY.umci.to_json(), "clip_sha256": sha256(start), "seed": "5"}
-    save_weights(UMCIStages(TINY.umci).state_dict(), umci, "umci", said)
-    more = ["--steps", "3", "--initial_weights", str(start), "--keep_umci", str(umci)]
-    assert _pretrain("attention", tmp_path, more) == 0
-    clip, digest = load_clip(TINY, tmp_path / "clip.safetensors")
-    check_pair(TINY, tmp_path / umci.name, clip, digest)
-    with pytest.raises(WeightsError, match="another CLIP"):
-        check_pair(TINY, umci, clip, digest)
-    with safe_open(tmp_path / umci.name, framework="pt") as file:
-        assert file.metadata()["seed"] == "5"
-    before, after = (
-        load_clip(TINY, folder / "clip.safetensors")[0].state_dict()
-        for folder in (trained, tmp_path)
-    )
-    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    assert moved
-    assert all(name.startswith("visual.transformer.") for name in moved)  # SAM keeps its embedding
-    assert _pretrain("attention", tmp_path, ["--steps", "1"]) == 1
-    assert "--initial_weights" in capsys.readouterr().err
-    missing = ["--initial_weights", str(start), "--keep_umci", str(tmp_path / "none.safetensors")]
-    assert _pretrain("attention", tmp_path / "untouched", missing) == 1
-    assert "There is no file" in capsys.readouterr().err
-    assert not (tmp_path / "untouched").exists()  # nothing was trained
-
-
-def test_attention_among_all_tokens_is_what_is_learned() -> None:
-    clip = Checkpoints(random_seed=5).load_clip(TINY)[0]
-    task = AttentionTask(TINY, clip, torch.device("cpu"), 1)
-    assert [block.attn.cell for block in task.visual.transformer.resblocks] == [2, 2]
-    assert task.validate()["score"] < -1e-6
-    for block in task.visual.transformer.resblocks:
-        block.attn.cell = 1
-    assert task.validate()["score"] == 0
 
 
 @pytest.mark.parametrize(
