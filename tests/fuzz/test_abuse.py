@@ -10,7 +10,10 @@ import pytest
 
 ABUSE = Path(__file__).with_name("abuse.py")
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+pytestmark = [
+    pytest.mark.slow,  # a minute, of which most is waiting
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
+]
 
 
 def run(*args: str, code: str = "") -> subprocess.CompletedProcess[str]:
