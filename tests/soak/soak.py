@@ -227,8 +227,8 @@ class Soak:
 
     def last(self) -> list[float]:
         """Memory of the last process once it worked."""
-        run = self.state.samples[-1][0]
-        return [mb for number, _, mb in self.state.samples if number == run][4:]
+        samples = self.state.samples  # none where every process was done before it was looked at
+        return [mb for number, _, mb in samples if number == samples[-1][0]][4:]
 
     def growth(self) -> float:
         mb = self.last()
