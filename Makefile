@@ -42,7 +42,7 @@ types: $(STAMP)
 	@for p in runtime export research; do ln -sfn ../../../$$p build/types/clipsam/$$p; done
 	MYPYPATH=build/types:tests:benchmarks:examples $(BIN)/mypy build/types/clipsam tests benchmarks examples
 
-# What to run while working: two minutes on two cores.
+# What to run while working: two minutes on two idle cores.
 check: lint types fast
 
 fast: $(STAMP)
