@@ -116,7 +116,7 @@ PRESETS = {
         umci=UMCIConfig(visual_dim=128, text_dim=128, hidden_dim=64, stages=2),
         # Chosen on procedural pictures: docs/decision.md, docs/large_pictures.md.
         prompts=PromptOptions(points="per_region", threshold=0.45, min_area=1e-3, limit=0.6),
-        fusion=FusionOptions(mask_weight=0.02, crop_mask_weight=0.1),
+        fusion=FusionOptions(mask_weight=0.02, crop_mask_weight=0.15),
         decision=DecisionOptions(threshold=0.45 / 1.06, min_area=1e-3),  # O_f + sum m s > 0.45
         description="a demonstration and test model, trained on procedural images only",
     ),
