@@ -42,7 +42,9 @@ def check(planted: Planted, image: np.ndarray, part: np.ndarray, size: float) ->
     assert change[planted.mask].mean() == pytest.approx(planted.change)
     assert planted.change >= VISIBLE
     far = max(5, round(0.4 * size))
-    away = cv2.distanceTransform((~planted.mask).astype(np.uint8), cv2.DIST_L2, 5)
+    away = cv2.distanceTransform(
+        (~planted.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
     assert not change[away > far].any(), "nothing far from a defect changes"
     assert 0.6 * size <= planted.size <= 1.5 * size
 
