@@ -50,6 +50,16 @@ def test_the_level_of_a_large_map_is_the_one_that_halving_finds(peaks: int) -> N
             assert component_level(rough, area) == plain_level(rough, area)
 
 
+def test_rings_around_rings_are_apart() -> None:
+    """Windows around them overlap, and most of a window belongs to others."""
+    values = np.zeros((333, 401), np.float32)
+    for number, radius in enumerate(range(8, 160, 10)):
+        cv2.circle(values, (190, 170), radius, 0.3 + 0.01 * (number * 7 % 16), 2)
+    cv2.circle(values, (380, 12), 8, 0.9, -1)
+    for area in (2, 60, 200, 900, 1900):
+        assert component_level(values, area) == plain_level(values, area)
+
+
 def test_the_whole_map_is_a_component_at_its_lowest_value() -> None:
     values = random_map(6)
     assert component_level(values, values.size) == values.min()
