@@ -34,11 +34,11 @@ from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_s
 from clipsam.runtime.stages.kinds import KindOptions, ignored_regions
 from clipsam.runtime.stages.picture import picture_facts
 from clipsam.runtime.stages.prepare import Preparer
-from clipsam.runtime.stages.prompts import Prompts, find_prompts
+from clipsam.runtime.stages.prompts import find_prompts
 from clipsam.runtime.stages.rough_map import Found, Looks, find_looks, look_map
 from clipsam.runtime.stages.sam import Masks, Segmenter
 from clipsam.runtime.stages.tiles import OFF
-from clipsam.runtime.stages.zoom import Crop, CropMasks, choose_crops, crop_prompts
+from clipsam.runtime.stages.zoom import CropMasks, choose_crops, segment
 from clipsam.runtime.stream import Inspections, Item, Line
 from clipsam.runtime.timing import Clock
 
@@ -229,7 +229,9 @@ class ClipSAM:
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
         late = len(prompts) > 0 and deadline_ms is not None and clock.total + expected > deadline_ms
         if len(prompts) and not late:
-            masks = self._segment(view, looks, prompts, crops, clock)  # Eq. 8
+            masks = segment(  # Eq. 8
+                self.segmenter, view, prompts, crops, options.prompts, looks.frame, clock
+            )
         with clock("fuse"):
             weight = options.fusion.mask_weight
             total = fuse(rough, masks, options.fusion.weight(bool(crops)))  # Eq. 9
@@ -285,24 +287,6 @@ class ClipSAM:
             calibration=self.calibration.id if self.calibration else "",
             distance=far.distance,
         )
-
-    def _segment(
-        self, view: Image, looks: Looks, prompts: Prompts, crops: tuple[Crop, ...], clock: Clock
-    ) -> Masks | CropMasks:
-        """SAM's masks of all prompts, from the whole view or from crops of it, one by one."""
-        if not crops:
-            with clock("encode"):
-                embedding = self.segmenter.encode(view, looks.frame)
-            with clock("decode"):
-                return self.segmenter.decode(embedding, prompts)
-        masks = []
-        for crop in crops:
-            with clock("encode"):
-                embedding = self.segmenter.encode(crop.of(view))
-            with clock("decode"):
-                own = crop_prompts(crop, prompts, self.bundle.manifest.prompts)
-                masks.append(self.segmenter.decode(embedding, own))
-        return CropMasks(crops, tuple(masks))
 
     def inspect_many(
         self,
