@@ -20,12 +20,12 @@ from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
 from clipsam.runtime.images.caption import captioned
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import MAX_BYTES, write_png, write_score_tiff
+from clipsam.runtime.part import Inspected
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.index import RESULTS, Index, read_index, settings_digest
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 from clipsam.runtime.results.names import ENDINGS, EVERYTHING, MASK, OVERLAY, Save
 from clipsam.runtime.results.record import Record
-from clipsam.runtime.stream import Inspected
 
 __all__ = ["Counts", "find_jobs", "inspect_files"]
 

@@ -34,7 +34,7 @@ from clipsam.runtime import (
 )
 from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.images.reader import write_png
-from clipsam.runtime.stream import Item
+from clipsam.runtime.part import Item
 from clipsam.runtime.timing import Clock
 
 Feeds = dict[str, Array]
