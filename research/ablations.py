@@ -205,8 +205,7 @@ def _variants(
     files = {c.paths[0]: p for p, c in runs.items() if len(c.paths) == 1}
     paths = {
         name: load_umci(preset, files[name])[0].to(args.device).rough_map
-        for name in ("strip", "scale")
-        if name in files
+        for name in sorted(files, reverse=True)  # strip, scale: the paper's order
     }
     return table_2(prompts, PatchTextSimilarity(clip.visual).rough_map, model.rough_map, paths)
 
