@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 _ROUNDS = 10
+_COPIED = 1 << 28  # bytes
 
 
 def count_flops(preset: str, boxes: int) -> dict[str, int]:
@@ -65,32 +66,28 @@ def measure_peaks(device: str, side: int) -> list[dict[str, Any]]:
     return found
 
 
-def measure_copies(device: str, size: int = 1 << 28) -> dict[str, float]:
-    """Rates of copies of `size` bytes in GB/s, the best of some: within the device (what is read
-    and what is written, together), and to it and from it through pinned memory.
+def measure_copies() -> dict[str, float]:
+    """Rates of a GPU's copies in GB/s, the best of some: within the device (what is read and what
+    is written, together), and to it and from it through pinned memory.
     """
     import torch
 
-    from harness.torch_rows import need_device
-
-    need_device(device)
-    cuda = device == "cuda"
-    wait: Callable[[], object] = torch.cuda.synchronize if cuda else lambda: None
-    here = torch.ones(size, dtype=torch.uint8, device=device)
-    there = torch.empty_like(here)
-    calls = {"device_gb_s": (2, here, there)}
-    if cuda:
-        host = torch.ones(size, dtype=torch.uint8, pin_memory=True)
-        calls |= {"to_device_gb_s": (1, host, there), "from_device_gb_s": (1, here, host)}
+    here = torch.ones(_COPIED, dtype=torch.uint8, device="cuda")
+    there, host = torch.empty_like(here), torch.ones(_COPIED, dtype=torch.uint8, pin_memory=True)
+    calls = {
+        "device_gb_s": (2, here, there),
+        "to_device_gb_s": (1, host, there),
+        "from_device_gb_s": (1, here, host),
+    }
     found = {}
     for name, (times, source, target) in calls.items():
 
         def copy(source: Any = source, target: Any = target) -> None:
             target.copy_(source, non_blocking=True)
-            wait()
+            torch.cuda.synchronize()
 
         copy()
-        found[name] = round(times * size / min(_seconds(copy) for _ in range(_ROUNDS)) / 1e9, 2)
+        found[name] = round(times * _COPIED / min(_seconds(copy) for _ in range(_ROUNDS)) / 1e9, 2)
     return found
 
 
