@@ -60,10 +60,11 @@ class Overlaps:
 
     def add(self, prompts: Prompts, masks: Masks | CropMasks, truth: Mask) -> None:
         """Take in one image: its prompts, SAM's answer and the true mask [H,W]."""
+        labels = _labels(truth)
         for box, three, scores in _each_box(masks, truth.shape):
             own = np.zeros(truth.shape, np.bool_)
             own.reshape(-1)[prompts.components[box].pixels] = True
-            defects = touched(own, truth)
+            defects = touched(own, labels)
             if not defects.any():
                 self.false_alarms.append(float(scores.max()))
                 continue
@@ -100,10 +101,10 @@ class Regions:
 
     def add(self, found: Mask, truth: Mask) -> None:
         """Take in one image: the decided mask and the true one, both [H,W]."""
-        _, drawn = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
+        drawn, labels = _labels(found), _labels(truth)
         for index in np.unique(drawn[truth & found]):
             region = drawn == index
-            defects = touched(region, truth)
+            defects = touched(region, labels)
             self.overlaps.append(iou(region, defects))
             self.edges.append(boundary_f(region, defects, self.tolerance))
 
@@ -116,10 +117,15 @@ class Regions:
         )
 
 
-def touched(region: Mask, truth: Mask) -> Mask:
-    """Of a true mask [H,W] the defects, whole, that a region [H,W] has a pixel in common with."""
-    _, labels = cv2.connectedComponents(truth.astype(np.uint8), connectivity=8)
-    return np.isin(labels, np.unique(labels[region & truth]))
+def _labels(mask: Mask) -> NDArray[np.int32]:
+    """The number [H,W] of the component that a pixel of a mask [H,W] lies in; 0: in none."""
+    return np.asarray(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1], np.int32)
+
+
+def touched(region: Mask, labels: NDArray[np.int32]) -> Mask:
+    """The defects, whole, that a region [H,W] has a pixel in common with; they are numbered."""
+    found = np.unique(labels[region])
+    return np.isin(labels, found[found > 0])
 
 
 def iou(a: Mask, b: Mask) -> float:
@@ -181,7 +187,8 @@ def measure(
             masks = segment(model.segmenter, image, prompts, crops, manifest.prompts)
             found.add(prompts, masks, truth)
         for weight, (tally, regions) in rows.items():
-            # As a bundle with this weight would: crops leave the scale, and what has none, alone.
+            # As with a bundle of this weight: that of crops changes neither the scale, nor
+            # pictures of which SAM is shown the whole.
             own, scale = (weight, weight) if zoom == "off" else (weight if crops else usual, usual)
             drawn = masks if weight else None
             final = fixed_scale(fuse(rough, drawn, own), model.masks_per_box, scale)
