@@ -1,11 +1,10 @@
 """Large pictures: fusing tiles with the look at the whole, memory and time.
 
-    python benchmarks/bench_large.py tiles bundles/tiny --side 1024 --count 16
     python benchmarks/bench_large.py tiles bundles/tiny --dataset path/to/cookie --category cookie
     python benchmarks/bench_large.py peak bundles/tiny --megapixels 50
     python benchmarks/bench_large.py time bundles/tiny --megapixels 5 --grids off 2x2 auto
 
-Procedural pictures are those of `harness/large_pictures.py`. What zoom does: `bench_zoom.py`.
+`draw_large.py` draws procedural pictures to measure on. What zoom does: `clipsam refinement`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from harness.large_pictures import Mask, add_pictures, pictures
 from harness.memory import peak_mb
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
+from clipsam.research.data.selection import select_items
 from clipsam.runtime import ClipSAM, InspectOptions, read_image
 from clipsam.runtime.commands.parser import command_parser
 from clipsam.runtime.images.image import Image
@@ -34,6 +33,7 @@ from clipsam.runtime.ops.level import component_level
 from clipsam.runtime.stages.rough_map import Looks, at_image_size, find_looks
 
 Map = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 FUSIONS: dict[str, Callable[[Map, Map], Map]] = {
     "tiles alone": lambda whole, tiles: tiles,
     "mean": lambda whole, tiles: np.asarray((whole + tiles) / 2, np.float32),
@@ -49,8 +49,9 @@ def tiles(args: argparse.Namespace) -> None:
     found: dict[str, list[tuple[Mask, Map, float]]] = {}
     with ClipSAM.open(args.bundle, threads=args.threads) as model:
         session = model.sessions["clip_umci"]
-        for image, mask, word in pictures(args):
-            text = model.bundle.text(word)
+        for item in tqdm(select_items(args.dataset, args.category, 0, 0, None)):
+            image, mask = item.load()
+            text = model.bundle.text(item.category)
             for grid in args.grids:
                 looks = Looks.of(session, image, grid)
                 ((maps, _),) = find_looks(session, [looks], text[None])
@@ -144,13 +145,18 @@ def main() -> int:
     add("what", choices=("tiles", "peak", "time"))
     add("bundle", type=Path)
     add("--threads", type=int)
-    add_pictures(parser)
+    add("--dataset", help="for tiles: a folder with masks")
+    add("--category", help="what its parts are called (default: the folder's name)")
+    add("--every", type=int, default=2, help="pixel of a row and a column counts (default: 2)")
+    add("--count", type=int, default=16, help="of rounds, for time (default: 16)")
     add("--grids", nargs="+", default=["2x2", "3x3", "4x4"])
     add("--megapixels", type=float, default=50)
     add("--tiles", default="auto", help="for peak (default: auto)")
     add("--zoom", default="auto", help="for peak (default: auto)")
     add("--defect", action="store_true", help="peak: draw a defect, so that SAM runs")
     args = parser.parse_args()
+    if args.what == "tiles" and args.dataset is None:
+        parser.error("tiles needs --dataset")
     {"tiles": tiles, "peak": peak, "time": times}[args.what](args)
     return 0
 

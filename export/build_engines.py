@@ -33,7 +33,7 @@ if not __package__:  # run by path: use this clone, installed or not, whatever e
 
 from clipsam.research.cli.run import run_command
 from clipsam.runtime.backends.precision import PRECISIONS
-from clipsam.runtime.commands.parser import command_parser, whole_number
+from clipsam.runtime.commands.parser import command_parser, number, whole_number
 from clipsam.runtime.core.stop import heed_stop_signals
 
 # Written out so that `--help` needs no torch; a test holds them against the real lists.
@@ -219,7 +219,7 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where an engine does not agree with float32, build the next safer precision",
     )
-    add("--workspace-gb", type=_gigabytes, metavar="N", help="scratch memory (default: all)")
+    add("--workspace-gb", type=number(1e-3, 1e6), metavar="N", help="scratch memory (default: all)")
     add(
         "--optimisation-level",
         type=int,
@@ -227,13 +227,6 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
         default=3,
         help="0 builds fast, 5 looks for the fastest engine (default: 3)",
     )
-
-
-def _gigabytes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError("must be positive")
-    return value
 
 
 if __name__ == "__main__":

@@ -57,14 +57,13 @@ from clipsam.research.models.prompt_ensemble import text_features
 from clipsam.research.models.umci import UMCIConfig
 from clipsam.runtime.bundle import Bundle
 from clipsam.runtime.commands.parser import command_parser, whole_number
-from clipsam.runtime.core.errors import DatasetError, WeightsError
+from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.core.files import write_bytes
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.prompts import PromptOptions, find_prompts
-from clipsam.runtime.stages.sam import Segmenter
 
 
 class Ablations:
@@ -75,7 +74,7 @@ class Ablations:
     ) -> None:
         self.clip, self.variants, self.device = clip, variants, device
         self.features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
-        self.sam = Segmenter(model.sessions["sam_encoder"], model.sessions["sam_decoder"])
+        self.sam = model.segmenter
         self.masks_per_box = model.masks_per_box
         self.mask_weight = model.bundle.manifest.fusion.mask_weight
         self.tokenizer = get_tokenizer()
@@ -204,18 +203,10 @@ def _variants(
         ]
         return table_3(prompts, model.config, model.rough_map, others)
     files = {c.paths[0]: p for p, c in runs.items() if len(c.paths) == 1}
-    given = {name: getattr(args, f"{name}_weights") for name in ("strip", "scale")}
-    files |= {name: path for name, path in given.items() if path is not None}
-    models = {
-        name: load_umci(preset, files[name])[0].to(args.device) for name in given if name in files
+    paths = {
+        name: load_umci(preset, files[name])[0].to(args.device).rough_map
+        for name in sorted(files, reverse=True)  # strip, scale: the paper's order
     }
-    for name, found in models.items():
-        if found.config.paths != (name,):
-            raise WeightsError(
-                f"{files[name]} was trained with the paths {' and '.join(found.config.paths)}, "
-                f"--{name}_weights takes one that was trained with --paths {name}."
-            )
-    paths = {name: found.rough_map for name, found in models.items()}
     return table_2(prompts, PatchTextSimilarity(clip.visual).rough_map, model.rough_map, paths)
 
 
@@ -234,8 +225,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="tiny")
     parser.add_argument("--clip_weights", type=Path)
     parser.add_argument("--umci_weights", type=Path)
-    parser.add_argument("--strip_weights", type=Path, help="UMCI trained with --paths strip")
-    parser.add_argument("--scale_weights", type=Path, help="UMCI trained with --paths scale")
     parser.add_argument("--runs", type=Path, help="folder searched for umci.safetensors files")
     parser.add_argument("--device", default=best_device(), help="of CLIP and UMCI, in PyTorch")
     add_bundle_flags(parser, "fp32")

@@ -20,12 +20,12 @@ from clipsam.runtime.core.result import DAMAGED, NOT_JUDGED, UNREADABLE, Result
 from clipsam.runtime.images.caption import captioned
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import MAX_BYTES, write_png, write_score_tiff
+from clipsam.runtime.part import Inspected, too_large
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.results.index import RESULTS, Index, read_index, settings_digest
 from clipsam.runtime.results.jobs import Job, choose_stems, find_jobs
 from clipsam.runtime.results.names import ENDINGS, EVERYTHING, MASK, OVERLAY, Save
 from clipsam.runtime.results.record import Record
-from clipsam.runtime.stream import Inspected
 
 __all__ = ["Counts", "find_jobs", "inspect_files"]
 
@@ -213,10 +213,7 @@ def _write_files(
             else:
                 write_score_tiff(path, result.score_map)
     except MemoryError as error:
-        raise ImageError(
-            f"{seen.job.source} does not fit into the memory that is free: cut it into tiles, or "
-            "free some."
-        ) from error
+        raise too_large(seen.job.source) from error
 
 
 def _name_too_long(error: OutputError) -> bool:

@@ -1,20 +1,120 @@
-"""Which engine of a bundle is opened for every graph, and whether it is the one declared."""
+"""Opening a bundle: which engine runs every graph, and whether it is the one declared."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from numbers import Integral
+from pathlib import Path
+from typing import TypeVar
 
-from clipsam.runtime.backends.base import Session, backend_of, check_made_for, open_session
+from clipsam.runtime.backends.base import (
+    Session,
+    backend_of,
+    check_device_id,
+    check_made_for,
+    open_session,
+)
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import preferred_by
 from clipsam.runtime.bundle import FLOAT32, GRAPHS, PREPARE, Bundle, GraphEntry
+from clipsam.runtime.calibration.record import Calibration
 from clipsam.runtime.core.errors import BundleError, OptionError
 from clipsam.runtime.core.files import onnx_digest
 from clipsam.runtime.core.log import get_logger
+from clipsam.runtime.options import InspectOptions, asked_of, calibrated
 
 _LOG = get_logger()
+
+M = TypeVar("M", bound="OpenBundle")
+
+
+class OpenBundle:
+    """A bundle whose engines are open, for the options of one user.
+
+    Attributes:
+      bundle: what was opened.
+      sessions: the engine of every graph in `bundle.GRAPHS`, and on a device that of
+        `bundle.PREPARE`; closed with the model.
+      options: how sensitive it is, and where it looks.
+      calibration: what good parts taught; None without.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        sessions: Mapping[str, Session],
+        options: InspectOptions | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.bundle, self.sessions, self.calibration = bundle, sessions, calibration
+        self.options = calibrated(options or InspectOptions(), calibration)
+
+    @property
+    def provider(self) -> str:
+        """What really runs the graphs, one of `PROVIDERS`."""
+        return self.sessions["clip_umci"].provider
+
+    @property
+    def device_id(self) -> int | None:
+        """Index of the GPU that runs the graphs, None on a CPU."""
+        return self.sessions["clip_umci"].device_id
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """graph -> what it computes in, one of `PRECISIONS`."""
+        return {name: self.sessions[name].precision for name in GRAPHS}
+
+    @classmethod
+    def open(
+        cls: type[M],
+        bundle: Bundle | Path | str,
+        provider: str = "cpu",
+        threads: int | None = None,
+        precision: str | None = None,
+        device_id: int | None = None,
+        *,
+        options: InspectOptions | None = None,
+        calibration: Calibration | Path | str | None = None,
+    ) -> M:
+        """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
+
+        `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
+        `precision.PRECISIONS`; None takes the provider's fastest of those that are there and keep
+        the result (`providers.preferred_by`). `device_id` chooses among several GPUs, as CUDA
+        counts them. Every file is verified that is not another precision's. `options` say how
+        sensitive it is and where it looks; `calibration` (a file of `clipsam calibrate`) gives
+        the limit and what may be judged.
+        Raises OptionError, CalibrationError, BundleError or SessionError, EngineError where no
+        TensorRT engine fits this box.
+        """
+        check_threads(threads)
+        device_id = check_device_id(provider, device_id)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
+        if calibration is not None:
+            if not isinstance(calibration, Calibration):
+                calibration = Calibration.read(calibration)
+            calibration.check_made_for(opened.id)
+        # What cannot be asked for fails before gigabytes are read.
+        asked_of(opened, calibrated(options or InspectOptions(), calibration))
+        sessions = open_sessions(opened, provider, threads, precision, device_id)
+        model = cls(opened, sessions, options, calibration)
+        gpu = "" if model.device_id is None else f" (GPU {model.device_id})"
+        _LOG.info("bundle %s on %s%s: %s", opened.id, model.provider, gpu, model.precisions)
+        return model
+
+    def close(self) -> None:
+        """Free every engine, each whatever became of the others. Raises SessionError."""
+        with ExitStack() as closing:
+            for session in self.sessions.values():
+                closing.callback(session.close)
+
+    def __enter__(self: M) -> M:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def check_threads(threads: int | None) -> None:
@@ -35,7 +135,7 @@ def open_sessions(
     precision: str | None,
     device_id: int | None,
 ) -> dict[str, Session]:
-    """Every graph of the bundle, its file verified first; arguments and errors as `ClipSAM.open`.
+    """Every graph of the bundle, its file verified first; arguments and errors as in `open`.
 
     `prepare` is among them where the bundle has it ready for a device. Where one cannot be opened,
     those before it are closed again.

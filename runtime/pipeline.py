@@ -8,57 +8,46 @@ with ClipSAM.open("bundles/tiny") as model:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from numbers import Real
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsam.runtime.backends.base import Session, check_device_id
-from clipsam.runtime.bundle import GRAPHS, PREPARE, Bundle
+from clipsam.runtime.backends.base import Session
+from clipsam.runtime.bundle import PREPARE, Bundle
 from clipsam.runtime.calibration.apply import compare, word
 from clipsam.runtime.calibration.observed import Observed
 from clipsam.runtime.calibration.record import Calibration
-from clipsam.runtime.core.errors import OptionError
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
+from clipsam.runtime.deadline import RefineTime, check_deadline
 from clipsam.runtime.images.image import Image, check_image
-from clipsam.runtime.opening import check_threads, open_sessions
+from clipsam.runtime.opening import OpenBundle
 from clipsam.runtime.ops.components import pixel_area
-from clipsam.runtime.options import InspectOptions, asked_of, calibrated
+from clipsam.runtime.options import InspectOptions, asked_of
+from clipsam.runtime.part import Item
 from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import check_norm, fixed_scale, fuse, image_scale, on_scale
 from clipsam.runtime.stages.kinds import KindOptions, ignored_regions
 from clipsam.runtime.stages.picture import picture_facts
 from clipsam.runtime.stages.prepare import Preparer
-from clipsam.runtime.stages.prompts import Prompts, find_prompts
+from clipsam.runtime.stages.prompts import find_prompts
 from clipsam.runtime.stages.rough_map import Found, Looks, find_looks, look_map
 from clipsam.runtime.stages.sam import Masks, Segmenter
 from clipsam.runtime.stages.tiles import OFF
-from clipsam.runtime.stages.zoom import Crop, CropMasks, choose_crops, crop_prompts
-from clipsam.runtime.stream import Inspections, Item, Line
+from clipsam.runtime.stages.zoom import CropMasks, choose_crops, segment
+from clipsam.runtime.stream import Inspections, Line, check_iterable
 from clipsam.runtime.timing import Clock
 
 _LOG = get_logger()
 
-# What a part left unrefined takes off the expected time of SAM, so that it is tried again (after
-# about 35 late parts when SAM takes twice as long as there is).
-FORGET = 0.98
 
-
-class ClipSAM:
+class ClipSAM(OpenBundle):
     """An opened bundle that inspects images. Thread-safe; get one with `ClipSAM.open`.
 
-    Attributes:
-      bundle: what was opened.
-      sessions: the engine of every graph in `bundle.GRAPHS`, and on a device that of
-        `bundle.PREPARE`; closed with the model.
+    Attributes (beside those of `OpenBundle`):
       masks_per_box: how many masks SAM draws for a box.
-      options: how sensitive it is, and where it looks.
-      calibration: what good parts taught; None without.
       segmenter: SAM, of these sessions.
     """
 
@@ -69,8 +58,7 @@ class ClipSAM:
         options: InspectOptions | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.bundle, self.sessions, self.calibration = bundle, sessions, calibration
-        self.options = calibrated(options or InspectOptions(), calibration)
+        super().__init__(bundle, sessions, options, calibration)
         self._clip_umci = sessions["clip_umci"]
         self.segmenter = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
         self._preparer = None
@@ -78,60 +66,11 @@ class ClipSAM:
             self._preparer = Preparer(prepare, self._clip_umci, self.segmenter.encoder)
         self.masks_per_box = int(sessions["sam_decoder"].outputs["logits"].shape[1])
         self._kinds = KindOptions(bundle.namer, asked_of(bundle, self.options))
-        self._refine_ms = 0.0  # what SAM cost last time, for the deadline
-
-    @property
-    def provider(self) -> str:
-        """What really runs the graphs, one of `PROVIDERS`."""
-        return self._clip_umci.provider
-
-    @property
-    def device_id(self) -> int | None:
-        """Index of the GPU that runs the graphs, None on a CPU."""
-        return self._clip_umci.device_id
-
-    @property
-    def precisions(self) -> dict[str, str]:
-        """graph -> what it computes in, one of `PRECISIONS`."""
-        return {name: self.sessions[name].precision for name in GRAPHS}
-
-    @classmethod
-    def open(
-        cls,
-        bundle: Bundle | Path | str,
-        provider: str = "cpu",
-        threads: int | None = None,
-        precision: str | None = None,
-        device_id: int | None = None,
-        *,
-        options: InspectOptions | None = None,
-        calibration: Calibration | Path | str | None = None,
-    ) -> ClipSAM:
-        """Open the bundle (a folder) with every graph on `provider`: "cpu", "cuda" or "tensorrt".
-
-        `threads` bounds the CPU threads of a graph (None: all cores). `precision` is one of
-        `precision.PRECISIONS`; None takes the provider's fastest of those that are there and keep
-        the result (`providers.preferred_by`). `device_id` chooses among several GPUs, as CUDA
-        counts them. Every file is verified that is not another precision's. `options` say how
-        sensitive it is and where it looks; `calibration` (a file of `clipsam calibrate`) gives
-        the limit and what may be judged.
-        Raises OptionError, CalibrationError, BundleError or SessionError, EngineError where no
-        TensorRT engine fits this box.
-        """
-        check_threads(threads)
-        device_id = check_device_id(provider, device_id)
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=False)
-        if calibration is not None:
-            if not isinstance(calibration, Calibration):
-                calibration = Calibration.read(calibration)
-            calibration.check_made_for(opened.id)
-        # What cannot be asked for fails before gigabytes are read.
-        asked_of(opened, calibrated(options or InspectOptions(), calibration))
-        sessions = open_sessions(opened, provider, threads, precision, device_id)
-        model = cls(opened, sessions, options, calibration)
-        gpu = "" if model.device_id is None else f" (GPU {model.device_id})"
-        _LOG.info("bundle %s on %s%s: %s", opened.id, model.provider, gpu, model.precisions)
-        return model
+        self._time = RefineTime()
+        # Whether parts are compared with good ones, or regions named.
+        self._takes_tokens = bundle.namer is not None or (
+            calibration is not None and calibration.reference is not None
+        )
 
     def inspect(
         self,
@@ -149,7 +88,7 @@ class ClipSAM:
         result and `late=True`; its verdict is the same.
         Raises ImageError, CategoryError, OptionError, SessionError.
         """
-        _check_deadline(deadline_ms)
+        check_deadline(deadline_ms)
         category = self.word(category)
         image, text = check_image(image), self.bundle.text(category)
         norm = self._norm(norm)  # of the returned map
@@ -159,22 +98,6 @@ class ClipSAM:
         return self._refine(
             image, category, looks, found, clock, norm=norm, deadline_ms=deadline_ms
         )
-
-    def observe(self, image: Image, category: str | None = None) -> Observed:
-        """What a calibration rests on, of one image HxWx3 uint8 RGB; see `inspect`."""
-        image = check_image(image)
-        looks, (maps, tokens) = self._find(image, self.bundle.text(self.word(category)), True)
-        assert tokens is not None
-        view = self.options.crop(image)
-        rough = look_map(maps, view, looks.grid)
-        ignored = self.options.ignored()
-        if ignored is not None:
-            rough[ignored] = 0
-        gate = self.options.gate(self.bundle.manifest.prompts, rough.shape, looks.grid.share)
-        rest, _ = self._kinds.steer(rough, gate, tokens, looks)
-        assert rest is not None
-        prompts = find_prompts(rough, gate)
-        return Observed(prompts.score, rest, picture_facts(view))
 
     def _looks(self, image: Image) -> Looks:
         """What CLIP is shown of a whole image."""
@@ -186,12 +109,6 @@ class ClipSAM:
         looks = self._looks(image)
         (found,) = find_looks(self._clip_umci, [looks], text[None], compare)
         return looks, found
-
-    @property
-    def _takes_tokens(self) -> bool:
-        """Whether parts are compared with good ones, or regions named."""
-        compares = self.calibration is not None and self.calibration.reference is not None
-        return compares or self.bundle.namer is not None
 
     def word(self, category: str | None) -> str:
         """The category that is meant: a calibration has one of its own. Raises OptionError."""
@@ -224,12 +141,14 @@ class ClipSAM:
             kinds = self._kinds.of(prompts, tokens, looks, rough.shape, steered)
             zoom = given.zoom or options.preprocess.zoom
             crops = choose_crops(zoom, prompts, view.shape, self.segmenter.image_size)
-            expected = self._refine_ms * max(1, len(crops))
+            expected = self._time.expected(len(crops))
         masks: Masks | CropMasks | None = None
         # No component, no SAM: Eq. 9 for q = 0 is O_f, so a good part costs one CLIP pass.
         late = len(prompts) > 0 and deadline_ms is not None and clock.total + expected > deadline_ms
         if len(prompts) and not late:
-            masks = self._segment(view, looks, prompts, crops, clock)  # Eq. 8
+            masks = segment(  # Eq. 8
+                self.segmenter, view, prompts, crops, options.prompts, looks.frame, clock
+            )
         with clock("fuse"):
             weight = options.fusion.mask_weight
             total = fuse(rough, masks, options.fusion.weight(bool(crops)))  # Eq. 9
@@ -246,10 +165,10 @@ class ClipSAM:
             )
         shown = max(decision.limit - far.added, 0)  # where the map alone decides
         if masks is not None:
-            self._refine_ms = clock.sum("encode", "decode", "fuse") / max(1, len(crops))
-        elif late:  # one slow run must not switch SAM off for good
+            self._time.took(clock.sum("encode", "decode", "fuse"), len(crops))
+        elif late:
             _LOG.info("SAM, about %.0f ms, would miss %s ms", expected, deadline_ms)
-            self._refine_ms *= FORGET
+            self._time.forget()
         _LOG.debug("%s: %s, score %.4f", category, decision.verdict, decision.score)
 
         return Result(
@@ -286,23 +205,21 @@ class ClipSAM:
             distance=far.distance,
         )
 
-    def _segment(
-        self, view: Image, looks: Looks, prompts: Prompts, crops: tuple[Crop, ...], clock: Clock
-    ) -> Masks | CropMasks:
-        """SAM's masks of all prompts, from the whole view or from crops of it, one by one."""
-        if not crops:
-            with clock("encode"):
-                embedding = self.segmenter.encode(view, looks.frame)
-            with clock("decode"):
-                return self.segmenter.decode(embedding, prompts)
-        masks = []
-        for crop in crops:
-            with clock("encode"):
-                embedding = self.segmenter.encode(crop.of(view))
-            with clock("decode"):
-                own = crop_prompts(crop, prompts, self.bundle.manifest.prompts)
-                masks.append(self.segmenter.decode(embedding, own))
-        return CropMasks(crops, tuple(masks))
+    def observe(self, image: Image, category: str | None = None) -> Observed:
+        """What a calibration rests on, of one image HxWx3 uint8 RGB; see `inspect`."""
+        image = check_image(image)
+        looks, (maps, tokens) = self._find(image, self.bundle.text(self.word(category)), True)
+        assert tokens is not None
+        view = self.options.crop(image)
+        rough = look_map(maps, view, looks.grid)
+        ignored = self.options.ignored()
+        if ignored is not None:
+            rough[ignored] = 0
+        gate = self.options.gate(self.bundle.manifest.prompts, rough.shape, looks.grid.share)
+        rest, _ = self._kinds.steer(rough, gate, tokens, looks)
+        assert rest is not None
+        prompts = find_prompts(rough, gate)
+        return Observed(prompts.score, rest, picture_facts(view))
 
     def inspect_many(
         self,
@@ -335,12 +252,8 @@ class ClipSAM:
         An engine that fails on a blank image as well ends the line with its SessionError. Raises
         CategoryError and OptionError at once.
         """
-        if isinstance(images, str | bytes | Path) or getattr(images, "ndim", 4) < 4:
-            raise OptionError(
-                "inspect_many takes an iterable of images and was given one: put it in a list, or "
-                "use inspect."
-            )
-        _check_deadline(deadline_ms)
+        check_iterable(images)
+        check_deadline(deadline_ms)
         category = self.word(category)
         self.bundle.text(category)  # an unknown one fails here, not at every image
         refine = partial(self._refine, norm=self._norm(norm), deadline_ms=deadline_ms)
@@ -358,8 +271,7 @@ class ClipSAM:
         return Inspections(line, images)
 
     def _norm(self, norm: str | None) -> str:
-        norm = norm or self.bundle.manifest.fusion.norm
-        check_norm(norm)
+        check_norm(norm := norm or self.bundle.manifest.fusion.norm)
         return norm
 
     def warm_up(self) -> None:
@@ -367,7 +279,7 @@ class ClipSAM:
         is the slow one and SAM's time is known to a deadline. Several looks at once (tiles, parts
         that are batched) are a shape of their own, which is met when it first comes."""
         self._run_blank(every_count=True)  # also sets the engines up: only the second counts
-        self._refine_ms = self._run_blank()
+        self._time.took(self._run_blank())
 
     def _run_blank(self, every_count: bool = False) -> float:
         """Run every graph on a blank image; returns what SAM took, ms. Raises SessionError."""
@@ -385,23 +297,3 @@ class ClipSAM:
             most = self.bundle.manifest.prompts.max_boxes
             self.segmenter.meet_every_count(embedding, everywhere, most)
         return clock.total
-
-    def close(self) -> None:
-        """Free every engine, each whatever became of the others. Raises SessionError."""
-        with ExitStack() as closing:
-            for session in self.sessions.values():
-                closing.callback(session.close)
-
-    def __enter__(self) -> ClipSAM:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _check_deadline(deadline_ms: float | None) -> None:
-    known = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
-    if deadline_ms is not None and not (known and deadline_ms >= 0):  # nan, too
-        raise OptionError(
-            f"deadline_ms={deadline_ms!r} must be a number of milliseconds, at least 0, or None."
-        )

@@ -20,8 +20,9 @@ from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.overlay import overlay
 from clipsam.runtime.images.reader import read_image, write_png, write_score_tiff
 from clipsam.runtime.options import InspectOptions
+from clipsam.runtime.part import Inspected
 from clipsam.runtime.pipeline import ClipSAM
-from clipsam.runtime.stream import Inspected, Inspections
+from clipsam.runtime.stream import Inspections
 
 __all__ = [
     "Bundle",

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -26,58 +26,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsam.runtime.backends.base import Session
-from clipsam.runtime.core.errors import ClipSAMError, ImageError, OptionError, SessionError
+from clipsam.runtime.core.errors import ClipSAMError, OptionError, SessionError
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image, check_image
 from clipsam.runtime.images.reader import read_image
+from clipsam.runtime.part import Inspected, Item, Part, too_large
 from clipsam.runtime.stages.rough_map import SCALED_TOGETHER, Found, Looks, find_looks
 from clipsam.runtime.timing import Clock
 
 _LOG = get_logger()
 
-Source: TypeAlias = Image | Path | str  # an HxWx3 uint8 RGB array, or a file to read
-Item: TypeAlias = Source | tuple[Source, str]  # with a category of its own
-
 # How long a line that is stopped waits for its source, in seconds. A camera may wait for a part
 # that never comes: its thread then ends with its next picture, or with the process.
 _GRACE = 1.0
 _WAKE = 0.5  # seconds
-
-
-@dataclass(frozen=True, eq=False)
-class Inspected:
-    """One item of the source, inspected.
-
-    Attributes:
-      item: what the source gave.
-      image: HxWx3 uint8 RGB; None where it could not be read.
-      outcome: the result, or the error that this image met.
-    """
-
-    item: Item
-    image: Image | None
-    outcome: Result | ClipSAMError
-
-    def result(self) -> Result:
-        """The result; raises the error (see `ClipSAM.inspect`) where there is none."""
-        if isinstance(self.outcome, ClipSAMError):
-            raise self.outcome
-        return self.outcome
-
-
-@dataclass(eq=False)
-class _Part:
-    """An item on its way."""
-
-    item: Item
-    clock: Clock = field(default_factory=Clock)  # from when the source gave it
-    category: str = ""
-    text: NDArray[np.float32] | None = None  # L [C_t,2]
-    image: Image | None = None
-    looks: Looks | None = None  # CLIP's inputs
-    found: Found | None = None  # CLIP's outputs
-    outcome: Result | ClipSAMError | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +50,7 @@ class _End:
     error: BaseException | None = None
 
 
-_Queue: TypeAlias = "SimpleQueue[_Part | _End]"
+_Queue: TypeAlias = "SimpleQueue[Part | _End]"
 # image, category, what CLIP was shown and what it found, clock -> result
 Refine: TypeAlias = Callable[[Image, str, Looks, Found, Clock], Result]
 
@@ -125,8 +88,8 @@ class Line:
         self._category = category
         self._room = threading.Semaphore(ahead + 1)
         self._stopping = False
-        self._under_way: deque[_Part] = deque()  # taken and not handed out
-        read, found, done = (SimpleQueue[_Part | _End]() for _ in range(3))
+        self._under_way: deque[Part] = deque()  # taken and not handed out
+        read, found, done = (SimpleQueue[Part | _End]() for _ in range(3))
         self._read, self._done = read, done
         # Daemons, so that a source that waits for ever does not keep the process.
         self._reader, *self._workers = (
@@ -145,7 +108,7 @@ class Line:
             atexit.register(self._stop)  # daemons must not be cut off within an engine
             for thread in (self._reader, *self._workers):
                 thread.start()
-            while isinstance(part := self._next(), _Part):
+            while isinstance(part := self._next(), Part):
                 assert part.outcome is not None
                 self._under_way.popleft()
                 yield Inspected(part.item, part.image, part.outcome)
@@ -166,9 +129,9 @@ class Line:
                     "The source is still being asked for its next picture, which belongs to this "
                     "line: ask again when it has come."
                 )
-        return [_given_back(part) for part in self._under_way]
+        return [part.given_back() for part in self._under_way]
 
-    def _next(self) -> _Part | _End:
+    def _next(self) -> Part | _End:
         """What is done next. Wakes now and then, so that Ctrl-C is noticed wherever it went."""
         while True:
             with suppress(Empty):
@@ -200,7 +163,7 @@ class Line:
         self._read.put(end)
 
     def _work(
-        self, stage: Callable[[list[_Part]], None], source: _Queue, sink: _Queue, most: int
+        self, stage: Callable[[list[Part]], None], source: _Queue, sink: _Queue, most: int
     ) -> None:
         """A worker: takes up to `most` parts that wait, does its stage, hands them on."""
         end = None
@@ -216,8 +179,8 @@ class Line:
             end = _End(error)
         sink.put(end or _End())
 
-    def _load(self, item: Item) -> _Part:
-        part = _Part(item)
+    def _load(self, item: Item) -> Part:
+        part = Part(item)
         self._under_way.append(part)
         source, part.category = item if isinstance(item, tuple) else (item, self._category)
         try:
@@ -233,10 +196,10 @@ class Line:
             self._probe_after(error)  # a device may have made CLIP's inputs
             part.outcome = error
         except MemoryError:
-            part.outcome = _too_large(source)
+            part.outcome = too_large(source)
         return part
 
-    def _find(self, parts: list[_Part]) -> None:
+    def _find(self, parts: list[Part]) -> None:
         """CLIP and UMCI for all parts that could be read, in one call."""
         sound = [part for part in parts if part.outcome is None]
         if not sound:
@@ -255,7 +218,7 @@ class Line:
         for part, part.found in zip(sound, found, strict=True):
             part.clock.add("rough", passed)
 
-    def _refine(self, parts: list[_Part]) -> None:
+    def _refine(self, parts: list[Part]) -> None:
         for part in parts:
             if part.image is None or part.looks is None or part.found is None:
                 continue
@@ -267,7 +230,7 @@ class Line:
                 self._probe_after(error)
                 part.outcome = error
             except MemoryError:
-                part.outcome = _too_large(part.item)
+                part.outcome = too_large(part.item)
             part.looks = part.found = None
 
     def _probe_after(self, error: ClipSAMError) -> None:
@@ -309,27 +272,20 @@ class Inspections:
         return self._line.unjudged(timeout)
 
 
-def _given_back(part: _Part) -> Item:
-    source = part.item[0] if isinstance(part.item, tuple) else part.item
-    if part.image is None or isinstance(source, str | Path):
-        return part.item
-    return (part.image, part.item[1]) if isinstance(part.item, tuple) else part.image
+def check_iterable(images: object) -> None:
+    """Raise OptionError for one image, or the name of one, in place of several."""
+    if isinstance(images, str | bytes | Path) or getattr(images, "ndim", 4) < 4:
+        raise OptionError(
+            "inspect_many takes an iterable of images and was given one: put it in a list, or "
+            "use inspect."
+        )
 
 
-def _too_large(item: Item) -> ImageError:
-    """What is left of a MemoryError at a stage whose needs grow with the image."""
-    source = item[0] if isinstance(item, tuple) else item
-    what = source if isinstance(source, str | Path) else "the image"
-    return ImageError(
-        f"{what} does not fit into the memory that is free: cut it into tiles, or free some."
-    )
-
-
-def _waiting(source: _Queue, most: int) -> tuple[list[_Part], _End | None]:
+def _waiting(source: _Queue, most: int) -> tuple[list[Part], _End | None]:
     """The next part and those behind it that are there already: nobody waits for a batch."""
-    parts: list[_Part] = []
+    parts: list[Part] = []
     found = source.get()
-    while isinstance(found, _Part):
+    while isinstance(found, Part):
         parts.append(found)
         if len(parts) == most:
             return parts, None

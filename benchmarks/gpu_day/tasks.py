@@ -38,12 +38,11 @@ def look(*, folder: str) -> dict[str, Any]:
     return look()
 
 
-def peaks(*, folder: str, device: str = "cuda", side: int = 0) -> dict[str, Any]:
+def peaks(*, folder: str) -> dict[str, Any]:
     """What shares are taken of: products of matrices and copies, as fast as PyTorch has them."""
     from harness.peaks import measure_copies, measure_peaks
 
-    products = measure_peaks(threads=None, started=0.0, device=device, side=side)
-    return {**products, "copies": measure_copies(device)}
+    return {"products": measure_peaks("cuda", 8192), "copies": measure_copies()}
 
 
 def build_bundle(

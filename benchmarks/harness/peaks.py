@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-SIDES = {"cuda": 8192, "cpu": 2048}
 _ROUNDS = 10
+_COPIED = 1 << 28  # bytes
 
 
 def count_flops(preset: str, boxes: int) -> dict[str, int]:
@@ -52,19 +50,12 @@ def count_flops(preset: str, boxes: int) -> dict[str, int]:
     return flops
 
 
-def measure_peaks(
-    *, threads: int | None, started: float, device: str, side: int
-) -> dict[str, list[dict[str, Any]]]:
-    """A task: square matrix products of every library and precision, the best of some, under
-    "products": {"library", "precision", "peak_tflops"}, or "status" where there is no such product.
-
-    No library is the fastest on every CPU (on an AVX-512 EPYC, PyTorch's reaches half of what ONNX
-    Runtime's does), so shares are taken of the best one.
-    """
-    side = side or SIDES[device]
+def measure_peaks(device: str, side: int) -> list[dict[str, Any]]:
+    """PyTorch's square matrix products in every precision, the best of some: {"backend",
+    "precision", "peak_tflops"}, or "status" where there is no such product."""
     found: list[dict[str, Any]] = []
-    for library, precision, call in _products(device, side, threads):
-        head = {"backend": library, "precision": precision}
+    for precision, call in _products(device, side):
+        head = {"backend": "PyTorch", "precision": precision}
         try:
             call()
             best = min(_seconds(call) for _ in range(_ROUNDS))
@@ -72,71 +63,54 @@ def measure_peaks(
             found.append({**head, "status": "measured", "peak_tflops": rate})
         except (RuntimeError, NotImplementedError) as error:  # no such product on this device
             found.append({**head, "status": f"not run: {str(error).splitlines()[0]}"})
-    return {"products": found}
+    return found
 
 
-def measure_copies(device: str, size: int = 1 << 28) -> dict[str, float]:
-    """Rates of copies of `size` bytes in GB/s, the best of some: within the device (what is read
-    and what is written, together), and to it and from it through pinned memory.
+def measure_copies() -> dict[str, float]:
+    """Rates of a GPU's copies in GB/s, the best of some: within the device (what is read and what
+    is written, together), and to it and from it through pinned memory.
     """
     import torch
 
-    from harness.torch_rows import need_device
-
-    need_device(device)
-    cuda = device == "cuda"
-    wait: Callable[[], object] = torch.cuda.synchronize if cuda else lambda: None
-    here = torch.ones(size, dtype=torch.uint8, device=device)
-    there = torch.empty_like(here)
-    calls = {"device_gb_s": (2, here, there)}
-    if cuda:
-        host = torch.ones(size, dtype=torch.uint8, pin_memory=True)
-        calls |= {"to_device_gb_s": (1, host, there), "from_device_gb_s": (1, here, host)}
+    here = torch.ones(_COPIED, dtype=torch.uint8, device="cuda")
+    there, host = torch.empty_like(here), torch.ones(_COPIED, dtype=torch.uint8, pin_memory=True)
+    calls = {
+        "device_gb_s": (2, here, there),
+        "to_device_gb_s": (1, host, there),
+        "from_device_gb_s": (1, here, host),
+    }
     found = {}
     for name, (times, source, target) in calls.items():
 
         def copy(source: Any = source, target: Any = target) -> None:
             target.copy_(source, non_blocking=True)
-            wait()
+            torch.cuda.synchronize()
 
         copy()
-        found[name] = round(times * size / min(_seconds(copy) for _ in range(_ROUNDS)) / 1e9, 2)
+        found[name] = round(times * _COPIED / min(_seconds(copy) for _ in range(_ROUNDS)) / 1e9, 2)
     return found
 
 
-def _products(
-    device: str, side: int, threads: int | None
-) -> list[tuple[str, str, Callable[[], object]]]:
-    """(library, precision, a call that returns when the product is there)."""
-    calls: list[tuple[str, str, Callable[[], object]]] = []
-    if device == "cpu":
-        a = np.ones((side, side), np.float32)
-        out = np.empty_like(a)
-        calls.append(("NumPy", "fp32", lambda: np.matmul(a, a, out=out)))
-        if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
-            session = _onnx_product(side, threads)
-            calls.append(("ONNX Runtime", "fp32", lambda: session.run(None, {"a": a, "b": a})))
-    if device == "cpu" and not importlib.util.find_spec("torch"):
-        return calls
+def _products(device: str, side: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """(precision, a call that returns when the product is there)."""
     import torch
 
     from harness.torch_rows import need_device
 
     need_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32 here, as in every engine
     wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     for precision, dtype in {**dtypes, "int8": torch.int8}.items():
         multiply = torch._int_mm if precision == "int8" else torch.mm
         b = torch.ones((side, side), dtype=dtype, device=device)
-        calls.append(("PyTorch", precision, _torch_product(multiply, b, wait)))
-    return calls
+        yield precision, partial(_multiply, multiply, b, wait)
 
 
-def _torch_product(multiply: Any, b: Any, wait: Callable[[], object]) -> Callable[[], object]:
-    return lambda: (multiply(b, b), wait())
+def _multiply(multiply: Any, b: Any, wait: Callable[[], object]) -> Any:
+    product = multiply(b, b)
+    wait()
+    return product
 
 
 def product_graph(side: int) -> Any:
@@ -150,16 +124,6 @@ def product_graph(side: int) -> Any:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model)
     return model
-
-
-def _onnx_product(side: int, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    return onnxruntime.InferenceSession(
-        product_graph(side).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _seconds(call: Callable[[], object]) -> float:

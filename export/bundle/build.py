@@ -12,23 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipsam.export.bundle.graph_files import GraphFiles
 from clipsam.export.bundle.parity_report import worst_cases, write_parity
 from clipsam.export.bundle.prepare import build_prepare
 from clipsam.export.bundle.progress import stage
 from clipsam.export.bundle.provenance import content_key, provenance
 from clipsam.export.bundle.reuse import PreviousBundle
 from clipsam.export.bundle.staging import check_replaceable, keep_engines, staged_bundle
-from clipsam.export.bundle.variants import Variant, build_variant, complete, steps
 from clipsam.export.bundle.whole import References, check_against, record, run_references
 from clipsam.export.graphs.calibration import CalibrationImages
 from clipsam.export.graphs.checkpoints import Checkpoints, seed_of
-from clipsam.export.graphs.onnx_export import tensor_specs
-from clipsam.export.graphs.sources import GraphSource, graph_sources
+from clipsam.export.graphs.sources import graph_sources
 from clipsam.export.parity.inspection import EndToEndCheck
 from clipsam.export.parity.onnx_vs_torch import DisagreementError
 from clipsam.export.parity.prepare import SIZES, PrepareCheck
 from clipsam.export.parity.tensors import GraphCheck
-from clipsam.export.precisions.recipes import RECIPES, GraphRefusedError
+from clipsam.export.precisions.recipes import RECIPES
 from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.defect_words import DEFAULT_WORDS
 from clipsam.research.models.naming import word_space
@@ -37,7 +36,6 @@ from clipsam.research.models.prompt_ensemble import DEFAULT_CATEGORIES, text_fea
 from clipsam.research.models.reference import Reference
 from clipsam.runtime.bundle import (
     FLOAT32,
-    GRAPHS,
     NAMING,
     PREPARE,
     TEXT_FEATURES,
@@ -129,14 +127,12 @@ class _Build:
         self.options, self.folder = options, folder
         self.preset = options.checkpoints.trained(options.preset)
         self.images = images
-        self.precisions = complete(options.precisions)
         self.previous = PreviousBundle(options.output)
-        self.keys: dict[str, str] = {}
+        self.graphs = GraphFiles(
+            folder, self.previous, options.precisions, options.opset, options.threads, images
+        )
         self.digests: dict[str, str] = {}
-        self.checks: list[GraphCheck] = []
         self.prepared: list[PrepareCheck] = []
-        self.unchanged: list[str] = []
-        self.refused: dict[Variant, str] = {}  # why another precision stands in for it
 
     def run(self) -> BuildReport:
         preset, checkpoints = self.preset, self.options.checkpoints
@@ -158,8 +154,8 @@ class _Build:
         for source in graph_sources(
             preset, features, umci, sam, table, self.digests, self.options.attention, self.images
         ):
-            for precision in self.precisions:
-                self._graph(source, precision)
+            for precision in self.graphs.precisions:
+                self.graphs.add(source, precision)
             del source
             gc.collect()
 
@@ -171,21 +167,23 @@ class _Build:
         del reference, features, umci, sam  # before the engines take their memory
         gc.collect()
         whole = list(self._end_to_end(Bundle(self.folder, manifest, UNWRITTEN), expected))
-        manifest = replace(manifest, variants=self._variants())  # some may have been refused
+        manifest = replace(manifest, variants=self.graphs.variants())  # some may have been refused
         record(Bundle(self.folder, manifest, UNWRITTEN), expected, self.options.threads)
         self._finish(manifest, whole)
         sentences = (
             f"{made.graph} stays {RECIPES[made.precision].base} in {made.precision}: {reason}."
-            for made, reason in self.refused.items()
+            for made, reason in self.graphs.refused.items()
         )
         names = "naming" in self.digests
-        return BuildReport(self.checks, whole, tuple(self.unchanged), tuple(sentences), names)
+        return BuildReport(
+            self.graphs.checks, whole, tuple(self.graphs.unchanged), tuple(sentences), names
+        )
 
     def _text_features(self, clip: Any) -> dict[str, NDArray[np.float32]]:
         """L [C_t,2] of every category; those of the bundle before are taken over if they hold."""
-        self.keys["text"] = content_key({"clip": self.digests["clip"]})
+        self.graphs.keys["text"] = content_key({"clip": self.digests["clip"]})
         categories = list(dict.fromkeys((*DEFAULT_CATEGORIES, *self.options.categories)))
-        known = self.previous.text(self.keys["text"])
+        known = self.previous.text(self.graphs.keys["text"])
         tokenizer = get_tokenizer()
         table = {}
         with stage("text features", len(categories)) as bar:
@@ -213,31 +211,6 @@ class _Build:
         words = list(dict.fromkeys((*DEFAULT_WORDS, *options.defects)))
         write_naming(self.folder / NAMING, words, space.features(words), space.head)
 
-    def _graph(self, source: GraphSource, precision: str) -> None:
-        """Export one graph and hold it against PyTorch, or take it over if nothing changed."""
-        variant = self._variant(source.name, precision)
-        if variant.own != precision:
-            return  # another precision's file
-        facts: dict[str, Any] = {**source.facts, "opset": self.options.opset}
-        if RECIPES[precision].checked_on != "standard" and self.images is not None:
-            facts["calibration"] = self.images.digest()
-        key = self.keys[variant.stem] = content_key(facts, source.name, precision)
-        with stage(variant.stem, steps(source, precision)) as bar:
-            checks = self.previous.take_over(variant.stem, key, self.folder)
-            if checks is not None:
-                self.unchanged.append(variant.stem)
-                bar.set_postfix_str("unchanged")
-                bar.update(bar.total)
-            else:
-                options = self.options
-                try:
-                    checks = build_variant(
-                        source, precision, self.folder, options.opset, options.threads, bar
-                    )
-                except GraphRefusedError as error:
-                    self.refused[Variant(source.name, precision)] = str(error)
-        self.checks.extend(checks or [])
-
     def _prepare(self) -> GraphEntry:
         """The graph that resizes pictures; in a second, so it is never taken over."""
         sizes = self.preset.clip_image_size, self.preset.sam.image_size
@@ -246,24 +219,6 @@ class _Build:
                 self.folder, *sizes, self.options.opset, self.options.threads, bar.update
             )
         return entry
-
-    def _variant(self, graph: str, precision: str) -> Variant:
-        return Variant(graph, precision, Variant(graph, precision) in self.refused)
-
-    def _variants(self) -> dict[str, dict[str, GraphEntry]]:
-        """precision -> graph -> entry, without a precision that no graph passed in."""
-        return {
-            precision: {name: self._entry(self._variant(name, precision)) for name in GRAPHS}
-            for precision in self._built()
-        }
-
-    def _built(self) -> list[str]:
-        """The precisions that the bundle has."""
-        return [
-            precision
-            for precision in self.precisions
-            if any(Variant(g, precision) not in self.refused for g in RECIPES[precision].graphs)
-        ]
 
     def _manifest(self, categories: tuple[str, ...], umci: Any) -> Manifest:
         """The manifest, as yet without hashes and parity figures."""
@@ -274,7 +229,7 @@ class _Build:
             name += f" adapted to {adapted['category']}"
         return Manifest(
             name=f"{name} (random weights)" if noise else name,
-            variants=self._variants(),
+            variants=self.graphs.variants(),
             files={},
             categories=categories,
             prompts=self.preset.prompts,
@@ -285,19 +240,14 @@ class _Build:
                 "opset": self.options.opset,
                 "attention": self.options.attention,
                 "umci": asdict(umci),
-                "graph_keys": dict(self.keys),
+                "graph_keys": dict(self.graphs.keys),
                 **({} if adapted is None else {"adapted": dict(adapted)}),
             },
         )
 
-    def _entry(self, variant: Variant) -> GraphEntry:
-        file = f"{variant.stem}.onnx"
-        inputs, outputs = tensor_specs(self.folder / file)
-        return GraphEntry(file, inputs, outputs, variant.own)
-
     def _end_to_end(self, bundle: Bundle, expected: References) -> Iterator[EndToEndCheck]:
         """The whole in every precision; int8 is made for the user's images and judged on them."""
-        for precision in self._built():
+        for precision in self.graphs.built():
             images = [*expected.standard, *expected.own]
             if RECIPES[precision].checked_on == "own":
                 images = expected.own
@@ -307,27 +257,16 @@ class _Build:
                 if not RECIPES[precision].optional:
                     raise
                 # Graphs that passed alone may fail together: the bundle goes without.
-                for graph in RECIPES[precision].graphs:
-                    if Variant(graph, precision) not in self.refused:
-                        self._take_out(Variant(graph, precision), error.reason)
-
-    def _take_out(self, variant: Variant, reason: str) -> None:
-        """Delete what was written of a graph that another precision stands in for after all."""
-        stem = variant.stem
-        for path in self.folder.glob(f"{stem}.onnx*"):
-            path.unlink()
-        del self.keys[stem]
-        self.refused[variant] = reason
-        self.unchanged = [name for name in self.unchanged if name != stem]
-        made = variant.graph, variant.precision
-        self.checks = [c for c in self.checks if (c.graph, c.precision) != made]
+                self.graphs.take_out(precision, error.reason)
 
     def _finish(self, manifest: Manifest, whole: list[EndToEndCheck]) -> None:
-        reasons = {variant.stem: why for variant, why in self.refused.items()}
-        write_parity(self.folder, manifest.variants, self.checks, whole, self.prepared, reasons)
+        reasons = {variant.stem: why for variant, why in self.graphs.refused.items()}
+        write_parity(
+            self.folder, manifest.variants, self.graphs.checks, whole, self.prepared, reasons
+        )
         files = {path.name: sha256(path) for path in sorted(self.folder.iterdir())}
-        provenance = {**manifest.provenance, "graph_keys": dict(self.keys)}
-        parity = worst_cases(manifest.variants, self.checks, whole)
+        provenance = {**manifest.provenance, "graph_keys": dict(self.graphs.keys)}
+        parity = worst_cases(manifest.variants, self.graphs.checks, whole)
         write_manifest(
             self.folder, replace(manifest, files=files, parity=parity, provenance=provenance)
         )

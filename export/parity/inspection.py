@@ -21,7 +21,6 @@ from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.stages.fusion import fixed_scale, fuse
 from clipsam.runtime.stages.prompts import PromptOptions, Prompts, find_prompts
 from clipsam.runtime.stages.rough_map import rough_map
-from clipsam.runtime.stages.sam import Segmenter
 
 MASK_PIXELS = 2  # a mask that differs in no more is the same, however small
 SMALL_MASK = 1024  # pixels; of a smaller one, an edge that moved by a pixel is no difference
@@ -82,8 +81,7 @@ def compare_picture(
     masks, overlaps, same_masks, scores = None, [1.0], True, 0.0
     flipped = np.zeros(picture.image.shape[:2], np.bool_)
     if len(prompts):
-        segmenter = Segmenter(sessions["sam_encoder"], sessions["sam_decoder"])
-        masks = segmenter.decode(segmenter.encode(picture.image), prompts)
+        masks = model.segmenter.decode(model.segmenter.encode(picture.image), prompts)
         scores = float(np.abs(masks.scores - picture.scores).max())
         overlaps = []
         side = int(sessions["sam_decoder"].outputs["logits"].shape[-1])

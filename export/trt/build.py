@@ -9,43 +9,25 @@ TensorRT, NumPy and OpenCV: neither torch nor onnx nor onnxruntime.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from clipsam.export.parity.golden import GOLDEN, GoldenOutputs, read_golden
 from clipsam.export.parity.prepare import LARGE, SIZES, check_prepare, worst
-from clipsam.export.parity.profiles import axis_sizes, graph_profiles
 from clipsam.export.parity.tensors import GraphCheck
-from clipsam.export.trt.builder import build_engine, timing_cache_path
+from clipsam.export.trt.engine import BoxEngines, FreshEngine, Say
 from clipsam.export.trt.gate import GateError, check_session, check_whole
-from clipsam.runtime.backends.base import Session, open_session
+from clipsam.runtime.backends.base import Session
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import can_run, preferred_by
 from clipsam.runtime.backends.trt.cuda import Cuda
-from clipsam.runtime.backends.trt.engine_store import (
-    ENGINES,
-    Box,
-    check_engine,
-    fingerprint,
-    write_engine,
-)
+from clipsam.runtime.backends.trt.engine_store import ENGINES
 from clipsam.runtime.backends.trt.library import import_tensorrt
-from clipsam.runtime.backends.trt.sidecar import BuildFlags, Sidecar
+from clipsam.runtime.backends.trt.sidecar import BuildFlags
 from clipsam.runtime.bundle import GRAPHS, PREPARE, Bundle, GraphEntry
-from clipsam.runtime.core.errors import (
-    BundleError,
-    EngineError,
-    ExportError,
-    OutputError,
-    SessionError,
-)
-from clipsam.runtime.core.files import onnx_digest, write_bytes
-
-LAYERS_SUFFIX = ".layers.json"
-Say = Callable[[str], object]
+from clipsam.runtime.core.errors import BundleError, ExportError, OutputError, SessionError
 
 
 @dataclass
@@ -99,10 +81,11 @@ def build_engines(
             "`python export/build_engines.py`."
         )
     golden = read_golden(folder)
+    engines = BoxEngines(trt, cuda, bundle, flags or BuildFlags(), say)
     report = EngineReport()
     for precision in dict.fromkeys(precisions):
         while True:
-            job = _Job(trt, cuda, bundle, golden, flags or BuildFlags(), fallback, say)
+            job = _Job(engines, golden, fallback)
             try:
                 job.run(precision)
             except GateError as error:
@@ -121,35 +104,12 @@ def build_engines(
     return report
 
 
-@dataclass
-class _Fresh:
-    """An engine that is there in its temporary folder alone."""
-
-    sidecar: Sidecar
-    path: Path
-    layers: str
-
-    def passed(self, **gate: Any) -> _Fresh:
-        """The same, with more that the gate said of it."""
-        return replace(self, sidecar=replace(self.sidecar, gate={**self.sidecar.gate, **gate}))
-
-
 class _Job:
     """The engines of one precision."""
 
-    def __init__(
-        self,
-        trt: Any,
-        cuda: Cuda,
-        bundle: Bundle,
-        golden: GoldenOutputs,
-        flags: BuildFlags,
-        fallback: bool,
-        say: Say,
-    ) -> None:
-        self.trt, self.cuda, self.bundle, self.golden = trt, cuda, bundle, golden
-        self.flags, self.fallback, self.say = flags, fallback, say
-        self.box = Box(trt.__version__, cuda.compute_capability, cuda.gpu_name)
+    def __init__(self, engines: BoxEngines, golden: GoldenOutputs, fallback: bool) -> None:
+        self.engines, self.bundle, self.say = engines, engines.bundle, engines.say
+        self.golden, self.fallback = golden, fallback
         self.report = EngineReport()
 
     def run(self, precision: str) -> None:
@@ -169,11 +129,12 @@ class _Job:
                 *self._prepare(Path(temporary)),
             ]
             for made in fresh:  # their sessions are closed
-                self._write(made)
+                self.engines.write(made)
+                self.report.written.append(f"{made.sidecar.graph} {made.sidecar.precision}")
 
-    def _judged(self, precision: str, temporary: Path) -> list[_Fresh]:
+    def _judged(self, precision: str, temporary: Path) -> list[FreshEngine]:
         """The engines that were missing, built in `temporary`, which passed alone and together."""
-        fresh: list[_Fresh] = []
+        fresh: list[FreshEngine] = []
         with ExitStack() as stack:
             sessions = {}
             for name in GRAPHS:
@@ -194,15 +155,15 @@ class _Job:
         }
         return [made.passed(end_to_end=together) for made in fresh]
 
-    def _prepare(self, temporary: Path) -> list[_Fresh]:
+    def _prepare(self, temporary: Path) -> list[FreshEngine]:
         """The engine of `prepare`, if it was missing and passed; always in float32."""
         entry = self.bundle.manifest.prepare
         if entry is None:
             return []
-        if self._holds(PREPARE, entry):
+        if self.engines.holds(PREPARE, entry):
             self.report.kept.append(f"{PREPARE} {entry.precision}")
             return []
-        session, made = self._built(PREPARE, entry, temporary)
+        session, made = self.engines.build(PREPARE, entry, temporary)
         with session:
             try:
                 gate = worst(check_prepare(session, (*SIZES, *LARGE)))
@@ -213,13 +174,15 @@ class _Job:
                 return []
         return [made.passed(**gate)]
 
-    def _graph(self, name: str, precision: str, temporary: Path) -> tuple[Session, _Fresh | None]:
+    def _graph(
+        self, name: str, precision: str, temporary: Path
+    ) -> tuple[Session, FreshEngine | None]:
         """The engine of a graph, opened; that which is there, or a fresh one that passed alone."""
         while True:
             entry = self.bundle.graph_entry(name, precision)
-            if self._holds(name, entry):
+            if self.engines.holds(name, entry):
                 self.report.kept.append(f"{name} {entry.precision}")
-                return self._open(self.bundle.folder, entry), None
+                return self.engines.open(self.bundle.folder, entry), None
             try:
                 return self._fresh(name, entry, temporary)
             except GateError as error:
@@ -229,59 +192,9 @@ class _Job:
                 self.report.refused.append(str(error))
                 precision = error.safer
 
-    def _holds(self, name: str, entry: GraphEntry) -> bool:
-        """Whether a valid engine is there that was built as is asked now."""
-        path = self._folder(entry.precision) / f"{name}.engine"
-        if not path.exists():
-            return False
-        digest = self._digest(entry)
-        try:
-            found = check_engine(self.bundle.folder, path, name, entry.precision, digest, self.box)
-        except EngineError as error:
-            self.say(str(error))
-            return False
-        return found.sidecar.flags == self._flags(entry.precision)
-
-    def _flags(self, precision: str) -> BuildFlags:
-        return replace(self.flags, tf32=precision == "tf32")
-
-    def _folder(self, precision: str) -> Path:
-        return self.box.folder(self.bundle.folder, precision)
-
-    def _built(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
-        """A fresh engine in `temporary`, opened and not judged."""
-        self.say(f"Building {name} in {entry.precision} for {self.box}.")
-        profiles = graph_profiles(entry, axis_sizes(self.bundle.manifest))
-        built = build_engine(
-            self.trt,
-            self.cuda,
-            self.bundle.folder / entry.file,
-            profiles,
-            self._flags(entry.precision),
-            timing_cache_path(self.bundle.folder, self.box),
-        )
-        sidecar = Sidecar(
-            graph=name,
-            precision=entry.precision,
-            tensorrt=self.box.tensorrt,
-            compute_capability=self.box.compute_capability,
-            gpu=self.cuda.gpu_name,
-            driver=self.cuda.driver_version,
-            onnx_sha256=self._digest(entry),
-            **fingerprint(built.plan),
-            inputs=entry.inputs,
-            outputs=entry.outputs,
-            profiles=profiles,
-            flags=self._flags(entry.precision),
-        )
-        path = write_engine(self.box.folder(temporary, entry.precision), built.plan, sidecar)
-        made = _Fresh(sidecar, path, built.layers)
-        del built  # gigabytes, which the session reads again
-        return self._open(temporary, entry), made
-
-    def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, _Fresh]:
+    def _fresh(self, name: str, entry: GraphEntry, temporary: Path) -> tuple[Session, FreshEngine]:
         """A fresh engine that passed alone, opened."""
-        session, made = self._built(name, entry, temporary)
+        session, made = self.engines.build(name, entry, temporary)
         try:
             checks = check_session(
                 name,
@@ -298,20 +211,3 @@ class _Job:
             max_rel=max(check.max_rel for check in checks),
             rms_rel=max(check.rms_rel for check in checks),
         )
-
-    def _open(self, folder: Path, entry: GraphEntry) -> Session:
-        return open_session(
-            folder / entry.file,
-            "tensorrt",
-            precision=entry.precision,
-            sha256=self._digest(entry),
-        )
-
-    def _digest(self, entry: GraphEntry) -> str:
-        return onnx_digest(self.bundle.manifest.files, entry.file)
-
-    def _write(self, made: _Fresh) -> None:
-        folder = self._folder(made.sidecar.precision)
-        path = write_engine(folder, made.path.read_bytes(), made.sidecar)
-        write_bytes(path.with_suffix(LAYERS_SUFFIX), made.layers.encode())
-        self.report.written.append(f"{made.sidecar.graph} {made.sidecar.precision}")

@@ -30,7 +30,7 @@ from clipsam.research.models.clip import ClipFeatures, normalise
 from clipsam.research.models.device import torch_device
 from clipsam.research.models.presets import Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import text_features
-from clipsam.research.models.reference import fuse, weighted_sum
+from clipsam.research.models.reference import fuse, segment, weighted_sum
 from clipsam.research.models.umci import UMCIStages
 from clipsam.runtime.core.errors import WeightsError
 from clipsam.runtime.core.result import Result
@@ -39,7 +39,7 @@ from clipsam.runtime.stages.decision import decide
 from clipsam.runtime.stages.fusion import image_scale, on_scale
 from clipsam.runtime.stages.picture import obvious_reasons
 from clipsam.runtime.stages.preprocess import clip_input
-from clipsam.runtime.stages.prompts import FOREGROUND, Prompts, find_prompts
+from clipsam.runtime.stages.prompts import find_prompts
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,10 @@ class TorchModel:
         map returned is "fixed" or "image"."""
         rough = self.rough_map(image, category)
         prompts = find_prompts(rough, self.prompts)
-        refined = refine and len(prompts) > 0
-        if refined:
-            masks, scores = self._segment(image, prompts)
-        else:
-            masks, scores = np.zeros((0, 3, *rough.shape), np.bool_), np.zeros((0, 3), np.float32)
+        masks, scores = np.zeros((0, 3, *rough.shape), np.bool_), np.zeros((0, 3), np.float32)
+        if refine:
+            masks, scores = segment(self.predictor, image, prompts)  # of no prompt, no masks
+        refined = len(masks) > 0
         weight = self.fusion.mask_weight
         final = fuse(rough, masks, scores, weight)
         decision = decide(
@@ -155,23 +154,3 @@ class TorchModel:
             map_limit=on_scale(decision.limit, total, norm, 3, weight),
             mask=decision.mask,
         )
-
-    @torch.no_grad()
-    def _segment(
-        self, image: Image, prompts: Prompts
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Three masks [q,3,H,W] and scores [q,3] for every prompt (Eq. 8)."""
-        transform, size = self.predictor.transform, image.shape[:2]
-        points = transform.apply_coords_torch(torch.from_numpy(prompts.points), size)
-        boxes = transform.apply_boxes_torch(torch.from_numpy(prompts.boxes), size)
-        points, boxes = points.to(self.device), boxes.to(self.device)
-        labels = torch.full(points.shape[:2], FOREGROUND, device=self.device)
-        masks, scores = [], []
-        self.predictor.set_image(image)
-        for i in range(len(prompts)):  # one by one: 48 masks of a large image are gigabytes
-            mask, score, _ = self.predictor.predict_torch(
-                points[i : i + 1], labels[i : i + 1], boxes[i : i + 1], multimask_output=True
-            )
-            masks.append(mask.cpu())
-            scores.append(score.cpu())
-        return torch.cat(masks).numpy(), torch.cat(scores).numpy()

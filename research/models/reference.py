@@ -74,7 +74,7 @@ class Reference:
     ) -> ReferenceResult:
         """From the rough map [H,W] to the final one: Eq. 7, 8 and 9."""
         prompts = find_prompts(rough, options)
-        masks, scores = self.segment(image, prompts)
+        masks, scores = segment(self.predictor, image, prompts)
         final = fuse(rough, masks, scores, self.mask_weight)
         return ReferenceResult(rough, prompts, masks, scores, final)
 
@@ -94,27 +94,29 @@ class Reference:
         found: NDArray[np.float32] = rough[0, 0].numpy()
         return found
 
-    @torch.no_grad()
-    def segment(
-        self, image: Image, prompts: Prompts
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Three masks [q,3,H,W] and scores [q,3] for every prompt (Eq. 8)."""
-        height, width = image.shape[:2]
-        if not len(prompts):
-            return np.zeros((0, 3, height, width), np.bool_), np.zeros((0, 3), np.float32)
-        transform = self.predictor.transform
-        points = transform.apply_coords_torch(torch.from_numpy(prompts.points), (height, width))
-        boxes = transform.apply_boxes_torch(torch.from_numpy(prompts.boxes), (height, width))
-        labels = torch.full(points.shape[:2], FOREGROUND)
-        masks, scores = [], []
-        self.predictor.set_image(image)
-        for i in range(len(prompts)):  # one by one: 48 masks of a large image are gigabytes
-            mask, score, _ = self.predictor.predict_torch(
-                points[i : i + 1], labels[i : i + 1], boxes[i : i + 1], multimask_output=True
-            )
-            masks.append(mask)
-            scores.append(score)
-        return torch.cat(masks).numpy(), torch.cat(scores).numpy()
+
+@torch.no_grad()
+def segment(
+    predictor: SamPredictor, image: Image, prompts: Prompts
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Three masks [q,3,H,W] and scores [q,3] for every prompt (Eq. 8)."""
+    height, width = image.shape[:2]
+    if not len(prompts):
+        return np.zeros((0, 3, height, width), np.bool_), np.zeros((0, 3), np.float32)
+    transform, device = predictor.transform, predictor.device
+    points = transform.apply_coords_torch(torch.from_numpy(prompts.points), (height, width))
+    boxes = transform.apply_boxes_torch(torch.from_numpy(prompts.boxes), (height, width))
+    points, boxes = points.to(device), boxes.to(device)
+    labels = torch.full(points.shape[:2], FOREGROUND, device=device)
+    masks, scores = [], []
+    predictor.set_image(image)
+    for i in range(len(prompts)):  # one by one: 48 masks of a large image are gigabytes
+        mask, score, _ = predictor.predict_torch(
+            points[i : i + 1], labels[i : i + 1], boxes[i : i + 1], multimask_output=True
+        )
+        masks.append(mask.cpu())
+        scores.append(score.cpu())
+    return torch.cat(masks).numpy(), torch.cat(scores).numpy()
 
 
 def fuse(

@@ -15,13 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from clipsam.runtime.core.errors import OutputError, StoreError
 from clipsam.runtime.core.result import Result
 from clipsam.runtime.images.image import Image
+from clipsam.runtime.part import Inspected
 from clipsam.runtime.service.guard import write_log
 from clipsam.runtime.service.judge import BROKEN, READY, WARMING, Job, Judge
 from clipsam.runtime.service.metrics import Metrics
 from clipsam.runtime.service.problems import FULL, NOT_READY, TOO_LATE, Problem
 from clipsam.runtime.service.recorder import Recorder
 from clipsam.runtime.service.settings import Settings
-from clipsam.runtime.stream import Inspected
 
 
 @dataclass(frozen=True, eq=False)

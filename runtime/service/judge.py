@@ -20,9 +20,9 @@ from clipsam.runtime.core.errors import ClipSAMError, ImageError, SessionError
 from clipsam.runtime.core.log import get_logger
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.images.reader import decode_image
+from clipsam.runtime.part import Inspected, Item
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.service.problems import INTERNAL, TOO_LATE, Problem
-from clipsam.runtime.stream import Inspected, Item
 
 WARMING, READY, STOPPING, BROKEN = "warming up", "ready", "stopping", "broken"
 _POLL = 0.2  # seconds

@@ -6,15 +6,17 @@ of SAM's own size around a group of components shows them as the camera did.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clipsam.runtime.backends.base import Array, DeviceArray
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.ops.mask_upscale import MaskWindow
 from clipsam.runtime.stages.prompts import PromptOptions, Prompts, some_prompts
-from clipsam.runtime.stages.sam import Masks
+from clipsam.runtime.stages.sam import Masks, Segmenter
 
 MOST = 4  # crops: each costs SAM's encoder once
 _CONTEXT = 0.5  # of a component's longer side, on every side of its box
@@ -152,3 +154,32 @@ def _moved(part: slice, by: int) -> slice:
 def crop_prompts(crop: Crop, prompts: Prompts, options: PromptOptions) -> Prompts:
     """The crop's prompts, in its own coordinates; points that boxes share are of its components."""
     return some_prompts(prompts, crop.boxes, options, (crop.left, crop.top))
+
+
+def segment(
+    sam: Segmenter,
+    image: Image,
+    prompts: Prompts,
+    crops: Sequence[Crop],
+    options: PromptOptions,
+    frame: Array | DeviceArray | None = None,
+    timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Masks | CropMasks:
+    """SAM's masks of all prompts, of which there is one or more, from crops of the image one by
+    one, or from the whole where there are none.
+
+    `frame` is that of `Segmenter.encode`, of the whole; `timed` is entered around the stages
+    "encode" and "decode".
+    """
+    if not crops:
+        with timed("encode"):
+            embedding = sam.encode(image, frame)
+        with timed("decode"):
+            return sam.decode(embedding, prompts)
+    masks = []
+    for crop in crops:
+        with timed("encode"):
+            embedding = sam.encode(crop.of(image))
+        with timed("decode"):
+            masks.append(sam.decode(embedding, crop_prompts(crop, prompts, options)))
+    return CropMasks(tuple(crops), tuple(masks))

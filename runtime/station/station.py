@@ -23,6 +23,7 @@ from typing import Any
 
 from clipsam.runtime.core.errors import ClipSAMError, OutputError, SessionError, StoreError
 from clipsam.runtime.core.result import Result
+from clipsam.runtime.part import Inspected
 from clipsam.runtime.pipeline import ClipSAM
 from clipsam.runtime.station.filing import Filing
 from clipsam.runtime.station.health import Health
@@ -41,7 +42,7 @@ from clipsam.runtime.station.records import Records
 from clipsam.runtime.station.schema import now
 from clipsam.runtime.station.sources.base import Source
 from clipsam.runtime.station.store import Store
-from clipsam.runtime.stream import Inspected, Inspections
+from clipsam.runtime.stream import Inspections
 
 MAX_ATTEMPTS = 2
 _MOST_FAILURES = 3  # of the line in a row, without a part judged between

@@ -1,4 +1,4 @@
-"""What shares of a peak are taken of: operations counted, and the best product of every library."""
+"""What shares of a peak are taken of: operations counted, and the best of every product."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ def test_flops_are_those_counted_by_hand() -> None:
     assert flops["sam_encoder"] > by_hand
 
 
-def test_the_best_round_of_every_librarys_product_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for _, precision, call in peaks._products("cpu", 8, 1):
+def test_the_best_round_of_every_product_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for precision, call in peaks._products("cpu", 8):
         if precision == "fp32":  # of matrices of ones
             found: Any = call()
-            product = found if isinstance(found, np.ndarray) else found[0]
-            assert (np.asarray(product) == np.full((8, 8), 8)).all()
+            assert (np.asarray(found) == np.full((8, 8), 8)).all()
     seconds = iter([0.5, 0.25, *[1.0] * 100])
     monkeypatch.setattr(peaks, "_seconds", lambda call: next(seconds))
-    products = peaks.measure_peaks(threads=1, started=0, device="cpu", side=32)["products"]
+    products = peaks.measure_peaks("cpu", 32)
     assert products[0] == {
-        "backend": "NumPy", "precision": "fp32", "status": "measured",
+        "backend": "PyTorch", "precision": "fp32", "status": "measured",
         "peak_tflops": round(2 * 32**3 / 0.25 / 1e12, 5),
     }  # fmt: skip

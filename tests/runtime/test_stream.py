@@ -34,7 +34,7 @@ from clipsam.runtime import (
 )
 from clipsam.runtime.backends.base import Array, Session, SessionWrapper, open_session
 from clipsam.runtime.images.reader import write_png
-from clipsam.runtime.stream import Item
+from clipsam.runtime.part import Item
 from clipsam.runtime.timing import Clock
 
 Feeds = dict[str, Array]
@@ -438,13 +438,13 @@ def test_the_deadline_counts_from_the_source(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SAM is known to take 230 ms; waiting behind another part is part of the time."""
-    monkeypatch.setattr(watching.model, "_refine_ms", 230.0)
+    watching.model._time.took(230.0)
     for waited, refined in ((100.0, True), (300.0, False)):
         monkeypatch.setattr(Clock, "total", property(partial(_after, waited)))
         (part,) = watching.model.inspect_many([bright_square()], deadline_ms=400)
         assert part.result().refined is refined
         assert part.result().anomalous
-        monkeypatch.setattr(watching.model, "_refine_ms", 230.0)
+        watching.model._time.took(230.0)
 
 
 def test_leaving_the_loop_stops_the_line(model: ClipSAM) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,6 @@ from clipsam.runtime.core.errors import EngineError
 from clipsam.runtime.core.files import write_bytes
 
 ENGINES = "engines"
-
-# What TensorRT 10 writes first: this, a zero (four bytes), and at 24 the version, a byte a number.
-_TAG = b"ftrt"
-_VERSION = slice(24, 28)
-_HEADER = 32  # bytes that the sidecar repeats
 _NAMED = 4  # engines of other boxes that an error names
 
 
@@ -98,7 +92,6 @@ def fingerprint(plan: bytes) -> dict[str, Any]:
     return {
         "engine_sha256": hashlib.sha256(plan).hexdigest(),
         "engine_size": len(plan),
-        "header": plan[:_HEADER].hex(),
     }
 
 
@@ -177,27 +170,9 @@ def _damage(plan: bytes, sidecar: Sidecar) -> str | None:
     """What shows that these are not the bytes that the sidecar vouches for."""
     if len(plan) != sidecar.engine_size:
         return f"was truncated or altered ({len(plan)} bytes, not {sidecar.engine_size})"
-    if plan[:_HEADER].hex() != sidecar.header:
-        return _other_header(plan, sidecar)
     if hashlib.sha256(plan).hexdigest() != sidecar.engine_sha256:
         return "was altered (its sha256 is not its sidecar's)"
     return None
-
-
-def _other_header(plan: bytes, sidecar: Sidecar) -> str:
-    """What a header that is not the sidecar's shows.
-
-    Only to explain: the layout is known of TensorRT 10, and nobody promised it for later versions.
-    """
-    if plan[:4] != _TAG or len(plan) < _VERSION.stop:
-        return "is not a TensorRT engine"
-    (layout,) = struct.unpack("<I", plan[4:8])
-    if layout != 0:
-        return f"has a header of an unknown kind ({layout})"
-    if plan[_VERSION].hex() == sidecar.header[2 * _VERSION.start : 2 * _VERSION.stop]:
-        return "was altered (its header is not its sidecar's)"
-    built = ".".join(map(str, plan[_VERSION]))
-    return f"was built by TensorRT {built}, its sidecar says {sidecar.tensorrt}"
 
 
 def _none_fits(bundle_folder: Path, graph: str, precision: str, box: Box) -> str:

@@ -74,7 +74,6 @@ class Sidecar:
       driver: newest CUDA version that the driver then supported, e.g. "13.0".
       onnx_sha256: `core.files.onnx_digest` of the ONNX file it was built from.
       engine_sha256, engine_size: of the engine file; size in bytes.
-      header: its first bytes, as hexadecimal text; see `engine_store.fingerprint`.
       inputs, outputs: the tensors in the graph's order, free axes by name.
       profiles: of every input with a free axis.
       flags: how it was built.
@@ -91,7 +90,6 @@ class Sidecar:
     onnx_sha256: str
     engine_sha256: str
     engine_size: int
-    header: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profiles: Mapping[str, Profile]
@@ -115,6 +113,7 @@ class Sidecar:
             raise SidecarError("it is not a mapping with a schema")
         if values["schema"] != SCHEMA:
             raise SidecarError(f"it has schema {values['schema']!r}, not {SCHEMA}")
+        values.pop("header", None)  # sidecars had the engine's first bytes, which the hash covers
         try:
             _check_fields(values, cls)
             _check_texts(values)
@@ -154,7 +153,7 @@ def _check_fields(values: Mapping[str, Any], kind: type[Any]) -> None:
 
 def _check_texts(values: Mapping[str, Any]) -> None:
     names = ("graph", "precision", "tensorrt", "gpu", "driver", "platform")
-    for name in (*names, "onnx_sha256", "engine_sha256", "header"):
+    for name in (*names, "onnx_sha256", "engine_sha256"):
         if not isinstance(values[name], str):
             raise TypeError(f"{name} is not text")
     version_numbers(values["tensorrt"])
