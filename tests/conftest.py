@@ -7,6 +7,8 @@ Nothing here imports torch before a fixture needs it: the runtime's tests run wi
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
     from support.fake_cuda import FakeCuda
     from support.fake_tensorrt import FakeTensorRT
 
+    from clipsam.export.bundle.build import BuildReport
     from clipsam.research.models.presets import Preset
 
 
-BUNDLES = {"tiny_bundle", "small_bundle"}
+BUNDLES = {"tiny_bundle", "small_bundle", "precise_bundle", "small_graph"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,9 +44,9 @@ def exporter() -> None:
 
 
 def _once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
-    """The folder of a bundle that the workers of pytest-xdist share: the first that asks builds it.
+    """What the workers of pytest-xdist share, a file or a folder: the first that asks builds it.
 
-    A bundle appears whole or not at all, so that what is there is complete.
+    It appears whole or not at all, so that what is there is complete.
     """
     from clipsam.research.data.file_lock import locked
 
@@ -52,7 +55,9 @@ def _once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], ob
         root = root.parent
     with locked(root / f"{name}.lock", lambda: None):
         if not (root / name).exists():
-            build(root / name)
+            made = factory.mktemp("made") / name
+            build(made)
+            made.rename(root / name)
     return root / name
 
 
@@ -111,6 +116,71 @@ def small_bundle(small_preset: Preset, tmp_path_factory: pytest.TempPathFactory)
             BuildOptions(small_preset, folder, Checkpoints(random_seed=1), threads=1)
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def precise_bundle(
+    small_preset: Preset, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, BuildReport]:
+    """The small bundle built on in every precision; the good parts that int8 is made from; and
+    the report of that."""
+    from clipsam.export.bundle.build import BuildOptions, build
+    from clipsam.export.graphs.checkpoints import Checkpoints
+    from clipsam.research.synthetic.sample import sample_from_seed
+    from clipsam.runtime.images.reader import write_png
+
+    def make(folder: Path) -> None:
+        (folder / "good").mkdir(parents=True)
+        for i in range(4):
+            image = sample_from_seed(900 + i, 192, defect_rate=0.0).image
+            write_png(folder / "good" / f"{i}.png", image)
+        bundle = folder / "bundle"
+        shutil.copytree(small_bundle, bundle)
+        (bundle / "engines" / "sm89").mkdir(parents=True)
+        (bundle / "engines" / "sm89" / "clip_umci.engine").write_bytes(b"ftrt")
+        options = BuildOptions(
+            small_preset,
+            bundle,
+            Checkpoints(random_seed=1),
+            precisions=("int8", "bf16"),
+            calibration=folder / "good",
+            threads=1,
+        )
+        (folder / "report").write_bytes(pickle.dumps(build(options)))
+
+    folder = _once(tmp_path_factory, "precise", make)
+    report = pickle.loads((folder / "report").read_bytes())
+    return folder / "bundle", folder / "good", report
+
+
+@pytest.fixture(scope="session")
+def small_graph(
+    small_preset: Preset,
+    small_bundle: Path,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, str, int], Path]:
+    """Graph, precision and opset -> the file of `small_preset`'s graph with `small_bundle`'s
+    weights: the bundles', as far as they have it, so that each is exported once for all tests."""
+    from support.small_graphs import small_sources
+
+    from clipsam.export.precisions.recipes import RECIPES
+    from clipsam.export.quantization import floating
+
+    def get(graph: str, precision: str, opset: int) -> Path:
+        if (precision, opset) == ("fp32", 20):
+            return small_bundle / f"{graph}.onnx"
+        if opset == max(20, RECIPES[precision].opset):
+            bundle: Path = request.getfixturevalue("precise_bundle")[0]
+            return bundle / f"{graph}.{precision}.onnx"
+
+        def export(path: Path) -> None:
+            source = small_sources(small_preset)[graph]
+            next(floating.make(source, precision, path, opset, 1))
+
+        return _once(tmp_path_factory, f"{graph}.{precision}.{opset}.onnx", export)
+
+    return get
 
 
 @pytest.fixture(scope="module")

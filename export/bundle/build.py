@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -157,7 +156,6 @@ class _Build:
             for precision in self.graphs.precisions:
                 self.graphs.add(source, precision)
             del source
-            gc.collect()
 
         manifest = replace(self._manifest(tuple(text), umci.config), prepare=self._prepare())
         reference = Reference(
@@ -165,7 +163,6 @@ class _Build:
         )
         expected = run_references(reference, self.images)
         del reference, features, umci, sam  # before the engines take their memory
-        gc.collect()
         whole = list(self._end_to_end(Bundle(self.folder, manifest, UNWRITTEN), expected))
         manifest = replace(manifest, variants=self.graphs.variants())  # some may have been refused
         record(Bundle(self.folder, manifest, UNWRITTEN), expected, self.options.threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,9 +52,7 @@ def check_against(
 ) -> list[EndToEndCheck]:
     """`check_end_to_end`, as a stage of the build."""
     with stage(f"end to end {precision}", len(expected)) as bar:
-        checks = check_end_to_end(bundle, expected, threads, bar.update, precision)
-    gc.collect()
-    return checks
+        return check_end_to_end(bundle, expected, threads, bar.update, precision)
 
 
 def record(bundle: Bundle, expected: References, threads: int | None) -> None:

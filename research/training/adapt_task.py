@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from clipsam.research.data.items import Item, SyntheticImages
@@ -92,6 +91,8 @@ class AdaptTask(UmciTask):
 
 def image_auroc(maps: Sequence[np.ndarray[Any, Any]], defective: Sequence[bool]) -> float:
     """How well the highest values of the maps tell defective pictures from good ones."""
+    from sklearn.metrics import roc_auc_score  # see `pixel_metrics`
+
     scores = []
     for rough in maps:
         values = np.ravel(rough)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from clipsam.research.models.checkpoints import TINY_WEIGHTS, load_clip
 from clipsam.research.models.presets import PRESETS, get_tokenizer
 from clipsam.research.models.prompt_ensemble import state_feature, text_features
 from clipsam.research.synthetic.sample import sample_from_seed
-from clipsam.runtime import ClipSAM
-from clipsam.runtime.stages.prompts import find_prompts
+from clipsam.runtime import ClipSAM, pipeline
+from clipsam.runtime.stages.prompts import Prompts, find_prompts
 from clipsam.runtime.stages.rough_map import rough_map
 
 IMAGES = 60
@@ -71,22 +72,27 @@ def test_words_steer_the_map(tiny_bundle: Path) -> None:
     assert found["unrelated"]["ap"] < found["plain"]["ap"] - 0.001  # 0.0013 less
 
 
-def test_thread_count_changes_neither_prompts_nor_verdict(tiny_bundle: Path) -> None:
+def test_thread_count_changes_neither_prompts_nor_verdict(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = [sample_from_seed(SYNTHETIC_TEST_SEED + i, 320).image for i in range(12)]
     seen = []
     for threads in (1, 2, 3, 1):
+        prompts: list[Prompts] = []  # of the inspections themselves
+
+        def find(*given: Any, into: list[Prompts] = prompts) -> Prompts:
+            into.append(find_prompts(*given))
+            return into[-1]
+
+        monkeypatch.setattr(pipeline, "find_prompts", find)
         with ClipSAM.open(tiny_bundle, threads=threads) as model:
-            session, text = model.sessions["clip_umci"], model.bundle.text("object")
-            prompts = [
-                find_prompts(rough_map(session, image, text), model.bundle.manifest.prompts)
-                for image in images
-            ]
             seen.append(([model.inspect(image).verdict for image in images], prompts))
     verdicts, first = seen[0]
     assert set(verdicts) == {"good", "anomalous"}  # or the comparison would say little
-    for other, prompts in seen[1:]:
+    assert len(first) == len(images)
+    for other, found in seen[1:]:
         assert other == verdicts
-        for a, b in zip(first, prompts, strict=True):
+        for a, b in zip(first, found, strict=True):
             np.testing.assert_array_equal(a.boxes, b.boxes)
             np.testing.assert_array_equal(a.points, b.points)
 

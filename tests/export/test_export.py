@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from support.small_graphs import NOISE
 from torch import Tensor, nn
 
 from clipsam.export import build_engines
@@ -28,7 +29,6 @@ from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import OPSETS, export_graph, tensor_specs
 from clipsam.export.graphs.sam_attention import ATTENTIONS
 from clipsam.export.graphs.sam_decoder import SamDecoderGraph
-from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.parity.inputs import (
     clip_umci_cases,
     sam_decoder_cases,
@@ -38,7 +38,6 @@ from clipsam.export.parity.onnx_vs_torch import check_graph, format_table, golde
 from clipsam.export.parity.tensors import compare
 from clipsam.export.precisions.recipes import TOLERANCES
 from clipsam.export.quantization import floating
-from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.runtime.backends.base import TensorSpec, open_session
 from clipsam.runtime.bundle import GRAPHS, Bundle
@@ -47,7 +46,6 @@ from clipsam.runtime.core.errors import ExportError, OutputError
 pytestmark = pytest.mark.slow  # exports
 
 REPOSITORY = Path(build_engines.__file__).resolve().parent.parent
-NOISE = Checkpoints(random_seed=1)
 
 
 def _content(folder: Path) -> dict[str, str]:
@@ -123,27 +121,10 @@ def test_bundle_says_what_it_is(small_bundle: Path) -> None:
         assert str(REPOSITORY).encode() not in path.read_bytes()  # nor where it was built
 
 
-def _sources(preset: Preset) -> Iterator[GraphSource]:
-    """Those of `small_bundle`'s graphs."""
-    clip, umci, sam = (
-        load(preset)[0] for load in (NOISE.load_clip, NOISE.load_umci, NOISE.load_sam)
-    )
-    features = ClipFeatures(clip.visual, preset.features_list, preset.clip_image_size)
-    text = np.zeros((1, umci.config.text_dim, 2), np.float32)
-    return graph_sources(
-        preset, features, umci, sam, text, dict.fromkeys(("clip", "umci", "sam"), "")
-    )
-
-
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset_gives_the_same_outputs(
-    opset: int, small_preset: Preset, small_bundle: Path, tmp_path: Path
+    opset: int, small_graph: Callable[[str, str, int], Path], small_bundle: Path
 ) -> None:
-    other = small_bundle
-    if opset != 20:
-        other = tmp_path
-        for source in _sources(small_preset):
-            next(floating.make(source, "fp32", other / f"{source.name}.onnx", opset, 1))
     text = np.stack([Bundle.open(small_bundle).text(word) for word in ("object", "steel")])
     cases = {
         "clip_umci": clip_umci_cases(192, text),
@@ -151,11 +132,12 @@ def test_every_opset_gives_the_same_outputs(
         "sam_decoder": sam_decoder_cases(256, 64),
     }
     for name in GRAPHS:
-        model = onnx.load(other / f"{name}.onnx")
+        other = small_graph(name, "fp32", opset)
+        model = onnx.load(other)
         assert {o.domain: o.version for o in model.opset_import}[""] == opset
         with (
             open_session(small_bundle / f"{name}.onnx", threads=1) as first,
-            open_session(other / f"{name}.onnx", threads=1) as second,
+            open_session(other, threads=1) as second,
         ):
             for case in cases[name]:
                 feeds = {key: value.numpy() for key, value in case.feeds.items()}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.small_graphs import NOISE
 
 from clipsam.export import build_engines
 from clipsam.export.bundle.build import BuildOptions, BuildReport, build
-from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import tensor_specs
 from clipsam.export.parity.bundle_vs_reference import check_end_to_end, run_reference
 from clipsam.export.parity.inputs import varied_images
@@ -29,43 +29,22 @@ from clipsam.runtime.pipeline import ClipSAM
 
 pytestmark = pytest.mark.slow  # exports
 
-NOISE = Checkpoints(random_seed=1)  # that of `small_bundle`
-
 
 def _must_not_run(*_: object) -> None:
     raise AssertionError("exported again")
 
 
 @pytest.fixture(scope="module")
-def good_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images of good parts."""
-    folder = tmp_path_factory.mktemp("good")
-    for i in range(4):
-        write_png(folder / f"{i}.png", sample_from_seed(900 + i, 192, defect_rate=0.0).image)
-    return folder
+def precise(precise_bundle: tuple[Path, Path, BuildReport]) -> tuple[Path, BuildReport]:
+    """The small bundle in every precision; and the report of that."""
+    folder, _, report = precise_bundle
+    return folder, report
 
 
 @pytest.fixture(scope="module")
-def precise(
-    small_preset: Preset,
-    small_bundle: Path,
-    good_parts: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, BuildReport]:
-    """The small bundle built on, in every precision; and the report of that."""
-    folder = tmp_path_factory.mktemp("bundles") / "precise"
-    shutil.copytree(small_bundle, folder)
-    (folder / "engines" / "sm89").mkdir(parents=True)
-    (folder / "engines" / "sm89" / "clip_umci.engine").write_bytes(b"ftrt")
-    options = BuildOptions(
-        small_preset,
-        folder,
-        NOISE,
-        precisions=("int8", "bf16"),
-        calibration=good_parts,
-        threads=1,
-    )
-    return folder, build(options)
+def good_parts(precise_bundle: tuple[Path, Path, BuildReport]) -> Path:
+    """A folder with images of good parts."""
+    return precise_bundle[1]
 
 
 def test_every_precision_is_built_and_checked(precise: tuple[Path, BuildReport]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from support.small_graphs import NOISE, small_sources
 
-from clipsam.export.graphs.checkpoints import Checkpoints
-from clipsam.export.graphs.onnx_export import OPSETS, export_graph
+from clipsam.export.graphs.onnx_export import OPSETS
 from clipsam.export.graphs.placement import on_cpu
 from clipsam.export.graphs.prepare import write_prepare
 from clipsam.export.graphs.sources import GraphSource, graph_sources
 from clipsam.export.graphs.tensorrt_operators import SUPPORTED, unsupported
 from clipsam.export.parity.inputs import image_cases, varied_images
 from clipsam.export.precisions.recipes import RECIPES
-from clipsam.export.quantization.half import DTYPES, HalfPrecision
+from clipsam.export.quantization import floating
 from clipsam.export.quantization.static_int8 import quantize
 from clipsam.research.models.clip import ClipFeatures
-from clipsam.research.models.presets import PRESETS, Preset, SamConfig
+from clipsam.research.models.presets import PRESETS, Preset
 from clipsam.research.models.umci import UMCIConfig, UMCIStages
 from clipsam.runtime.backends.precision import PRECISIONS
 from clipsam.runtime.backends.providers import can_run
@@ -44,86 +44,69 @@ Export = Callable[[str, str, str, str, int], tuple[GraphSource, Path]]
 # --- what is audited ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Models:
-    """A CLIP with UMCI and a SAM, small, with everything that the preset they stand for has."""
-
-    preset: Preset
-    clip: Callable[[], CLIP]
-
-
 def _linear_clip() -> CLIP:
     """As OpenAI's: linear patches and QuickGELU."""
-    vision = CLIPVisionCfg(layers=2, width=64, head_width=32, patch_size=14, image_size=112)
+    vision = CLIPVisionCfg(layers=1, width=64, head_width=32, patch_size=14, image_size=112)
     text = CLIPTextCfg(context_length=77, vocab_size=100, width=32, heads=2, layers=1)
     return CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
 
 
-_SAM = SamConfig(
-    image_size=256, dim=32, depth=2, heads=2, global_blocks=(1,), window=6, prompt_dim=64,
-    mlp_dim=64, unet_width=32,
-)  # fmt: skip
-MODELS = {
-    "paper": Models(
-        replace(
-            PRESETS["paper"],
-            clip_image_size=112,
-            features_list=(1, 2),
-            sam=replace(_SAM, unet_width=0),
-            # One size of pooling: another adds nodes of the same kinds, and seconds to each export.
-            umci=UMCIConfig(64, text_dim=32, hidden_dim=32, pool_sizes=(3,), stages=2),
-        ),
-        _linear_clip,
-    ),
-    "tiny": Models(
-        replace(
-            PRESETS["tiny"],
-            sam=_SAM,
-            umci=replace(PRESETS["tiny"].umci, hidden_dim=32, pool_sizes=(3,)),
-        ),
-        lambda: Checkpoints(random_seed=3).load_clip(PRESETS["tiny"])[0],
-    ),
-}
+# The paper's CLIP and UMCI, small. One block, one stage and one size of pooling: others add nodes
+# of the same kinds, and seconds to each export. SAM's graphs are those of the small bundle, whose
+# SAM has all that the paper's has; so has its CLIP all that tiny's has.
+PAPER = replace(
+    PRESETS["paper"],
+    clip_image_size=112,
+    features_list=(1,),
+    umci=UMCIConfig(64, text_dim=32, hidden_dim=32, pool_sizes=(3,), stages=1),
+)
 
 
-def _sources(name: str, attention: str = "stock") -> dict[str, GraphSource]:
-    models = MODELS[name]
-    preset = models.preset
-    features = ClipFeatures(models.clip().visual, preset.features_list, preset.clip_image_size)
-    sam = Checkpoints(random_seed=3).load_sam(preset)[0]
-    text = np.random.default_rng(0).normal(size=(1, preset.umci.text_dim, 2)).astype(np.float32)
-    digests = dict.fromkeys(("clip", "umci", "sam"), "")
-    umci = UMCIStages(preset.umci)
-    sources = graph_sources(preset, features, umci, sam, text, digests, attention)
-    return {source.name: source for source in sources}
+def _sources(small: Preset, models: str, attention: str) -> dict[str, GraphSource]:
+    if models == "small":
+        return small_sources(small, attention)
+    if models == "tiny":  # SAM with CLIP's embedding
+        return small_sources(replace(small, sam=replace(small.sam, unet_width=32)), attention)
+    features = ClipFeatures(_linear_clip().visual, PAPER.features_list, PAPER.clip_image_size)
+    text = np.random.default_rng(0).normal(size=(1, 32, 2)).astype(np.float32)
+    umci, sam = UMCIStages(PAPER.umci), NOISE.load_sam(small)[0]
+    digests = dict.fromkeys(("clip", "umci"), "")
+    return {"clip_umci": next(graph_sources(PAPER, features, umci, sam, text, digests))}
 
 
+MODELS = {"clip_umci": "paper", "sam_encoder": "small", "sam_decoder": "small"}
+MADE = [
+    *itertools.product(["fp32", "fp16"], OPSETS), ("bf16", RECIPES["bf16"].opset), ("bf16", 23)
+]  # fmt: skip
 CASES = [
-    *itertools.product(["paper"], ["stock"], GRAPHS, ["fp32", "fp16"], OPSETS),
-    *itertools.product(["paper"], ["stock"], GRAPHS, ["bf16"], [RECIPES["bf16"].opset, 23]),
-    *itertools.product(["paper"], ["mask", "mask-free"], ["sam_encoder"], ["fp16"], OPSETS),
-    *itertools.product(["paper"], ["blocked"], ["sam_encoder"], ["fp32", "fp16"], [OPSETS[0]]),
-    *itertools.product(["tiny"], ["stock"], ["clip_umci", "sam_encoder"], ["fp16"], [20]),
+    *((models, "stock", graph, *made) for graph, models in MODELS.items() for made in MADE),
+    *itertools.product(["small"], ["mask", "mask-free"], ["sam_encoder"], ["fp16"], OPSETS),
+    *itertools.product(["small"], ["blocked"], ["sam_encoder"], ["fp32", "fp16"], [OPSETS[0]]),
+    ("small", "stock", "clip_umci", "fp16", 20),
+    ("tiny", "stock", "sam_encoder", "fp16", 20),
 ]
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+def export(
+    small_preset: Preset,
+    small_graph: Callable[[str, str, int], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Export:
     """Models, attention, graph, precision and opset -> the graph's source and its file. Each is
     exported once: int8 is made from the fp16 that was audited."""
     folder = tmp_path_factory.mktemp("graphs")
-    sources = cache(_sources)
+    sources = cache(partial(_sources, small_preset))
 
     @cache
     def get(
         models: str, attention: str, graph: str, precision: str, opset: int
     ) -> tuple[GraphSource, Path]:
         source = sources(models, attention)[graph]
-        module = source.module
-        if precision in DTYPES:
-            module = HalfPrecision(module, precision, fused_attention=opset >= 23)
+        if (models, attention) == ("small", "stock"):
+            return source, small_graph(graph, precision, opset)
         path = folder / f"{models}-{attention}-{graph}-{precision}-{opset}.onnx"
-        export_graph(module, source.example, source.axes, GRAPHS[graph][1], path, opset)
+        next(floating.make(source, precision, path, opset, 1))
         return source, path
 
     return get
@@ -174,7 +157,7 @@ def test_int8_graphs_stay_within_documented_support(
     export: Export,
     tmp_path: Path,
 ) -> None:
-    source, base = export("paper", "stock", graph, "fp16", opset)
+    source, base = export(MODELS[graph], "stock", graph, "fp16", opset)
     size = int(source.example["image"].shape[1])
 
     def feeds() -> Iterator[dict[str, Any]]:

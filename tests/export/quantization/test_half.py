@@ -19,20 +19,20 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from support.small_graphs import NOISE, small_sources
 from torch import Tensor, nn
 
 from clipsam.export.bundle.variants import build_variant, complete
-from clipsam.export.graphs.checkpoints import Checkpoints
 from clipsam.export.graphs.onnx_export import export_graph, tensor_specs
 from clipsam.export.graphs.sam_encoder import SamEncoderGraph
-from clipsam.export.graphs.sources import GraphSource, graph_sources
+from clipsam.export.graphs.sources import GraphSource
 from clipsam.export.parity.half_emulation import emulate
 from clipsam.export.parity.inspection import overlap, pixels_of_a_logit
 from clipsam.export.parity.onnx_vs_torch import check_graph, golden_cases
 from clipsam.export.parity.tensors import compare
 from clipsam.export.precisions.recipes import RECIPES, TOLERANCES
+from clipsam.export.quantization import floating
 from clipsam.export.quantization.half import _PRODUCTS, DTYPES, IN_FLOAT32, HalfPrecision
-from clipsam.research.models.clip import ClipFeatures
 from clipsam.research.models.presets import Preset
 from clipsam.runtime.backends.precision import PRECISIONS, safer_than
 from clipsam.runtime.backends.providers import PROVIDERS, can_run, preferred_by
@@ -67,28 +67,31 @@ class _Bar:
 
 @pytest.fixture(scope="module")
 def sources(small_preset: Preset) -> dict[str, GraphSource]:
-    checkpoints = Checkpoints(random_seed=3)
-    clip, umci = checkpoints.load_clip(small_preset)[0], checkpoints.load_umci(small_preset)[0]
-    sam = checkpoints.load_sam(small_preset)[0]
-    features = ClipFeatures(clip.visual, small_preset.features_list, small_preset.clip_image_size)
-    text = np.random.default_rng(0).normal(size=(3, umci.config.text_dim, 2)).astype(np.float32)
-    digests = dict.fromkeys(("clip", "umci", "sam"), "")
-    found = graph_sources(small_preset, features, umci, sam, text, digests, "mask")
     # One input says as much as five here; the build runs them all.
-    return {source.name: replace(source, cases=source.cases[-1:]) for source in found}
+    return {
+        name: replace(source, cases=source.cases[-1:])
+        for name, source in small_sources(small_preset, "mask").items()
+    }
 
 
 @pytest.fixture(scope="module")
 def export(
-    sources: dict[str, GraphSource], tmp_path_factory: pytest.TempPathFactory
+    sources: dict[str, GraphSource],
+    small_graph: Callable[[str, str, int], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str, str], Exported]:
-    """A graph in half precision at bf16's opset, each exported once."""
+    """A graph in half precision: SAM's encoder with another attention than bundles have, at bf16's
+    opset; the others as a bundle has them."""
 
     @cache
     def get(name: str, precision: str) -> Exported:
         source, path = sources[name], tmp_path_factory.mktemp("graphs") / f"{name}.{precision}.onnx"
-        module, opset = HalfPrecision(source.module, precision), RECIPES["bf16"].opset
-        export_graph(module, source.example, source.axes, GRAPHS[name][1], path, opset)
+        opset = RECIPES["bf16"].opset
+        if name == "sam_encoder":
+            next(floating.make(source, precision, path, opset, 1))
+        else:
+            opset = max(20, RECIPES[precision].opset)
+            shutil.copy(small_graph(name, precision, opset), path)
         return Exported(source, precision, path)
 
     return get
@@ -283,15 +286,13 @@ def test_emulation_returns_as_half_what_the_graph_does(tmp_path: Path) -> None:
 
 
 def test_emulation_is_what_pytorch_computes_in_half(
-    sources: dict[str, GraphSource], tmp_path: Path
+    export: Callable[[str, str], Exported],
 ) -> None:
     """Up to a few roundings: kernels sum in other orders."""
-    source, path = sources["sam_decoder"], tmp_path / "graph.onnx"
-    module = HalfPrecision(source.module, "fp16")
-    export_graph(module, source.example, source.axes, GRAPHS[source.name][1], path)
-    checks = check_graph(
-        source.name, path, golden_cases(source.name, module, source.cases), "fp16", 1
-    )
+    exported = export("sam_decoder", "fp16")
+    source, module = exported.source, HalfPrecision(exported.source.module, "fp16")
+    golden = golden_cases(source.name, module, source.cases)
+    checks = check_graph(source.name, exported.path, golden, "fp16", 1)
     assert max(check.max_rel for check in checks) < 5e-3
 
 
@@ -346,7 +347,7 @@ def test_fp16_normalisation_that_overflows_is_caught(
     deviations are infinite, and the quotient by their root is zero everywhere. onnxruntime's CPU
     provider leaves the rounding out, and would have passed the graph.
     """
-    sam = Checkpoints(random_seed=3).load_sam(small_preset)[0]
+    sam = NOISE.load_sam(small_preset)[0]
     for convolution in (sam.image_encoder.neck[0], sam.image_encoder.neck[2]):
         convolution.weight.data *= 3000
     source = replace(sources["sam_encoder"], module=SamEncoderGraph(sam))
