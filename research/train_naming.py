@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> int:
     looker = Looker(preset, clip, umci, torch_device(args.device))
     first = FIRST_PICTURE + args.seed * 2**30
     folder = args.save_path / "naming-regions"
-    regions = gather(looker, folder, first, args.pictures, clip_digest + umci_digest)
+    regions = gather(looker, folder, first, args.pictures, clip_digest + umci_digest, thin=True)
     phrases = Phrases(clip, get_tokenizer())
     torch.manual_seed(args.seed)
     naming = new_naming(preset)
@@ -61,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--save_path", type=Path, default=Path("runs/tiny"))
     add("--clip_weights", type=Path, help="default: as for `clipsam train`")
     add("--umci_weights", type=Path, help="default: the repository's, for tiny alone")
-    add("--pictures", type=whole_number(64), default=4352, help="procedural ones")
-    add("--steps", type=whole_number(), default=10_000)
-    add("--batch_size", type=whole_number(2), default=96)
+    add("--pictures", type=whole_number(64), default=32_768, help="procedural ones")
+    add("--steps", type=whole_number(), default=8000)
+    add("--batch_size", type=whole_number(2), default=128)
     add("--learning_rate", type=number(0), default=2e-3)
     add("--seed", type=whole_number(0, 1000), default=0)
     add("--device", default=best_device(), help="for looking at pictures; training is on the CPU")

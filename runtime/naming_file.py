@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from clipsam.runtime.core.errors import BundleError
 from clipsam.runtime.core.files import open_regular
 from clipsam.runtime.manifest import MOST_LETTERS, REBUILD, Manifest
-from clipsam.runtime.stages.closeup import CHANNELS
+from clipsam.runtime.stages.closeup import CHANNELS, MOST_HALVINGS, keeps_channels
 from clipsam.runtime.stages.naming import PLACE, SHAPE, UNKNOWN, Layers, Namer, NamingHead
 from clipsam.runtime.text_features import read_array
 
 NAMING = "naming.npz"
 MOST_WORDS = 1000
-_MOST_LAYERS, _MOST_ARRAY = 4, 64 << 20
+_MOST_LAYERS, _MOST_ARRAY = 8, 64 << 20
 
 
 def write_naming(
@@ -74,6 +74,8 @@ def _read(archive: zipfile.ZipFile, manifest: Manifest) -> Namer:
         pooled_inputs = 2 * width + 3 * token[-1][1].shape[0] + SHAPE
         if "closeup_0.npy" in archive.namelist():
             closeup = _layers(archive, "closeup", CHANNELS, window=9)
+            if sum(not keeps_channels(layer) for layer in closeup[1:]) > MOST_HALVINGS:
+                raise ValueError(f"its close-ups are halved more than {MOST_HALVINGS} times")
             pooled_inputs += 2 * closeup[-1][1].shape[0]
         pooled = _layers(archive, "pooled", pooled_inputs)
     if len(token[0][0]) != width + (PLACE if pooled else 0):

@@ -36,7 +36,7 @@ from clipsam.runtime.stages.naming import PLACE, SHAPE, Layers, NamingHead
 
 NAMING_FILE = "naming.safetensors"
 _HIDDEN, _POOLED = 128, 256
-_CLOSEUP = (24, 48, 64)  # channels of the convolutions
+_CLOSEUP = (32, 32, 64, 64, 128, 128)  # channels of the convolutions
 _ORIGIN = "the naming weights must be a naming.safetensors that `clipsam train-naming` wrote"
 _PROJECTION_SCALE = 100.0  # where OpenAI's CLIP has its own
 _NO_DEFECT_OF_A_NAME = ("object", "surface")
@@ -64,9 +64,12 @@ class RegionHead(nn.Module):
         place: Tensor,
         shape: Tensor,
         shown: Tensor,
+        *,
+        blind: bool = False,
     ) -> Tensor:
         """tokens [B,n,C], inside and around bool [B,n] (neither: nothing there), place
-        [B,n,PLACE], shape [B,SHAPE], shown [B,CHANNELS,SIDE,SIDE] -> [B,C_t]."""
+        [B,n,PLACE], shape [B,SHAPE], shown [B,CHANNELS,SIDE,SIDE] -> [B,C_t]. `blind` to tokens,
+        it is by shape and close-up alone."""
         x = tokens - tokens.mean(dim=-1, keepdim=True)
         x = x / (x.std(dim=-1, correction=0, keepdim=True) + 1e-6)
         seen = torch.cat([x, place], dim=-1)
@@ -80,10 +83,16 @@ class RegionHead(nn.Module):
             (seen * within).sum(dim=1),
             (seen * inside[..., None]).amax(dim=1),  # never below 0, as what it is the largest of
             (seen * ring).sum(dim=1),
-            shape,
         ]
+        if blind:
+            pool = [torch.zeros_like(part) for part in pool]
+        pool.append(shape)
         for number, layer in enumerate(self.closeup):
-            shown = F.relu(layer(F.max_pool2d(shown, 2) if number else shown))
+            adds = layer.in_channels == layer.out_channels
+            if number and not adds:
+                shown = F.max_pool2d(shown, 2)
+            convolved = F.relu(layer(shown))
+            shown = shown + convolved if adds else convolved
         pool += [shown.mean(dim=(2, 3)), shown.amax(dim=(2, 3))]
         x = self.dropout(torch.cat(pool, dim=-1))
         x = self.dropout(F.relu(self.pooled[0](x)))

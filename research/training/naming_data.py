@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ NOTHING = -1  # the kind of a region that is nothing: the map was wrong
 _A_FILE = 64  # pictures
 _SMALLEST = 9  # pixels of what was drawn, to be a region
 _MOST = 8  # regions of the map
+INSIDE, AROUND = 32, 16  # tokens that are kept of a region for training
 _COVERED = 0.3  # share of a region of the map that is one kind, to be called so
 
 
@@ -109,15 +110,26 @@ def kind_of(mask: NDArray[np.bool_], drawn: Sequence[tuple[int, NDArray[np.bool_
     return max(covered, key=lambda kind: covered[kind]) if covered else NOTHING
 
 
+def thinned(region: NamedRegion) -> NamedRegion:
+    """The region with INSIDE of its tokens and AROUND of those around it at most."""
+    rng = np.random.default_rng([region.picture, region.area])
+    sides = (region.look.inside, INSIDE), (~region.look.inside, AROUND)
+    rows = np.concatenate([rng.permutation(np.flatnonzero(side))[:most] for side, most in sides])
+    look = region.look
+    look = replace(look, index=look.index[rows], inside=look.inside[rows], place=look.place[rows])
+    return replace(region, tokens=region.tokens[rows], look=look)
+
+
 def gather(
-    looker: Looker, folder: Path, first: int, pictures: int, about: str
+    looker: Looker, folder: Path, first: int, pictures: int, about: str, *, thin: bool = False
 ) -> list[NamedRegion]:
-    """The regions of `pictures` pictures, whose seeds count from `first`, kept in `folder`.
+    """The regions of `pictures` pictures, whose seeds count from `first`, kept in `folder`; `thin`
+    ones for training.
 
     `about` names the weights: files of others are made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(json.dumps([about, first, _A_FILE, 4]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([about, first, _A_FILE, thin, 6]).encode()).hexdigest()[:12]
     regions: list[NamedRegion] = []
     with tqdm(total=pictures, desc="pictures", unit="") as bar:
         for start in range(0, pictures, _A_FILE):
@@ -125,7 +137,7 @@ def gather(
             path = folder / f"{key}-{start:07}-{count}.npz"
             if not path.is_file():
                 some = [
-                    region
+                    thinned(region) if thin else region
                     for number in range(start, start + count)
                     for region in regions_of(sample_of(first + number, looker.size), number, looker)
                 ]

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from clipsam.research.models.defect_words import KIND_WORDS, MEANINGLESS, word_features
 from clipsam.research.models.naming import Naming, embed_words
-from clipsam.research.training.naming_data import FOUND, NOTHING, NamedRegion
+from clipsam.research.training.naming_data import AROUND, FOUND, INSIDE, NOTHING, NamedRegion
 from clipsam.runtime.stages.closeup import network_input
 
-_INSIDE, _AROUND = 32, 16  # tokens of a region that a step looks at
+_BLIND = 0.25  # of the steps, the first, without tokens: beside them close-ups are hardly learned
 _NEGATIVES = 16  # words that mean nothing, of a step
 _KEPT = 0.95  # of the rightly found regions that "unknown" may not take
 
@@ -31,8 +31,8 @@ _KEPT = 0.95  # of the rightly found regions that "unknown" may not take
 class NamingOptions:
     """How long, and how."""
 
-    steps: int = 10_000
-    batch_size: int = 96
+    steps: int = 8000
+    batch_size: int = 128
     learning_rate: float = 2e-3
     seed: int = 0
 
@@ -90,12 +90,13 @@ def train_naming(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, options.learning_rate, options.steps, pct_start=0.1
     )
-    naming.train()
+    naming.train().to(memory_format=torch.channels_last)
     with tqdm(total=options.steps, desc="naming", unit="step", mininterval=2) as bar:
         for step in range(options.steps):
             chosen = rng.choice(len(own), options.batch_size, p=chance)
             batch = [own[i] for i in chosen]
-            logits = _logits(naming, batch, phrases.draw(naming, rng), rng)
+            blind = step < _BLIND * options.steps
+            logits = _logits(naming, batch, phrases.draw(naming, rng), rng, blind)
             kinds = torch.tensor([region.kind for region in batch])
             target = torch.where(kinds == NOTHING, logits.shape[1] - 1, kinds)
             loss = F.cross_entropy(logits, target, label_smoothing=0.05)
@@ -124,9 +125,14 @@ def _chances(regions: Sequence[NamedRegion]) -> NDArray[np.float64]:
 
 
 def _logits(
-    naming: Naming, batch: Sequence[NamedRegion], words: Tensor, rng: np.random.Generator
+    naming: Naming,
+    batch: Sequence[NamedRegion],
+    words: Tensor,
+    rng: np.random.Generator,
+    blind: bool,
 ) -> Tensor:
-    vectors = naming.head(*head_inputs(batch, rng))
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors = naming.head(*head_inputs(batch, rng), blind=blind).float()
     every = torch.cat([words, F.normalize(naming.unknown, dim=0)[None]])
     logits: Tensor = naming.log_scale.exp().clamp(max=50) * vectors @ every.T
     return logits
@@ -141,8 +147,8 @@ def head_inputs(
         inside = np.flatnonzero(region.look.inside)
         around = np.flatnonzero(~region.look.inside)
         if rng is not None:
-            inside = rng.permutation(inside)[:_INSIDE]
-            around = rng.permutation(around)[:_AROUND]
+            inside = rng.permutation(inside)[:INSIDE]
+            around = rng.permutation(around)[:AROUND]
         chosen.append(np.concatenate([inside, around]))
     count, most = len(batch), max(map(len, chosen))
     width, place = batch[0].tokens.shape[1], batch[0].look.place.shape[1]

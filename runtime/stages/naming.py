@@ -41,7 +41,7 @@ class RegionLook:
         and across the region, in units of its length.
       shape: float32 [SHAPE]: logarithms of area, length, width to length and how full it is;
         whether it touches the picture's edge; `appearance`.
-      shown: uint8 [SIDE,SIDE,5], see `close_up`.
+      shown: uint8 [SIDE,SIDE,PLANES], see `close_up`.
     """
 
     index: NDArray[np.intp]

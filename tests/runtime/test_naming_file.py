@@ -72,3 +72,14 @@ def test_a_head_for_other_close_ups_is_refused(toy_bundle: Bundle, tmp_path: Pat
         write_naming(tmp_path / NAMING, toy_bundle.namer.words, toy_bundle.namer.features, other)
         with pytest.raises(BundleError, match="closeup_0 is float32"):
             read_naming(tmp_path / NAMING, toy_bundle.manifest)
+
+
+def test_a_head_that_halves_close_ups_away_is_refused(toy_bundle: Bundle, tmp_path: Path) -> None:
+    """Each convolution that widens comes after a halving, and 40 pixels have few."""
+    assert toy_bundle.namer is not None
+    right = head(toy_bundle)
+    wider = layers((9 * 5, 6), (9 * 6, 7), (9 * 7, 5))
+    deep = replace(right, closeup=[*right.closeup, *wider])
+    write_naming(tmp_path / NAMING, toy_bundle.namer.words, toy_bundle.namer.features, deep)
+    with pytest.raises(BundleError, match="halved more than 3 times"):
+        read_naming(tmp_path / NAMING, toy_bundle.manifest)

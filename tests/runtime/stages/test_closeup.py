@@ -41,6 +41,15 @@ def test_beyond_the_edge_nothing_is_there() -> None:
     assert (network_input(shown[None])[0, :4, :, :4] == 0).all()
 
 
+def test_the_surroundings_are_half_the_picture_wide() -> None:
+    picture = PICTURE.copy()
+    picture[:, 60:] = 200  # 10 pixels right of the middle, as seen 40 x 10 / 48
+    shown = close_up(picture, cover(slice(44, 52), slice(46, 54)))[..., 5:]
+    assert shown[0, SIDE // 2 + 7, 0] == 100
+    assert shown[0, SIDE // 2 + 10, 0] == 200
+    assert (shown[..., 4] == 255).all()
+
+
 def test_of_a_region_over_the_whole_picture_all_is_shown() -> None:
     shown = close_up(PICTURE, np.ones((SIZE, SIZE), np.float32))
     values = network_input(shown[None])
@@ -70,14 +79,15 @@ def test_convolutions_are_those_of_torch() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(SIDE, SIDE, CHANNELS)).astype(np.float32)
     layers, wanted = [], torch.from_numpy(x).permute(2, 0, 1)[None]
-    for number, (before, after) in enumerate([(CHANNELS, 5), (5, 7)]):
+    for number, (before, after) in enumerate([(CHANNELS, 5), (5, 5), (5, 7), (7, 7)]):
         weight = rng.normal(size=(after, before, 3, 3)).astype(np.float32)
         bias = rng.normal(size=after).astype(np.float32)
         layers.append((weight.transpose(2, 3, 1, 0).reshape(-1, after), bias))
-        if number:
+        if number == 2:
             wanted = torch.nn.functional.max_pool2d(wanted, 2)
-        wanted = torch.nn.functional.conv2d(
+        seen = torch.nn.functional.conv2d(
             wanted, torch.from_numpy(weight), torch.from_numpy(bias), padding=1
         ).relu()
+        wanted = wanted + seen if before == after else seen
     wanted = torch.cat([wanted.mean(dim=(2, 3)), wanted.amax(dim=(2, 3))], dim=1)[0]
     np.testing.assert_allclose(convolve(x, layers), wanted.numpy(), rtol=1e-4, atol=1e-4)
