@@ -246,6 +246,11 @@ class Store:
                 yield from_row(row)
             last = page[-1][0]
 
+    def latest(self, most: int, before: int | None = None) -> list[Part]:
+        """Judged parts, newest first: at most `most`, of ids below `before`."""
+        query = f"{SELECT} WHERE state = '{JUDGED}' AND id < ? ORDER BY id DESC LIMIT ?"
+        return [from_row(row) for row in self._read(query, (before or 1 << 62, most))]
+
     def counts(self) -> dict[str, int]:
         """verdict -> parts; those that are taken and not judged as "taken"."""
         return dict(

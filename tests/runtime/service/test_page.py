@@ -141,7 +141,7 @@ def test_a_part_is_labelled_where_it_is_looked_at_and_in_the_list(
 ) -> None:
     drop(page, ("bad.png", BAD))
     assert calibrated.store is not None
-    *_, newest = calibrated.store.parts()
+    newest = calibrated.store.latest(1)[0]
     card = page.locator(f'#parts [data-part="{newest.id}"]')
     card.wait_for()
     page.locator("#labels").get_by_text("It is defective").click()
