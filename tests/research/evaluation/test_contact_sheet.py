@@ -34,7 +34,7 @@ def test_a_row_holds_image_truth_rough_map_prompts_and_result(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     sample = sample_from_seed(3, 256)
-    with ClipSAM.open(tiny_bundle) as model:
+    with ClipSAM.open(tiny_bundle, threads=1) as model:
         result = model.inspect(sample.image)
     rough = np.zeros((256, 256), np.float32)
     rough[40:90, 40:90] = 0.95
