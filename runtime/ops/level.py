@@ -80,8 +80,8 @@ def _large(values: Map, level: float, area: int) -> tuple[Map, float] | None:
     belongs to none of them is -inf. And the highest level that as many pixels of one of them
     reach, above which the answer cannot lie. None where no component is as large."""
     mask = (values >= level).view(np.uint8)
-    rest, most, boxes = None, -np.inf, []
-    for window in _windows(mask, area):
+    found, most = [], -np.inf
+    for window in _windows(mask, area):  # what of others lies in one is a part, and adds nothing
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask[window], connectivity=8)
         kept = stats[:, cv2.CC_STAT_AREA] >= area
         kept[0] = False
@@ -92,15 +92,16 @@ def _large(values: Map, level: float, area: int) -> tuple[Map, float] | None:
         # Component by component, rising.
         ranked = levels[np.lexsort((levels, labels[inside]))]
         most = max(most, float(ranked[np.cumsum(stats[kept, cv2.CC_STAT_AREA]) - area].max()))
-        if rest is None:
-            rest = np.full(values.shape, -np.inf, np.float32)
-        np.copyto(rest[window], own, where=inside)
-        boxes.append([side for part in window for side in (part.start, part.stop)])
-    if rest is None:
+        found.append((*window, own, inside))
+    if not found:
         return None
-    top, _, left, _ = np.min(boxes, axis=0)
-    _, bottom, _, right = np.max(boxes, axis=0)
-    return rest[top:bottom, left:right], most
+    top, bottom = min(ys.start for ys, *_ in found), max(ys.stop for ys, *_ in found)
+    left, right = min(xs.start for _, xs, *_ in found), max(xs.stop for _, xs, *_ in found)
+    rest = np.full((bottom - top, right - left), -np.inf, np.float32)
+    for ys, xs, own, inside in found:
+        part = rest[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
+        np.copyto(part, own, where=inside)
+    return rest, most
 
 
 def _windows(mask: NDArray[np.uint8], area: int) -> list[tuple[slice, slice]]:
