@@ -49,7 +49,8 @@ def pretrain_clip_stage(preset: Preset, args: argparse.Namespace, device: torch.
             workers=args.workers, validate_every=args.validate_every, beta2=0.98, average=0.995,
         )  # fmt: skip
         first = _first_picture(args.seed) + 2**33 * ("embedding", "tower", "whole").index(name)
-        dataset = pretrain_clip.CaptionedImages(preset, first, steps * args.batch_size, args.fine)
+        count = steps * args.batch_size
+        dataset = pretrain_clip.CaptionedImages(preset, first, count, args.fine, args.even)
         print(f"clip, {name}: {run(task, dataset, config)}")
         if name == "embedding":
             clip.visual.conv1.load_state_dict(embedding.embedding.state_dict())
@@ -113,6 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fine", type=number(0, 1), default=0.0, metavar="SHARE",
         help="of the pictures that show small and thin defects, too",
+    )  # fmt: skip
+    parser.add_argument(
+        "--even", type=number(0, 1), default=0.0, metavar="SHARE",
+        help="of the pictures in which every kind of defect is as frequent as any other (CLIP's)",
     )  # fmt: skip
     parser.add_argument("--learning_rate", type=number(0), default=1e-3)
     parser.add_argument("--validate_every", type=whole_number(), default=250)

@@ -134,8 +134,15 @@ def make_sample(
 
 
 def sample_from_seed(
-    seed: int, size: int = 192, *, defect_rate: float = 0.7, fine: float = 0
+    seed: int, size: int = 192, *, defect_rate: float = 0.7, fine: float = 0, even: float = 0
 ) -> Sample:
-    """The sample of one seed, a `fine` one for a share of the seeds: same arguments, same bytes."""
-    chosen = fine > 0 and float(np.random.default_rng([seed, 5]).random()) < fine
-    return make_sample(np.random.default_rng(seed), size, defect_rate=defect_rate, fine=chosen)
+    """The sample of one seed, for a share of the seeds a `fine` one, for another one with `even`
+    kinds: same arguments, same bytes."""
+    place = float(np.random.default_rng([seed, 5]).random())
+    return make_sample(
+        np.random.default_rng(seed),
+        size,
+        defect_rate=defect_rate,
+        fine=place < fine,
+        even=fine <= place < fine + even,
+    )

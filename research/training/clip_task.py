@@ -34,11 +34,14 @@ CLASSES = len(KINDS) + 1  # "normal" is class 0
 
 
 class CaptionedImages(Dataset[dict[str, Tensor]]):
-    """Item i is sample `seed + i`, a share of them `fine`; never repeats."""
+    """Item i is sample `seed + i`, a share of them `fine`, another with `even` kinds; never
+    repeats."""
 
-    def __init__(self, preset: Preset, seed: int, length: int, fine: float = 0) -> None:
+    def __init__(
+        self, preset: Preset, seed: int, length: int, fine: float = 0, even: float = 0
+    ) -> None:
         self.size, self.seed, self.length = preset.clip_image_size, seed, length
-        self.fine = fine
+        self.fine, self.even = fine, even
         self.grid = token_grid(preset)
         self.tokenizer = get_tokenizer()
 
@@ -49,7 +52,7 @@ class CaptionedImages(Dataset[dict[str, Tensor]]):
         """image uint8 [S,S,3], share [g,g] of each token that is defective, kind [g,g], figure
         [g,g,2]: the shares within the undamaged outline and of what is there; tokens [77] of the
         caption."""
-        sample = sample_from_seed(self.seed + index, self.size, fine=self.fine)
+        sample = sample_from_seed(self.seed + index, self.size, fine=self.fine, even=self.even)
         return {
             "image": torch.from_numpy(sample.image),
             "share": torch.from_numpy(token_shares(sample.mask, self.grid)),

@@ -128,6 +128,22 @@ def test_fine_pictures_show_small_defects_on_finished_surfaces() -> None:
     assert sum(not same(*pair) for pair in zip(good, plain, strict=True)) > 10
 
 
+def test_shares_of_the_seeds_are_fine_or_have_even_kinds_and_the_rest_is_as_ever() -> None:
+    def drawn(seed: int) -> str:
+        sample = sample_from_seed(seed, 64, defect_rate=1, fine=0.3, even=0.4)
+        for name in ("", "fine", "even"):
+            ways = {name: True} if name else {}
+            if same(sample, make_sample(np.random.default_rng(seed), 64, defect_rate=1, **ways)):
+                return name
+        raise AssertionError("the sample is drawn in a fourth way")
+
+    kinds = Counter(drawn(seed) for seed in range(100))
+    # A few look alike in two ways, and count as plain.
+    assert kinds["fine"] > 20
+    assert kinds["even"] > 20
+    assert kinds[""] > 20
+
+
 def test_small_defects_stay_small_in_large_pictures() -> None:
     lengths = []
     for seed in range(12):

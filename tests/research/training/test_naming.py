@@ -20,13 +20,16 @@ from clipsam.research.models.naming import Naming, load_naming  # noqa: E402
 from clipsam.research.models.presets import PRESETS  # noqa: E402
 from clipsam.research.training import naming_data  # noqa: E402
 from clipsam.research.training.naming_data import (  # noqa: E402
+    AROUND,
     FOUND,
+    INSIDE,
     NOTHING,
     NamedRegion,
     kind_of,
     sample_of,
+    thinned,
 )
-from clipsam.research.training.naming_task import NamingOptions  # noqa: E402
+from clipsam.research.training.naming_task import NamingOptions, head_inputs  # noqa: E402
 from clipsam.research.training.naming_task import train_naming as train  # noqa: E402
 from clipsam.runtime.stages.appearance import Cells  # noqa: E402
 from clipsam.runtime.stages.naming import look_at  # noqa: E402
@@ -83,6 +86,39 @@ def regions(count: int) -> list[NamedRegion]:
         label = kind if kind < 5 else NOTHING
         found.append(NamedRegion(number, FOUND, label, 144, tokens.astype(np.float16), look))
     return found
+
+
+def test_a_large_region_keeps_some_tokens_of_either_side_and_a_small_one_all() -> None:
+    cells = Cells.of(np.zeros((192, 192, 3), np.uint8), 48)
+    for side in (120, 12):
+        mask = np.zeros((192, 192), np.bool_)
+        mask[30 : 30 + side, 30 : 30 + side] = True
+        look = look_at(mask, cells)
+        tokens = np.repeat(look.index[:, None], 4, axis=1).astype(np.float16)  # each says its own
+        thin = thinned(NamedRegion(3, FOUND, 1, side * side, tokens, look))
+        inside = int(thin.look.inside.sum())
+        assert inside == min(INSIDE, int(look.inside.sum()))
+        assert len(thin.tokens) - inside == min(AROUND, int((~look.inside).sum()))
+        assert (thin.tokens[:, 0] == thin.look.index).all()
+        whole = {
+            i: (bool(n), tuple(p))
+            for i, n, p in zip(look.index, look.inside, look.place, strict=True)
+        }
+        kept = zip(thin.look.index, thin.look.inside, thin.look.place, strict=True)
+        assert all(whole[i] == (bool(n), tuple(p)) for i, n, p in kept)
+        assert len(set(thin.look.index.tolist())) == len(thin.tokens)
+
+
+def test_a_blind_head_goes_by_shape_and_close_up_alone() -> None:
+    head = Naming(WIDTH, TEXT).head.eval()
+    inputs = head_inputs(regions(4))
+    others = [torch.randn_like(inputs[0]), *inputs[1:]]
+    with torch.no_grad():
+        assert not torch.equal(head(*inputs), head(*others))
+        assert torch.equal(head(*inputs, blind=True), head(*others, blind=True))
+        for changed in (4, 5):  # shape, close-up
+            seen = [x + 1 if i == changed else x for i, x in enumerate(inputs)]
+            assert not torch.equal(head(*inputs, blind=True), head(*seen, blind=True))
 
 
 @pytest.mark.slow  # trains
