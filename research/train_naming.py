@@ -39,7 +39,8 @@ def _run(args: argparse.Namespace) -> int:
     preset, _ = trained_preset(PRESETS[args.preset], args.umci_weights)
     clip, clip_digest = load_clip(preset, args.clip_weights)
     umci, umci_digest = load_umci(preset, args.umci_weights)
-    looker = Looker(preset, clip, umci, torch_device(args.device))
+    bf16 = args.precision == "bf16"
+    looker = Looker(preset, clip, umci, torch_device(args.device), bf16=bf16)
     first = FIRST_PICTURE + args.seed * 2**30
     folder = args.save_path / "naming-regions"
     regions = gather(looker, folder, first, args.pictures, clip_digest + umci_digest, thin=True)
@@ -66,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_size", type=whole_number(2), default=128)
     add("--learning_rate", type=number(0), default=2e-3)
     add("--seed", type=whole_number(0, 1000), default=0)
+    add(
+        "--precision", choices=("fp32", "bf16"), default="fp32",
+        help="of looking at pictures; bf16: mixed precision",
+    )  # fmt: skip
     add("--device", default=best_device(), help="for looking at pictures; training is on the CPU")
     return parser
 

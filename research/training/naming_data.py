@@ -55,9 +55,18 @@ class NamedRegion:
 
 
 class Looker:
-    """A frozen CLIP and UMCI that look at pictures."""
+    """A frozen CLIP and UMCI that look at pictures, with `bf16` in mixed precision."""
 
-    def __init__(self, preset: Preset, clip: Any, umci: UMCIStages, device: torch.device) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        clip: Any,
+        umci: UMCIStages,
+        device: torch.device,
+        *,
+        bf16: bool = False,
+    ) -> None:
+        self.bf16 = bf16
         self.size, self.prompts = preset.clip_image_size, preset.prompts
         self.clip, self.device = clip.to(device).eval(), device
         self.features = ClipFeatures(clip.visual, preset.features_list, self.size).to(device)
@@ -74,8 +83,10 @@ class Looker:
         """Rough map float32 [S,S] and tokens float16 [N,C] of an image uint8 [S,S,3]."""
         if category not in self._text:
             self._text[category] = text_features(self.clip, self._tokenizer, category)
-        taps = self.features(normalise(torch.from_numpy(image)[None].to(self.device)))
-        rough = self.umci.rough_map(taps, self._text[category][None].to(self.device), self.size)
+        text = self._text[category][None].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            taps = self.features(normalise(torch.from_numpy(image)[None].to(self.device)))
+            rough = self.umci.rough_map(taps, text, self.size)
         return rough[0].float().cpu().numpy(), compared_tokens(taps)[0].cpu().numpy()
 
 
@@ -129,7 +140,8 @@ def gather(
     `about` names the weights: files of others are made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(json.dumps([about, first, _A_FILE, thin, 6]).encode()).hexdigest()[:12]
+    facts = [about, first, _A_FILE, thin, 6, *(["bf16"] if looker.bf16 else [])]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     regions: list[NamedRegion] = []
     with tqdm(total=pictures, desc="pictures", unit="") as bar:
         for start in range(0, pictures, _A_FILE):

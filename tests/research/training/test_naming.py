@@ -14,7 +14,7 @@ pytest.importorskip("open_clip")
 from safetensors.torch import load_file  # noqa: E402
 
 from clipsam.research import train_naming  # noqa: E402
-from clipsam.research.models.checkpoints import load_clip  # noqa: E402
+from clipsam.research.models.checkpoints import load_clip, load_umci  # noqa: E402
 from clipsam.research.models.defect_words import KIND_NAMES, KIND_WORDS  # noqa: E402
 from clipsam.research.models.naming import Naming, load_naming  # noqa: E402
 from clipsam.research.models.presets import PRESETS  # noqa: E402
@@ -24,7 +24,9 @@ from clipsam.research.training.naming_data import (  # noqa: E402
     FOUND,
     INSIDE,
     NOTHING,
+    Looker,
     NamedRegion,
+    gather,
     kind_of,
     sample_of,
     thinned,
@@ -119,6 +121,20 @@ def test_a_blind_head_goes_by_shape_and_close_up_alone() -> None:
         for changed in (4, 5):  # shape, close-up
             seen = [x + 1 if i == changed else x for i, x in enumerate(inputs)]
             assert not torch.equal(head(*inputs, blind=True), head(*seen, blind=True))
+
+
+def test_pictures_may_be_looked_at_in_mixed_precision(tmp_path: Path) -> None:
+    clip, _ = load_clip(PRESETS["tiny"], None)
+    umci, _ = load_umci(PRESETS["tiny"], None)
+    sample = sample_of(3, PRESETS["tiny"].clip_image_size)
+    maps, files = [], []
+    for bf16 in (False, True):
+        looker = Looker(PRESETS["tiny"], clip, umci, torch.device("cpu"), bf16=bf16)
+        maps.append(looker(sample.image, sample.category)[0])
+        list(gather(looker, tmp_path, 0, 1, "weights"))
+        files.append({path.name for path in tmp_path.iterdir()})
+    assert 0 < np.abs(maps[0] - maps[1]).max() < 0.1
+    assert files[0] < files[1], "each has a file of its own"
 
 
 @pytest.mark.slow  # trains
