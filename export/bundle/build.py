@@ -28,7 +28,6 @@ from clipsam.export.parity.prepare import SIZES, PrepareCheck
 from clipsam.export.parity.tensors import GraphCheck
 from clipsam.export.precisions.recipes import RECIPES
 from clipsam.research.models.clip import ClipFeatures
-from clipsam.research.models.defect_words import DEFAULT_WORDS
 from clipsam.research.models.naming import word_space
 from clipsam.research.models.presets import Preset, get_tokenizer
 from clipsam.research.models.prompt_ensemble import DEFAULT_CATEGORIES, text_features
@@ -205,7 +204,7 @@ class _Build:
         if space is None:
             return
         self.digests["naming"] = space.digest
-        words = list(dict.fromkeys((*DEFAULT_WORDS, *options.defects)))
+        words = list(dict.fromkeys((*space.learned, *options.defects)))
         write_naming(self.folder / NAMING, words, space.features(words), space.head)
 
     def _prepare(self) -> GraphEntry:

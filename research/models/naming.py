@@ -7,7 +7,8 @@ Without a trained head CLIP's own final norm and projection are one (`projection
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,14 +28,16 @@ from clipsam.research.models.checkpoints import (
     save_weights,
     tensors_digest,
 )
-from clipsam.research.models.defect_words import word_features
+from clipsam.research.models.defect_words import DEFAULT_WORDS, word_features
 from clipsam.research.models.presets import Preset, build_clip
-from clipsam.runtime.core.errors import WeightsError
+from clipsam.runtime.core.errors import OptionError, WeightsError
 from clipsam.runtime.core.files import sha256
+from clipsam.runtime.options import clean_words
 from clipsam.runtime.stages.closeup import CHANNELS
 from clipsam.runtime.stages.naming import PLACE, SHAPE, Layers, NamingHead
 
 NAMING_FILE = "naming.safetensors"
+_LEARNED = "words"  # in the metadata of the weights file
 _HIDDEN, _POOLED = 128, 256
 _CLOSEUP = (32, 32, 64, 64, 128, 128)  # channels of the convolutions
 _ORIGIN = "the naming weights must be a naming.safetensors that `clipsam train-naming` wrote"
@@ -167,6 +170,7 @@ class WordSpace:
     head: NamingHead
     features: Callable[[list[str]], NDArray[np.float32]]  # words -> [K,C_t]
     digest: str  # of the weights
+    learned: tuple[str, ...] = DEFAULT_WORDS  # the words that a bundle starts with
 
 
 def new_naming(preset: Preset) -> Naming:
@@ -186,9 +190,12 @@ def embed_words(
     return clip.token_embedding.weight.detach().float().cpu()[tokens[:, :most]], there[:, :most]
 
 
-def save_naming(naming: Naming, path: Path, clip: Any, facts: Mapping[str, str]) -> None:
-    """Write the weights file; it names the CLIP that it belongs to."""
-    metadata = {CLIP_TENSORS: tensors_digest(clip), **facts}
+def save_naming(
+    naming: Naming, path: Path, clip: Any, words: Sequence[str], facts: Mapping[str, str]
+) -> None:
+    """Write the weights file; it names the CLIP that it belongs to, and the words of the kinds that
+    it learned."""
+    metadata = {CLIP_TENSORS: tensors_digest(clip), _LEARNED: json.dumps(list(words)), **facts}
     save_weights(naming.state_dict(), path, "naming", metadata)
 
 
@@ -220,7 +227,7 @@ def word_space(
             return _array(word_features(clip, tokenizer, words))
         return _array(naming.words(*embed_words(clip, tokenizer, words)))
 
-    return WordSpace(naming.numpy(), features, sha256(path))
+    return WordSpace(naming.numpy(), features, sha256(path), _learned(path))
 
 
 def load_naming(path: Path, preset: Preset, clip: Any | None) -> Naming:
@@ -260,14 +267,29 @@ def projection_head(clip: Any, tokenizer: Callable[[list[str]], Tensor]) -> Word
 
 
 def _made_for(path: Path, clip: Any) -> bool:
+    said = _said(path)
+    return said.get("clipsam") == "naming" and said.get(CLIP_TENSORS) == tensors_digest(clip)
+
+
+def _learned(path: Path) -> tuple[str, ...]:
+    """The words of the kinds that the file's head learned; it says none where they are the
+    generator's alone."""
+    try:
+        words = json.loads(_said(path).get(_LEARNED, "[]"))
+        return clean_words(words, "a word of the naming weights") or DEFAULT_WORDS
+    except (ValueError, TypeError, OptionError) as error:
+        raise WeightsError(f"{path} does not list its words: {_ORIGIN}.") from error
+
+
+def _said(path: Path) -> dict[str, str]:
+    """What the weights file says of itself."""
     try:
         with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
+            return file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"{path} is truncated or no safetensors ({error}): {_ORIGIN}."
         ) from error
-    return said.get("clipsam") == "naming" and said.get(CLIP_TENSORS) == tensors_digest(clip)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

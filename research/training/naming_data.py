@@ -1,4 +1,4 @@
-"""Regions with names, from procedural pictures: what the naming head learns from.
+"""Regions with names: what the naming head learns from, of procedural pictures and of data sets.
 
 Pictures are looked at once by a frozen CLIP and UMCI. Their regions are what the rough map finds,
 as an inspection would, beside the true outlines of defects and of what belongs to the part; kept of
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from clipsam.research.data.samples import LabelledImage
 from clipsam.research.models.clip import ClipFeatures, compared_tokens, normalise
 from clipsam.research.models.defect_words import KIND_NAMES
 from clipsam.research.models.presets import Preset, get_tokenizer
@@ -30,6 +32,7 @@ from clipsam.runtime.core.files import write_with
 from clipsam.runtime.images.image import Image
 from clipsam.runtime.stages.appearance import Cells
 from clipsam.runtime.stages.naming import RegionLook, component_mask, look_at
+from clipsam.runtime.stages.preprocess import clip_input
 from clipsam.runtime.stages.prompts import find_prompts
 
 FOUND, TRUE = 0, 1  # where a region comes from: the rough map, or what was drawn
@@ -39,6 +42,7 @@ _SMALLEST = 9  # pixels of what was drawn, to be a region
 _MOST = 8  # regions of the map
 INSIDE, AROUND = 32, 16  # tokens that are kept of a region for training
 _COVERED = 0.3  # share of a region of the map that is one kind, to be called so
+_MASKED = 0.25  # share of a pixel of CLIP's input that a mask covers, to belong to the defect
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +94,47 @@ class Looker:
         return rough[0].float().cpu().numpy(), compared_tokens(taps)[0].cpu().numpy()
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """CLIP's input uint8 [S,S,3], the word for the part, and what it shows: indices of kinds with
+    masks bool [S,S]."""
+
+    image: Image
+    category: str
+    drawn: Sequence[tuple[int, NDArray[np.bool_]]]
+
+
 def sample_of(seed: int, size: int) -> Sample:
     """A picture with defects of every kind alike, often of several."""
     return make_sample(np.random.default_rng(seed), size, defect_rate=0.95, even=True)
 
 
-def regions_of(sample: Sample, number: int, looker: Looker) -> Iterator[NamedRegion]:
-    """The regions of a picture: those of the map first."""
-    rough, tokens = looker(sample.image, sample.category)
+def drawn_picture(seed: int, size: int) -> Picture:
+    """`sample_of` with the kinds of `KIND_NAMES`."""
+    sample = sample_of(seed, size)
     things = [*sample.defects, *(p for p in sample.parts if p.kind in KIND_NAMES)]
     drawn = [(KIND_NAMES.index(item.kind), item.mask) for item in things]
+    return Picture(sample.image, sample.category, drawn)
+
+
+def photograph(item: LabelledImage, kind: int, size: int) -> Picture:
+    """An image of a data set as CLIP sees it; every connected area of its mask is of this kind."""
+    image, mask = item.load()
+    small = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    count, areas = cv2.connectedComponents((small >= _MASKED).astype(np.uint8))
+    drawn = [(kind, areas == number) for number in range(1, count)]
+    return Picture(clip_input(image, size)[0], item.category, drawn)
+
+
+def regions_of(picture: Picture, number: int, looker: Looker) -> Iterator[NamedRegion]:
+    """The regions of a picture: those of the map first."""
+    rough, tokens = looker(picture.image, picture.category)
+    drawn = picture.drawn
     found = find_prompts(rough, looker.prompts).components[:_MOST]
     masks = [(FOUND, component_mask(c, rough.shape)) for c in found]
     named = [(source, kind_of(mask, drawn), mask) for source, mask in masks]
     named += [(TRUE, kind, mask) for kind, mask in drawn if int(mask.sum()) >= _SMALLEST]
-    cells = Cells.of(sample.image, looker.grid)
+    cells = Cells.of(picture.image, looker.grid)
     for source, kind, mask in named:
         look = look_at(mask, cells)
         area = int(mask.sum())
@@ -132,13 +162,21 @@ def thinned(region: NamedRegion) -> NamedRegion:
 
 
 def gather(
-    looker: Looker, folder: Path, first: int, pictures: int, about: str, *, thin: bool = False
+    looker: Looker,
+    folder: Path,
+    first: int,
+    pictures: int,
+    about: str,
+    *,
+    thin: bool = False,
+    draw: Callable[[int], Picture] | None = None,
 ) -> list[NamedRegion]:
-    """The regions of `pictures` pictures, whose seeds count from `first`, kept in `folder`; `thin`
-    ones for training.
+    """The regions of `pictures` pictures, numbered from `first`, kept in `folder`; `thin` ones for
+    training. `draw` makes a picture of its number, by default `drawn_picture`.
 
-    `about` names the weights: files of others are made again.
+    `about` names the weights and what is drawn: files of others are made again.
     """
+    draw = draw or (lambda seed: drawn_picture(seed, looker.size))
     folder.mkdir(parents=True, exist_ok=True)
     facts = [about, first, _A_FILE, thin, 6, *(["bf16"] if looker.bf16 else [])]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
@@ -151,7 +189,7 @@ def gather(
                 some = [
                     thinned(region) if thin else region
                     for number in range(start, start + count)
-                    for region in regions_of(sample_of(first + number, looker.size), number, looker)
+                    for region in regions_of(draw(first + number), number, looker)
                 ]
                 _write(path, some)
             regions += _read(path)

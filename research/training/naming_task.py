@@ -17,13 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from clipsam.research.models.defect_words import KIND_WORDS, MEANINGLESS, word_features
+from clipsam.research.models.defect_words import (
+    KIND_WORDS,
+    MEANINGLESS,
+    KindWords,
+    word_features,
+)
 from clipsam.research.models.naming import Naming, embed_words
 from clipsam.research.training.naming_data import AROUND, FOUND, INSIDE, NOTHING, NamedRegion
+from clipsam.runtime.core.errors import DatasetError
 from clipsam.runtime.stages.closeup import network_input
 
 _BLIND = 0.25  # of the steps, the first, without tokens: beside them close-ups are hardly learned
 _NEGATIVES = 16  # words that mean nothing, of a step
+_HELD_OUT = 20  # every so many-th picture calibrates
 _KEPT = 0.95  # of the rightly found regions that "unknown" may not take
 
 
@@ -40,8 +47,13 @@ class NamingOptions:
 class Phrases:
     """What the text side says of every phrase that training uses, and of what means nothing."""
 
-    def __init__(self, clip: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
-        self._every = [[kind.word, *kind.learned] for kind in KIND_WORDS]
+    def __init__(
+        self,
+        clip: Any,
+        tokenizer: Callable[[list[str]], Tensor],
+        kinds: Sequence[KindWords] = KIND_WORDS,
+    ) -> None:
+        self._every = [[kind.word, *kind.learned] for kind in kinds]
         flat = [phrase for some in self._every for phrase in some] + list(MEANINGLESS)
         starts = np.cumsum([0, *map(len, self._every)])
         self._first, self._nothing = starts[:-1], np.arange(starts[-1], len(flat))
@@ -79,12 +91,19 @@ class Phrases:
 def train_naming(
     naming: Naming, regions: Sequence[NamedRegion], phrases: Phrases, options: NamingOptions
 ) -> dict[str, float]:
-    """Train on 95 % of the pictures, calibrate on the rest; returns the figures of the latter."""
+    """Train on 95 % of the pictures, calibrate on the rest; returns the figures of the latter.
+
+    Raises DatasetError where the map finds too little in them to calibrate on.
+    """
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
-    last = max(region.picture for region in regions)
-    own = [r for r in regions if r.picture <= 0.95 * last]
-    others = [r for r in regions if r.picture > 0.95 * last and r.source == FOUND]
+    own = [r for r in regions if r.picture % _HELD_OUT]
+    others = [r for r in regions if not r.picture % _HELD_OUT and r.source == FOUND]
+    if not own or all(region.kind == NOTHING for region in others):
+        raise DatasetError(
+            f"the rough map finds no defect in the {_HELD_OUT}th of the pictures that calibrates "
+            "what is unknown: give more images, or procedural pictures beside them (--pictures)."
+        )
     chance = _chances(own)
     optimizer = torch.optim.AdamW(naming.parameters(), options.learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

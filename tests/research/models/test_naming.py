@@ -87,7 +87,7 @@ def test_clip_itself_names_regions_by_its_own_projection(clip: Any) -> None:
 def test_a_weights_file_comes_back_for_its_own_clip_alone(clip: Any, tmp_path: Path) -> None:
     path = tmp_path / "naming.safetensors"
     naming = new_naming(TINY)
-    save_naming(naming, path, clip, {})
+    save_naming(naming, path, clip, ["scratch", "bent lead"], {})
     back = load_naming(path, TINY, clip)
     for name, value in naming.state_dict().items():
         torch.testing.assert_close(back.state_dict()[name], value, atol=1e-3, rtol=1e-3)
@@ -95,7 +95,9 @@ def test_a_weights_file_comes_back_for_its_own_clip_alone(clip: Any, tmp_path: P
     other = build_clip("tiny")
     with pytest.raises(WeightsError, match="another CLIP"):
         word_space(TINY, other, get_tokenizer(), path)
-    assert word_space(TINY, other, get_tokenizer(), path, adapted=True) is not None
+    space = word_space(TINY, other, get_tokenizer(), path, adapted=True)
+    assert space is not None
+    assert space.learned == ("scratch", "bent lead")
     assert word_space(TINY, other, get_tokenizer()) is None  # the repository's is of another CLIP
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(WeightsError, match="truncated"):
