@@ -13,7 +13,6 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,18 +22,13 @@ import torch
 from clipsam.research.cli.run import run_command
 from clipsam.research.data.datasets import LAYOUTS, open_dataset
 from clipsam.research.data.defect_names import known_kinds, named_images
+from clipsam.research.data.feature_cache import images_digest
+from clipsam.research.data.samples import LabelledImage
 from clipsam.research.models.checkpoints import load_clip, load_umci, trained_preset
-from clipsam.research.models.defect_words import KIND_WORDS, KindWords
 from clipsam.research.models.device import best_device, torch_device
 from clipsam.research.models.naming import NAMING_FILE, new_naming, save_naming
 from clipsam.research.models.presets import PRESETS, get_tokenizer
-from clipsam.research.training.naming_data import (
-    Looker,
-    NamedRegion,
-    Picture,
-    gather,
-    photograph,
-)
+from clipsam.research.training.naming_data import Looker, Picture, gather, photograph
 from clipsam.research.training.naming_task import NamingOptions, Phrases, train_naming
 from clipsam.runtime.commands.parser import command_parser, number, whole_number
 
@@ -53,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    images: list[tuple[LabelledImage, str]] = []
+    if args.data_path is not None:
+        images = named_images(open_dataset(args.data_path, layout=args.dataset))
+    kinds, place = known_kinds({name for _, name in images})
+    if images:
+        print(
+            f"{len(images)} images show {len(place)} kinds of defects: {', '.join(sorted(place))}"
+        )
     preset, _ = trained_preset(PRESETS[args.preset], args.umci_weights)
     clip, clip_digest = load_clip(preset, args.clip_weights)
     umci, umci_digest = load_umci(preset, args.umci_weights)
@@ -61,38 +63,28 @@ def _run(args: argparse.Namespace) -> int:
     first = FIRST_PICTURE + args.seed * 2**30
     folder, about = args.save_path / "naming-regions", clip_digest + umci_digest
     regions = gather(looker, folder, first, args.pictures, about, thin=True)
-    kinds = KIND_WORDS
-    if args.data_path is not None:
-        kinds, some = _of_dataset(args, looker, folder, about)
-        regions += some
+
+    def photographed(number: int) -> Picture:
+        item, name = images[number]
+        return photograph(item, place.get(name, 0), looker.size)
+
+    if images:
+        about += images_digest([item for item, _ in images])
+        about += json.dumps([(item.category, name) for item, name in images])
+        regions += gather(looker, folder, 0, len(images), about, thin=True, draw=photographed)
     phrases = Phrases(clip, get_tokenizer(), kinds)
     torch.manual_seed(args.seed)
     naming = new_naming(preset)
     options = NamingOptions(args.steps, args.batch_size, args.learning_rate, args.seed)
     figures = train_naming(naming, regions, phrases, options)
     facts = {"pictures": str(args.pictures), "steps": str(args.steps), "seed": str(args.seed)}
-    seen = {region.kind for region in regions}  # of a data set alone
+    if args.dataset is not None:
+        facts["dataset"] = args.dataset
+    seen = set(place.values())
     words = [kind.word for n, kind in enumerate(kinds) if args.pictures or n in seen]
     save_naming(naming, args.save_path / NAMING_FILE, clip, words, facts)
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
     return 0
-
-
-def _of_dataset(
-    args: argparse.Namespace, looker: Looker, folder: Path, about: str
-) -> tuple[tuple[KindWords, ...], list[NamedRegion]]:
-    """All kinds, with those that the data set names, and the regions of its images."""
-    images = named_images(open_dataset(args.data_path, layout=args.dataset))
-    kinds, place = known_kinds({name for _, name in images})
-    listed = [(str(item.image_path), str(item.mask_path), name) for item, name in images]
-    about += hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-    def draw(number: int) -> Picture:
-        item, name = images[number]
-        return photograph(item, place.get(name, 0), looker.size)
-
-    print(f"{len(images)} images show {len(place)} kinds of defects: {', '.join(sorted(place))}")
-    return kinds, gather(looker, folder, 0, len(images), about, thin=True, draw=draw)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.dataset_folders import make_mvtec, make_visa
+from support.dataset_folders import make_mvtec, make_visa, picture, write
 
 from clipsam.research import train_naming
 from clipsam.research.data.datasets import open_dataset
@@ -74,9 +74,9 @@ def test_a_set_without_names_is_refused(tmp_path: Path) -> None:
 def test_a_photograph_is_what_clip_sees_and_its_mask_in_pieces(tmp_path: Path) -> None:
     make_mvtec(tmp_path / "nut", ("scratch",))
     item, _ = next(pair for pair in named_images(open_dataset(tmp_path)) if pair[1])
-    picture = photograph(item, 5, 192)
-    assert picture.image.shape == (192, 192, 3)
-    ((kind, mask),) = picture.drawn
+    seen = photograph(item, 5, 192)
+    assert seen.image.shape == (192, 192, 3)
+    ((kind, mask),) = seen.drawn
     assert (kind, mask.shape) == (5, (192, 192))
     assert 0.9 < mask.sum() / (96 * 192 * 192 / (40 * 60)) < 1.2
     good = next(item for item, name in named_images(open_dataset(tmp_path)) if not name)
@@ -93,6 +93,10 @@ def test_a_head_learns_the_names_of_a_folder_and_its_file_says_them(
     assert train_naming.main([*command, *saved]) == 0
     assert "72 images show 2 kinds of defects: bent lead, scratch" in capsys.readouterr().out
     files = sorted((tmp_path / "run" / "naming-regions").iterdir())
+    write(data / "test" / "scratch" / "000.png", picture(True, shade=60))
+    assert train_naming.main([*command, *saved]) == 0
+    changed = sorted((tmp_path / "run" / "naming-regions").iterdir())
+    assert len(changed) == 2 * len(files), "another picture under the same name is looked at"
     facts = np.concatenate([np.load(file)["facts"] for file in files])
     assert {0, len(KIND_WORDS)} <= set(facts[:, 2].tolist())
     clip: Any = load_clip(TINY, None)[0]
