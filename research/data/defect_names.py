@@ -67,14 +67,14 @@ def _visa_names(listing: Listing) -> dict[Path | None, list[str]]:
         try:
             with table.open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DatasetError(
-                f"{table} cannot be read ({error.strerror}): it names VisA's kinds of defects, "
-                "take it from the published archive."
+                f"{table} cannot be read ({error}): it names VisA's kinds of defects, take it from "
+                "the published archive."
             ) from error
         for row in rows:
             if not {"image", "label"} <= row.keys():
                 raise DatasetError(f"{table} does not have the columns image and label.")
-            kinds = [kind for kind in row["label"].split(",") if kind.strip()]
+            kinds = [kind for kind in (row["label"] or "").split(",") if kind.strip()]
             names[folder.parent / row["image"]] = kinds
     return names

@@ -60,6 +60,11 @@ def test_visa_names_defects_in_its_own_tables(tmp_path: Path) -> None:
     images = named_images(listing)
     shown = [(item.group, name) for item, name in images if name]
     assert shown == [("candle", "different colour spot"), ("pcb1", "melt")]
+    (root / "pcb1" / "image_anno.csv").write_text("image,label\npcb1/Data/Images/Anomaly/001.JPG\n")
+    assert [name for _, name in named_images(listing) if name] == ["different colour spot"]
+    (root / "pcb1" / "image_anno.csv").write_bytes(b"\xff\xfe\x00label")
+    with pytest.raises(DatasetError, match=r"pcb1.*cannot be read"):
+        named_images(listing)
     (root / "pcb1" / "image_anno.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DatasetError, match="does not have the columns"):
         named_images(listing)
